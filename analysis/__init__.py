@@ -1,0 +1,1 @@
+"""Everything that looks at finished runs and checkpoints. Imports `eval`, never `trainers`."""

@@ -1,0 +1,1 @@
+"""Everything that generates and scores. Imports neither `trainers` nor `analysis`."""

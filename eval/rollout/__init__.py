@@ -1,0 +1,1 @@
+"""Engines that turn weights and prompts into completions, for one model or a population."""

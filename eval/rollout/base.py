@@ -1,0 +1,83 @@
+"""What every rollout engine takes and gives back."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from eval.errors import UserError
+
+
+Messages = list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn.
+
+    max_new_tokens: completions are cut after this many tokens.
+    temperature: 0.0 is greedy decoding.
+    samples: completions per prompt.
+    seed, step: with the prompt's position and the sample's number they address the sampling noise of a completion, so
+        that it depends neither on the rows that share its batch nor on the process that makes it.
+    member_noise: False gives all members of a population the same sampling noise (common random numbers), True
+        gives each its own.
+    """
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    samples: int = 1
+    seed: int = 0
+    step: int = 0
+    member_noise: bool = False
+
+    def __post_init__(self):
+        if self.max_new_tokens < 1:
+            raise UserError(f"max_new_tokens is {self.max_new_tokens}; give at least 1")
+        if self.temperature < 0:
+            raise UserError(f"temperature is {self.temperature}; give 0 for greedy decoding or a positive number")
+        if self.samples < 1:
+            raise UserError(f"samples is {self.samples}; give at least 1")
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One answer.
+
+    text: decoded without special tokens.
+    token_ids: what was generated, the end-of-sequence token included when there is one.
+    finished: False when it was cut at `max_new_tokens`.
+    """
+
+    text: str
+    token_ids: list[int]
+    finished: bool
+
+
+class Member(Protocol):
+    """One model of a population, as an overlay on the engine's pristine weights."""
+
+    index: int
+
+    def delta(self, name: str, weight: torch.Tensor) -> torch.Tensor:
+        """What to add to the parameter of this Hugging Face name: a float32 tensor of `weight`'s shape and device."""
+        ...
+
+
+class RolloutEngine(Protocol):
+    """Weights plus prompts give completions; the pristine weights never change except through `set_weights`."""
+
+    def generate(
+        self, prompts: Sequence[Messages], sampling: Sampling, members: Sequence[Member | None] = (None,)
+    ) -> list[list[list[Completion]]]:
+        """Completions indexed [member][prompt][sample]. A member that is None is the pristine model."""
+        ...
+
+    def set_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Overwrite the pristine weights; names are Hugging Face parameter names."""
+        ...
+
+    def named_weights(self) -> dict[str, torch.Tensor]:
+        """The pristine weights by Hugging Face parameter name; a tied weight appears once, under its first name."""
+        ...

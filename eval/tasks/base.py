@@ -1,0 +1,42 @@
+"""What a task is: data with conversational prompts, and a pure score."""
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import datasets
+
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Score:
+    """How good one completion is.
+
+    value: 0.0 (wrong) to 1.0 (right); None if the completion cannot be scored at all (a broken reference, say),
+        which is never the same as wrong.
+    parsed: the answer found in the completion, None if there is none.
+    parts: further numbers worth logging, by name.
+    """
+
+    value: float | None
+    parsed: str | None
+    parts: dict[str, float] = field(default_factory=dict)
+
+
+class Task(Protocol):
+    """A task is data plus a score; it knows nothing of trainers or models."""
+
+    name: str
+    system_prompt: str
+
+    def load(self, split: str, size: int, seed: int) -> datasets.Dataset:
+        """`size` rows of `split` ("train", "validation" or "test"), the same for the same arguments.
+
+        Each row has `prompt` (a list of {"role", "content"} messages) and the columns that `score` reads.
+        """
+        ...
+
+    def score(self, completion: str, row: dict[str, Any]) -> Score:
+        """Score one completion. Pure; never executes the completion; a wrong answer is 0.0, not an exception."""
+        ...

@@ -1,0 +1,1 @@
+"""Everything that changes weights. Imports `eval`, never `analysis`."""
