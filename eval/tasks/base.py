@@ -1,5 +1,6 @@
 """What a task is: data with conversational prompts, and a pure score."""
 
+import random
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -39,4 +40,28 @@ class Task(Protocol):
 
     def score(self, completion: str, row: dict[str, Any]) -> Score:
         """Score one completion. Pure; never executes the completion; a wrong answer is 0.0, not an exception."""
+        ...
+
+
+class GeneratedTask(Task, Protocol):
+    """A task with an offline generator that also knows how answers are written: the tiny models are pre-trained on it."""
+
+    def draw(self, generator: random.Random) -> dict[str, Any]:
+        """One problem."""
+        ...
+
+    def identity(self, problem: dict[str, Any]) -> str:
+        """What the problem asks; equivalent problems have the same text, and the text decides the split."""
+        ...
+
+    def question(self, problem: dict[str, Any]) -> str:
+        """The user's message."""
+        ...
+
+    def worked_answer(self, problem: dict[str, Any], generator: random.Random) -> str:
+        """A right answer, step by step."""
+        ...
+
+    def careless_answer(self, problem: dict[str, Any], generator: random.Random) -> str:
+        """An answer without any steps, mostly wrong."""
         ...

@@ -1,0 +1,97 @@
+"""One task, three uses: a TRL reward, an ES fitness and an evaluation row. All score through `score_completion`."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import isnan
+from statistics import fmean
+from typing import Any
+
+from eval.tasks.base import Score, Task
+
+
+def score_completion(task: Task, text: str, row: dict[str, Any]) -> Score:
+    """The task's score, with a NaN value turned into None: both mean that the completion cannot be scored.
+
+    Raises ValueError for any other value outside [0, 1], which is a bug of the task.
+    """
+    score = task.score(text, row)
+    if score.value is None or isnan(score.value):
+        return replace(score, value=None)
+    if not 0 <= score.value <= 1:
+        raise ValueError(f"task {task.name} gave the score {score.value}; scores lie in [0, 1] or are None")
+    return replace(score, value=float(score.value))
+
+
+class TaskReward:
+    """A task as a reward function of TRL's `GRPOTrainer` (1.16).
+
+    `__name__` is what TRL logs it under. It is a class and not a closure so that it can be pickled.
+    """
+
+    def __init__(self, task: Task):
+        self.task = task
+        self.__name__ = task.name
+
+    def __call__(
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[str | list[dict[str, str]]],
+        completion_ids: Sequence[list[int]] | None = None,
+        trainer_state: Any = None,
+        log_extra: Callable[[str, list], None] | None = None,
+        log_metric: Callable[[str, float], None] | None = None,
+        environments: Sequence[Any] | None = None,
+        **columns: Sequence[Any],
+    ) -> list[float | None]:
+        """One reward per completion; None where it cannot be scored, which TRL leaves out of the group's baseline.
+
+        completions: texts, or conversations whose last message is the answer.
+        columns: the data set's other columns, one entry per completion.
+        log_metric: gets the share of completions that hold an answer as `<task>/answered`, and the mean of each part
+            of the scores as `<task>/<part>`.
+        The remaining arguments are what TRL passes besides; they are not used.
+        """
+        columns = {"prompt": prompts, **columns}
+        scores = [
+            score_completion(self.task, _text(completion), {name: column[i] for name, column in columns.items()})
+            for i, completion in enumerate(completions)
+        ]
+        if log_metric is not None:
+            log_metric(f"{self.task.name}/answered", fmean(score.parsed is not None for score in scores))
+            for part in sorted({part for score in scores for part in score.parts}):
+                log_metric(
+                    f"{self.task.name}/{part}", fmean(score.parts[part] for score in scores if part in score.parts)
+                )
+        return [score.value for score in scores]
+
+
+def _text(completion: str | list[dict[str, str]]) -> str:
+    return completion if isinstance(completion, str) else completion[-1]["content"]
+
+
+@dataclass(frozen=True)
+class Fitness:
+    """How good one member of a population is on some rows.
+
+    mean: of the scores that are not None; None if all are.
+    scores: one per completion, None where it cannot be scored.
+    empty: how many completions have no text but white space. They are scored like any other.
+    """
+
+    mean: float | None
+    scores: list[float | None]
+    empty: int
+
+
+def fitness(task: Task, completions: Sequence[str], rows: Sequence[dict[str, Any]]) -> Fitness:
+    """The fitness of the member that answered `rows[i]` with `completions[i]`."""
+    scores = [score_completion(task, text, row).value for text, row in zip(completions, rows, strict=True)]
+    scorable = [score for score in scores if score is not None]
+    empty = sum(not text.strip() for text in completions)
+    return Fitness(fmean(scorable) if scorable else None, scores, empty)
+
+
+def evaluation_row(task: Task, text: str, row: dict[str, Any]) -> dict[str, Any]:
+    """The score of one completion as a dict: `value`, `parsed` and `parts`."""
+    score = score_completion(task, text, row)
+    return {"value": score.value, "parsed": score.parsed, "parts": dict(score.parts)}

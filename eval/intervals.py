@@ -1,0 +1,44 @@
+"""Confidence intervals for accuracies and means."""
+
+from collections.abc import Sequence
+from math import sqrt
+from statistics import NormalDist, fmean, stdev
+
+
+def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The Wilson score interval for the chance of being right, from `correct` of `total` independent answers.
+
+    Wilson 1927, J. Am. Stat. Assoc. 22:209-212, without continuity correction. It never leaves [0, 1] and is not empty
+    at 0 or `total` correct. Raises ValueError unless 0 <= correct <= total, total > 0 and 0 < confidence < 1.
+    """
+    if total < 1 or not 0 <= correct <= total:
+        raise ValueError(f"{correct} correct of {total}: not a proportion")
+    z = _normal_quantile(confidence)
+    share = correct / total
+    center = (share + z**2 / (2 * total)) / (1 + z**2 / total)
+    half = z / (1 + z**2 / total) * sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
+    # At the ends the bound is 0 or 1 exactly; rounding would leave it beside or beyond.
+    low = 0.0 if correct == 0 else center - half
+    high = 1.0 if correct == total else center + half
+    return low, high
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """The normal-approximation interval for a mean: mean -/+ z * s / sqrt(n), s the sample standard deviation (n - 1).
+
+    For independent values, and many of them: with few, or with values crowded at one end of their range, it is too
+    narrow. For right or wrong answers take `wilson_interval`. Raises ValueError for fewer than two values or a
+    confidence outside (0, 1).
+    """
+    if len(values) < 2:
+        raise ValueError(f"an interval for a mean needs at least 2 values, not {len(values)}")
+    mean = fmean(values)
+    half = _normal_quantile(confidence) * stdev(values) / sqrt(len(values))
+    return mean - half, mean + half
+
+
+def _normal_quantile(confidence: float) -> float:
+    """How many standard deviations either side of its mean a normal distribution has `confidence` of its mass in."""
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is {confidence}; it must lie between 0 and 1")
+    return NormalDist().inv_cdf((1 + confidence) / 2)

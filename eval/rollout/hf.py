@@ -1,0 +1,270 @@
+"""Rollouts through a transformers model, for one set of weights or for a whole population in one batch."""
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, AutoTokenizer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.masking_utils import sdpa_mask
+
+from eval.errors import UserError
+from eval.rollout.base import Completion, Member, Messages, Sampling
+from eval.rollout.cache import roomy_cache
+from eval.rollout.noise import completion_key, gumbel
+from eval.rollout.population import stacked_weights, supports
+
+
+# Rows leave the batch once a quarter of it is finished: earlier, copying the cache costs more than it saves.
+SHRINK_AT = 0.75
+
+
+class HFEngine:
+    """A `RolloutEngine` on a transformers model: the model's own forward, our decoding loop.
+
+    Members are evaluated together, as many at a time as `population_bytes` has room for (their weights and their share
+    of the key/value cache), at worst one after the other. The model's own parameters are never written, so they are
+    pristine by construction.
+
+    Limits: decoder-only models with full attention whose parameters sit in Linear, Embedding and RMSNorm modules
+    (Llama, Qwen2, Qwen3, Mistral without a sliding window).
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, population_bytes: int = 4 * 1024**3
+    ):
+        if tokenizer.pad_token_id is None:
+            raise UserError("the tokenizer has no padding token; set tokenizer.pad_token before building the engine")
+        if not supports(model):
+            raise UserError(f"{type(model).__name__} has parameters outside Linear, Embedding and RMSNorm modules; "
+                            "the Hugging Face engine runs Llama, Qwen2, Qwen3 and Mistral")
+        self.model, self.tokenizer, self.population_bytes = model, tokenizer, population_bytes
+        ends = model.generation_config.eos_token_id
+        ends = tokenizer.eos_token_id if ends is None else ends
+        self.end_ids = torch.tensor(ends if isinstance(ends, list) else [ends], device=model.device)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, device: str | torch.device | None = None,
+                        dtype: torch.dtype = torch.float32, **options) -> "HFEngine":
+        """Load a local checkpoint folder or a hub model; on the GPU if there is one and no `device` is given."""
+        model, tokenizer = load_model(path, dtype)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(model.to(device).eval(), tokenizer, **options)
+
+    def named_weights(self) -> dict[str, torch.Tensor]:
+        return {name: parameter.data for name, parameter in self.model.named_parameters()}
+
+    @torch.no_grad()
+    def set_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        own = self.named_weights()
+        for name, weight in weights:
+            if name not in own:
+                raise UserError(f"the model has no parameter {name!r}; its checkpoint belongs to another architecture")
+            own[name].copy_(weight)
+
+    def encode(self, prompts: Sequence[Messages]) -> list[list[int]]:
+        """Token ids of the prompts, after the chat template, up to where the answer begins."""
+        encoded = self.tokenizer.apply_chat_template(list(prompts), add_generation_prompt=True, return_dict=True)
+        return encoded["input_ids"]
+
+    @torch.no_grad()
+    def generate(
+        self, prompts: Sequence[Messages], sampling: Sampling, members: Sequence[Member | None] = (None,)
+    ) -> list[list[list[Completion]]]:
+        """Completions indexed [member][prompt][sample]; see `RolloutEngine`."""
+        prompt_ids = self.encode(prompts)
+        completions: list[list[list[Completion]]] = []
+        with _decoding(self.model):
+            for group in self._groups(prompt_ids, sampling, members):
+                if group == [None]:
+                    completions += self._generate_group(prompt_ids, sampling, group)
+                else:
+                    with stacked_weights(self.model, self._stacks(group)):
+                        completions += self._generate_group(prompt_ids, sampling, group)
+        return completions
+
+    def _groups(
+        self, prompt_ids: list[list[int]], sampling: Sampling, members: Sequence[Member | None]
+    ) -> Iterator[list[Member | None]]:
+        """Members that fit in memory together. The pristine model alone runs without stacked weights."""
+        perturbed = [member for member in members if member is not None]
+        if len(perturbed) < len(members):
+            # A pristine member among others would break the order; callers ask for it on its own.
+            if len(members) > 1:
+                raise ValueError("ask for the pristine model (None) and for perturbed members in separate calls")
+            yield [None]
+            return
+        weights = sum(weight.nbytes for weight in self.named_weights().values())
+        config = self.model.config
+        tokens = max(map(len, prompt_ids)) + sampling.max_new_tokens
+        heads = config.num_key_value_heads
+        width = config.hidden_size // config.num_attention_heads if config.head_dim is None else config.head_dim
+        per_token = 2 * config.num_hidden_layers * heads * width * self.model.dtype.itemsize
+        per_member = weights + len(prompt_ids) * sampling.samples * tokens * per_token
+        size = max(1, int(self.population_bytes // per_member))
+        # Groups of equal size rather than full ones and a small rest.
+        groups = -(-len(perturbed) // size)
+        size = -(-len(perturbed) // groups)
+        for start in range(0, len(perturbed), size):
+            yield perturbed[start : start + size]
+
+    def _stacks(self, members: list[Member]) -> dict[str, torch.Tensor]:
+        """By parameter name, pristine weight plus each member's delta, [members, *shape], in the model's dtype."""
+        stacks = {}
+        for name, weight in self.named_weights().items():
+            stack = weight.new_empty(len(members), *weight.shape)
+            for row, member in zip(stack, members, strict=True):
+                row.copy_(weight.float() + member.delta(name, weight))
+            stacks[name] = stack
+        return stacks
+
+    def _generate_group(
+        self, prompt_ids: list[list[int]], sampling: Sampling, members: list[Member | None]
+    ) -> list[list[list[Completion]]]:
+        rows = [
+            (ids, completion_key(sampling.seed, sampling.step, ids, sample,
+                                 member.index if sampling.member_noise and member is not None else None))
+            for member in members for ids in prompt_ids for sample in range(sampling.samples)
+        ]  # fmt: skip
+        generated = self._decode([ids for ids, _ in rows], [key for _, key in rows], sampling, len(members))
+        completions = iter(self._completion(ids) for ids in generated)
+        return [[[next(completions) for _ in range(sampling.samples)] for _ in prompt_ids] for _ in members]
+
+    def _completion(self, token_ids: list[int]) -> Completion:
+        finished = bool(token_ids) and token_ids[-1] in self.end_ids.tolist()
+        return Completion(self.tokenizer.decode(token_ids, skip_special_tokens=True), token_ids, finished)
+
+    def _decode(
+        self, prompt_ids: list[list[int]], keys: list[int], sampling: Sampling, members: int
+    ) -> list[list[int]]:
+        """Continue every row until its end token or `max_new_tokens`.
+
+        Rows are ordered by member, `rows per member` each; a row leaves the batch some time after it is finished, the same
+        number for each member, because the batched products need blocks of equal size.
+        """
+        device = self.model.device
+        total, longest = len(prompt_ids), max(map(len, prompt_ids))
+        pad = self.tokenizer.pad_token_id
+        input_ids = torch.tensor([[pad] * (longest - len(ids)) + ids for ids in prompt_ids], device=device)
+        lengths = torch.tensor([len(ids) for ids in prompt_ids], device=device)
+        capacity = longest + sampling.max_new_tokens
+        # [rows, capacity]: True where there is a token to attend to; the prompts are padded on the left.
+        visible = torch.arange(capacity, device=device)[None] >= (longest - lengths)[:, None]
+        positions = (torch.arange(longest, device=device)[None] - (longest - lengths)[:, None]).clamp(min=0)
+        causal = torch.ones(longest, longest, dtype=torch.bool, device=device).tril()
+        # A padding query sees itself, or its softmax would have nothing to sum over.
+        diagonal = torch.eye(longest, dtype=torch.bool, device=device)
+        mask = (visible[:, None, None, :longest] & causal) | diagonal  # [rows, 1, longest, longest]
+
+        cache = roomy_cache(self.model.config.num_hidden_layers, capacity)
+        row_keys = torch.tensor(keys, device=device)
+        output = torch.full((total, sampling.max_new_tokens), pad, device=device)
+        output_lengths = torch.full((total,), sampling.max_new_tokens, device=device)
+        origin = torch.arange(total, device=device)  # which output row each row of the batch writes to
+        finished = torch.zeros(total, dtype=torch.bool, device=device)
+        per_member = total // members
+
+        for step in range(sampling.max_new_tokens):
+            logits = self.model(
+                input_ids=input_ids, attention_mask=mask, position_ids=positions, past_key_values=cache,
+                use_cache=True, logits_to_keep=1,
+            ).logits[:, -1].float()  # [rows, vocabulary]  # fmt: skip
+            if sampling.temperature > 0:
+                logits = logits / sampling.temperature + gumbel(row_keys, step, logits.shape[-1])
+            tokens = logits.argmax(-1)
+            output[origin[~finished], step] = tokens[~finished]
+            ended = ~finished & torch.isin(tokens, self.end_ids)
+            output_lengths[origin[ended]] = step + 1
+            finished |= ended
+
+            unfinished = int((~finished).view(members, per_member).sum(1).max())
+            if unfinished == 0:
+                break
+            positions = positions[:, -1:] + 1
+            if unfinished <= SHRINK_AT * per_member:
+                # Each member keeps as many rows as the one with the most left: its unfinished ones and some others.
+                order = finished.view(members, per_member).to(torch.uint8).argsort(dim=1, stable=True)[:, :unfinished]
+                kept = (order + torch.arange(members, device=device)[:, None] * per_member).flatten()
+                per_member = unfinished
+                tokens, positions, visible, row_keys = tokens[kept], positions[kept], visible[kept], row_keys[kept]
+                origin, finished = origin[kept], finished[kept]
+                for layer in cache.layers:
+                    layer.keep_rows(kept)
+            input_ids = tokens[:, None]
+            mask = visible[:, None, None, : longest + step + 1]  # [rows, 1, 1, length so far]
+
+        return [ids[:length] for ids, length in zip(output.tolist(), output_lengths.tolist(), strict=True)]
+
+
+def load_model(path: str | Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer of a local checkpoint folder or a hub name, with one-line errors."""
+    folder = Path(path)
+    if folder.exists():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{folder} has no config.json; give a Hugging Face checkpoint folder")
+        if not any(folder.glob("*.safetensors")):
+            raise UserError(f"{folder} has no *.safetensors weights; give a complete Hugging Face checkpoint folder")
+    elif str(path).startswith((".", "/")) or str(path).count("/") > 1:
+        raise UserError(f"there is no checkpoint folder {path}; check the path")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
+    except OSError as error:
+        if folder.exists():
+            raise UserError(f"cannot load the checkpoint {folder}: {error}") from error
+        raise UserError(f"{path} is neither a local folder nor a hub model that can be downloaded here; "
+                        "give a checkpoint folder, or a model name with the network on") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model, tokenizer
+
+
+def save_model(
+    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, weights: Mapping[str, torch.Tensor]
+) -> None:
+    """A Hugging Face checkpoint of `model`'s architecture with these float32 weights, by parameter name.
+
+    Unlike `model.save_pretrained` it does not need the weights to be in the model.
+    """
+    config = copy.deepcopy(model.config)
+    config.dtype = torch.float32
+    config.save_pretrained(folder)
+    model.generation_config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    contiguous = {name: weight.detach().contiguous().cpu() for name, weight in weights.items()}
+    save_file(contiguous, Path(folder) / "model.safetensors", metadata={"format": "pt"})
+
+
+def grouped_sdpa(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):
+    """Scaled dot-product attention for one new token, without copying the keys for each query head.
+
+    query [rows, heads, 1, width]; key, value [rows, key-value heads, length, width]. The heads that share a key-value
+    head become so many query positions of it. Longer queries take transformers' own sdpa.
+    """
+    rows, heads, length, width = query.shape
+    if length > 1:
+        sdpa = AttentionInterface()["sdpa"]
+        return sdpa(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
+    grouped = query.reshape(rows, key.shape[1], heads // key.shape[1], width)
+    out = torch.nn.functional.scaled_dot_product_attention(grouped, key, value, attn_mask=attention_mask, scale=scaling)
+    return out.reshape(rows, 1, heads, width), None
+
+
+AttentionInterface.register("grouped_sdpa", grouped_sdpa)
+AttentionMaskInterface.register("grouped_sdpa", sdpa_mask)
+
+
+@contextmanager
+def _decoding(model: PreTrainedModel) -> Iterator[None]:
+    """Evaluation mode and our attention inside the block; the model as it was after it."""
+    training, attention = model.training, model.config._attn_implementation
+    model.eval()
+    model.config._attn_implementation = "grouped_sdpa"
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = attention
+        model.train(training)

@@ -1,0 +1,22 @@
+"""Fine-tune a language model with evolution strategies.
+
+accelerate launch --config_file accelerate_configs/cpu.yaml recipes/es.py --config recipes/tiny/es.yaml [--key value]
+"""
+
+from eval.errors import exit_with_one_line
+from trainers.arguments import parse
+from trainers.es.train import ESConfig, train_es
+
+
+CONFIG_TYPES = (ESConfig,)
+
+
+def main():
+    (config,) = parse(*CONFIG_TYPES)
+    results = train_es(config)
+    print(f"{config.output_dir}/model: {results['steps']} steps, {results['completions']:,} completions, "
+          f"{results['seconds']:.0f} s")  # fmt: skip
+
+
+if __name__ == "__main__":
+    exit_with_one_line(main)

@@ -1,0 +1,22 @@
+"""Make a tiny language model from nothing, on generated problems with careless and worked-out answers.
+
+accelerate launch --config_file accelerate_configs/cpu.yaml recipes/pretrain.py --config recipes/tiny/pretrain-llama-small.yaml
+"""
+
+from eval.errors import exit_with_one_line
+from trainers.arguments import parse
+from trainers.pretrain import PretrainConfig, pretrain
+
+
+CONFIG_TYPES = (PretrainConfig,)
+
+
+def main():
+    (config,) = parse(*CONFIG_TYPES)
+    results = pretrain(config)
+    accuracy = ", ".join(f"{task} {share:.1%}" for task, share in results["validation"]["accuracy"].items())
+    print(f"{config.output_dir}/model: {results['parameters']:,} parameters, greedy accuracy on validation: {accuracy}")
+
+
+if __name__ == "__main__":
+    exit_with_one_line(main)

@@ -1,0 +1,99 @@
+"""The update rule against its definition, its statistics against closed forms, and the replay of a seed log."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from eval.errors import UserError
+from eval.storage import append_jsonl
+from trainers.es.noise import Noise, member_seed
+from trainers.es.shaping import shape
+from trainers.es.update import Update, apply_update, read_seed_log, replay
+
+
+def weights():
+    generator = torch.Generator().manual_seed(0)
+    return {"a.weight": torch.randn(30, 20, generator=generator), "norm.weight": torch.ones(20)}
+
+
+def update(step=1, seeds=(11, 12, 13), coefficients=(0.5, 0.0, -0.25), decay=0.0, shared=False):
+    return Update(step, list(seeds), list(coefficients), decay, shared, "cpu")
+
+
+def test_the_update_is_the_weighted_sum_of_the_noise():
+    after = weights()
+    norm = apply_update(after, weights(), update())
+    for name, before in weights().items():
+        noise = Noise()
+        expected = before + 0.5 * noise.draw(11, name, before) - 0.25 * noise.draw(13, name, before)
+        torch.testing.assert_close(after[name], expected)
+    moved = sum(float((after[name] - before).double().pow(2).sum()) for name, before in weights().items())
+    assert norm == pytest.approx(math.sqrt(moved), rel=1e-5)
+
+
+def test_zero_coefficients_leave_the_weights_bit_for_bit():
+    after = weights()
+    assert apply_update(after, weights(), update(coefficients=(0.0, 0.0, 0.0))) == 0.0
+    assert all(torch.equal(after[name], before) for name, before in weights().items())
+
+
+def test_anchored_decay():
+    base = weights()
+    plain, decayed = weights(), weights()
+    apply_update(plain, base, update())
+    apply_update(decayed, base, update(decay=0.1))
+    for name in base:
+        torch.testing.assert_close(decayed[name], base[name] + 0.9 * (plain[name] - base[name]))
+
+
+def test_norm_of_a_random_walk():
+    """With z-scored fitness that knows nothing of the noise, |theta_T - theta_0| = alpha sqrt(T d / N)."""
+    alpha, members, steps = 0.01, 8, 40
+    base = {"w": torch.zeros(200, 300)}
+    after = {"w": torch.zeros(200, 300)}
+    rng = np.random.default_rng(0)
+    for step in range(steps):
+        z = shape(rng.random(members), "zscore")
+        seeds = [member_seed(0, step, member) for member in range(members)]
+        apply_update(after, base, update(step + 1, seeds, [alpha / members * float(value) for value in z]))
+    expected = alpha * math.sqrt(steps * 60_000 / members)
+    # Relative standard error of the norm: about 1/sqrt(2 d), plus the few members' noise not being orthogonal.
+    assert float(after["w"].norm()) == pytest.approx(expected, rel=0.02)
+
+
+def test_gradient_on_a_quadratic():
+    """E[theta_1 - theta_0] = alpha sigma grad / sigma_R for a linear reward with standard deviation sigma_R = sigma |grad|."""
+    alpha, sigma, members, dimension = 1.0, 0.1, 2000, 5
+    gradient = torch.linspace(-1, 1, dimension)
+    noise = Noise()
+    seeds = [member_seed(3, 0, member) for member in range(members)]
+    rewards = [sigma * float(noise.draw(seed, "w", gradient) @ gradient) for seed in seeds]
+    coefficients = [alpha / members * float(value) for value in shape(rewards, "zscore")]
+    after = {"w": torch.zeros(dimension)}
+    apply_update(after, {"w": torch.zeros(dimension)}, update(1, seeds, coefficients))
+    expected = alpha * gradient / gradient.norm()
+    # Each coordinate's standard error is about alpha/sqrt(N).
+    torch.testing.assert_close(after["w"], expected, rtol=0, atol=3.5 / math.sqrt(members))
+
+
+def test_replay_gives_the_same_bits(tmp_path):
+    base, after = weights(), weights()
+    log = tmp_path / "seeds.jsonl"
+    rng = np.random.default_rng(1)
+    for step in range(1, 21):
+        seeds = [member_seed(7, step, member) for member in range(4)]
+        done = update(step, seeds, (rng.standard_normal(4) * 1e-3).tolist(), decay=0.01, shared=step % 2 == 0)
+        apply_update(after, base, done)
+        append_jsonl(log, done.row())
+    replayed = replay(base, read_seed_log(log))
+    assert all(torch.equal(replayed[name], after[name]) for name in after)
+    assert all(torch.equal(base[name], weights()[name]) for name in base)
+
+
+def test_replay_refuses_a_log_with_a_gap_or_of_another_device():
+    with pytest.raises(UserError, match="jumps from step 1 to 3"):
+        replay(weights(), [update(1), update(3)])
+    with pytest.raises(UserError, match="written on cuda"):
+        replay(weights(), [Update(1, [1], [1.0], 0.0, False, "cuda")])

@@ -1,0 +1,1 @@
+"""Evolution strategies on language-model weights: members are seeds, updates are rebuilt from them."""

@@ -1,0 +1,152 @@
+"""Evolution strategies in evotorch's terms: the solutions of the problem are seeds, not weight vectors.
+
+A population of dense perturbations would be `members` times the size of the model. Here a solution is two integers, a
+member's seed and sign; the rollout engine makes the weights of a member when it evaluates it, and the update is summed
+from the same seeds. evotorch's hooks, status and loggers work as with any of its algorithms.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from evotorch import Problem, SolutionBatch
+from evotorch.algorithms import SearchAlgorithm
+
+from trainers.es.member import SeededMember
+from trainers.es.noise import Noise, member_seed
+from trainers.es.shaping import member_fitness, shape
+from trainers.es.update import Update, Weights, apply_update
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the members of one step achieved.
+
+    rewards: [members, prompts], NaN where a completion could not be scored. The counts are totals over the population.
+    """
+
+    rewards: np.ndarray
+    completions: int
+    tokens: int
+    empty: int
+    unfinished: int
+
+
+EvaluateMembers = Callable[[int, list[SeededMember]], Evaluation]
+
+
+class SeedProblem(Problem):
+    """Maximise the mean reward of a member. A solution is (seed, sign), int64.
+
+    evaluate: gives the rewards of a list of members at a step. Called once per step with the whole population.
+    """
+
+    def __init__(self, evaluate: EvaluateMembers, noise: Noise, baseline: str):
+        super().__init__("max", solution_length=2, dtype=torch.int64, eval_dtype=torch.float64)
+        self.evaluate_members, self.noise, self.baseline = evaluate, noise, baseline
+        self.step, self.sigma = 0, 0.0
+        self.evaluation: Evaluation | None = None
+        self.fitness = np.zeros(0)  # [members] of the last evaluation, NaN without a scored completion
+
+    def population(self, run_seed: int, step: int, members: int, antithetic: bool) -> SolutionBatch:
+        """The members of `step`; with `antithetic`, members 2k and 2k+1 share a seed and differ in sign."""
+        batch = SolutionBatch(self, members, empty=True)
+        rows = []
+        for member in range(members):
+            source = member // 2 if antithetic else member
+            rows.append((member_seed(run_seed, step, source), -1 if antithetic and member % 2 else 1))
+        batch.set_values(torch.tensor(rows))
+        return batch
+
+    def members(self, batch: SolutionBatch) -> list[SeededMember]:
+        return [
+            SeededMember(index, seed, sign, self.sigma, self.noise)
+            for index, (seed, sign) in enumerate(batch.values.tolist())
+        ]
+
+    def _evaluate_batch(self, batch: SolutionBatch) -> None:
+        self.evaluation = self.evaluate_members(self.step, self.members(batch))
+        self.fitness = member_fitness(self.evaluation.rewards, self.baseline)
+        scored = self.fitness[~np.isnan(self.fitness)]
+        # evotorch's own statistics cannot take NaN: to them a member without a fitness is as bad as the worst.
+        worst = scored.min() if len(scored) else 0.0
+        batch.set_evals(torch.from_numpy(np.where(np.isnan(self.fitness), worst, self.fitness)))
+
+
+class EvolutionStrategy(SearchAlgorithm):
+    """theta <- theta + (alpha / N) sum_i z_i sign_i epsilon_i (arXiv 2509.24372, 2604.01499), one step per `step()`.
+
+    weights: the float32 master, by parameter name; changed in place. base: where the search started, for the anchor.
+    alpha, sigma: functions of the step (0-based). anchor: weight lambda of the anchored decay
+        theta <- base + (1 - alpha lambda)(theta - base) (arXiv 2605.30148).
+    steps_done: steps that a resumed run has behind it.
+    """
+
+    def __init__(
+        self,
+        problem: SeedProblem,
+        weights: Weights,
+        base: Weights,
+        *,
+        run_seed: int,
+        members: int,
+        alpha: Callable[[int], float],
+        sigma: Callable[[int], float],
+        shaping: str,
+        antithetic: bool = False,
+        anchor: float = 0.0,
+        steps_done: int = 0,
+    ):
+        super().__init__(
+            problem,
+            reward=lambda: _mean(self.problem.evaluation.rewards),
+            reward_std=lambda: float(np.nanstd(self.problem.fitness)) if self.scored else None,
+            reward_best=lambda: float(np.nanmax(self.problem.fitness)) if self.scored else None,
+            members_tied=lambda: not any(self.update.coefficients),
+            members_unscored=lambda: self.member_count - self.scored,
+            alpha=lambda: self.alpha(self.steps_count - 1),
+            sigma=lambda: self.problem.sigma,
+            update_norm=lambda: self.update_norm,
+            distance_from_base=lambda: _distance(self.weights, self.base),
+        )
+        self.weights, self.base = weights, base
+        self.run_seed, self.member_count, self.antithetic = run_seed, members, antithetic
+        self.alpha, self.sigma, self.shaping, self.anchor = alpha, sigma, shaping, anchor
+        self.update: Update | None = None
+        self.update_norm = 0.0
+        self._steps_count = steps_done
+
+    @property
+    def scored(self) -> int:
+        """Members of the last step with a fitness."""
+        return int((~np.isnan(self.problem.fitness)).sum())
+
+    def _step(self) -> None:
+        step = self.steps_count
+        problem: SeedProblem = self.problem
+        problem.step, problem.sigma = step, self.sigma(step)
+        population = problem.population(self.run_seed, step, self.member_count, self.antithetic)
+        problem.evaluate(population)
+
+        alpha = self.alpha(step)
+        z = shape(problem.fitness, self.shaping)
+        seeds, signs = population.values.T.tolist()
+        self.update = Update(
+            step=step + 1,
+            seeds=seeds,
+            coefficients=[alpha / self.member_count * weight * sign for weight, sign in zip(z, signs, strict=True)],
+            decay=alpha * self.anchor,
+            shared_noise=problem.noise.shared,
+            device=next(iter(self.weights.values())).device.type,
+        )
+        self.update_norm = apply_update(self.weights, self.base, self.update)
+
+
+def _mean(rewards: np.ndarray) -> float | None:
+    return None if np.isnan(rewards).all() else float(np.nanmean(rewards))
+
+
+def _distance(weights: Weights, others: Weights) -> float:
+    return math.sqrt(sum(float((weights[name] - others[name]).double().pow(2).sum()) for name in weights))

