@@ -26,8 +26,12 @@ def exit_with_one_line(main: Callable[[], None]) -> None:
         if error.errno not in NO_ROOM:
             raise
         where = f" at {error.filename}" if error.filename else ""
-        sys.exit(_report(f"no room left to write{where} ({error.strerror}); the last complete checkpoint is "
-                         "intact: free some space and start the same command again"))
+        sys.exit(
+            _report(
+                f"no room left to write{where} ({error.strerror}); the last complete checkpoint is "
+                "intact: free some space and start the same command again"
+            )
+        )
 
 
 def _report(message: str) -> int:

@@ -22,14 +22,14 @@ def write_text(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
-    except OSError:
+    except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
 
 
 def write_json(path: Path, value: Any) -> None:
     """Replace `path` by `value` as JSON. NaN and infinity are refused: they are not JSON."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -39,7 +39,7 @@ def read_json(path: Path) -> Any:
 def append_jsonl(path: Path, row: dict[str, Any]) -> None:
     """Append one line. A kill may leave half a line at the end; `read_jsonl` leaves it out."""
     with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n")
+        file.write(json.dumps(row, allow_nan=False) + "\n")
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -54,7 +54,7 @@ def truncate_jsonl(path: Path, last_step: int) -> None:
     """Drop the rows after `last_step` and an unfinished last line, so that a resumed run writes each step once."""
     if Path(path).exists():
         rows = [row for row in read_jsonl(path) if row["step"] <= last_step]
-        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 @contextmanager

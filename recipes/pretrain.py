@@ -15,7 +15,9 @@ def main():
     (config,) = parse(*CONFIG_TYPES)
     results = pretrain(config)
     accuracy = ", ".join(f"{task} {share:.1%}" for task, share in results["validation"]["accuracy"].items())
-    print(f"{config.output_dir}/model: {results['parameters']:,} parameters, greedy accuracy on validation: {accuracy}")
+    print(
+        f"{config.output_dir}/model: {results['parameters']:,} parameters, greedy accuracy on validation: {accuracy}"
+    )
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType
 
 from eval.errors import UserError
@@ -35,6 +35,12 @@ def make_accelerator(**options: Any) -> Accelerator:
 def is_main_process() -> bool:
     """Whether this is the process that writes files. True in a run of one process, launched or not."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def wait_for_everyone() -> None:
+    """Return when every process of this run has come here; at once in a run of one process."""
+    if torch.distributed.is_initialized():
+        PartialState().wait_for_everyone()
 
 
 def refuse_sharding(accelerator: Accelerator, what: str) -> None:

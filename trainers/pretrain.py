@@ -21,7 +21,15 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 from eval.harness import evaluate_task
 from eval.rollout.base import Sampling
 from eval.rollout.hf import HFEngine, save_model
-from eval.storage import append_jsonl, new_folder, read_json, read_jsonl, require_free_space, truncate_jsonl, write_json
+from eval.storage import (
+    append_jsonl,
+    new_folder,
+    read_json,
+    read_jsonl,
+    require_free_space,
+    truncate_jsonl,
+    write_json,
+)
 from eval.tasks import get_task
 from eval.tasks.base import GeneratedTask
 from eval.tasks.generate import conversation, hash64, problems
@@ -30,8 +38,9 @@ from trainers.launch import make_accelerator
 from trainers.run_folder import checkpoint_folder, last_complete_step, save_checkpoint, start_run
 from trainers.tiny_tokenizer import character_tokenizer
 
+
 # Conversations per forward pass.
-PART = 32
+PART = 64
 
 
 @dataclass

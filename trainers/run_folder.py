@@ -4,7 +4,7 @@
     environment.json        versions, machine, commit and command; one entry per earlier start under `earlier_starts`
     checkpoints/step_N/     complete as soon as it has this name
 
-In a run of several processes each may call everything here; only the main process writes.
+In a run of several processes each calls everything here; only the main process writes.
 """
 
 import importlib.metadata
@@ -26,7 +26,7 @@ import yaml
 from eval.errors import UserError
 from eval.storage import new_folder, read_json, write_json, write_text
 from trainers.arguments import as_flat_dict
-from trainers.launch import is_main_process
+from trainers.launch import is_main_process, wait_for_everyone
 
 
 PACKAGES = (
@@ -47,22 +47,23 @@ PACKAGES = (
 def start_run(folder: Path, *configs: Any, may_change: Collection[str] = ()) -> None:
     """Make `folder` ready for a new run with these config dataclasses, or for the next part of an interrupted one.
 
-    Leftovers of a killed run are removed. Raises `UserError` if the folder holds a run with other options; those named
-    in `may_change` may differ, and the new values are written.
+    Leftovers of a killed run are removed. Every process must call this, and it returns on all of them when the folder
+    is ready. Raises `UserError` if the folder holds a run with other options; those named in `may_change` may differ,
+    and the new values are written.
     """
     folder = Path(folder)
     text = yaml.safe_dump(as_flat_dict(*configs), sort_keys=False, allow_unicode=True)
     _refuse_another_config(folder / "config.yaml", yaml.safe_load(text), may_change)
-    if not is_main_process():
-        return
-    for leftover in list(folder.rglob(".unfinished-*")):
-        _remove(leftover)
-    write_text(folder / "config.yaml", text)
-    environment = describe_environment()
-    if (folder / "environment.json").exists():
-        last_start = read_json(folder / "environment.json")
-        environment["earlier_starts"] = [*last_start.pop("earlier_starts", []), last_start]
-    write_json(folder / "environment.json", environment)
+    if is_main_process():
+        for leftover in list(folder.rglob(".unfinished-*")):
+            _remove(leftover)
+        write_text(folder / "config.yaml", text)
+        environment = describe_environment()
+        if (folder / "environment.json").exists():
+            last_start = read_json(folder / "environment.json")
+            environment["earlier_starts"] = [*last_start.pop("earlier_starts", []), last_start]
+        write_json(folder / "environment.json", environment)
+    wait_for_everyone()
 
 
 def checkpoint_folder(folder: Path, step: int) -> Path:
@@ -78,7 +79,8 @@ def last_complete_step(folder: Path) -> int | None:
 def save_checkpoint(folder: Path, step: int, save: Callable[[Path], None], keep: int | None = None) -> None:
     """Let `save` fill an empty folder, which becomes the checkpoint of `step` only when `save` has returned.
 
-    A checkpoint that is already complete is left as it is. Afterwards only the `keep` newest are kept (None: all).
+    A checkpoint that is already complete is left as it is; `save` runs on the main process only. Afterwards only the
+    `keep` newest are kept (None: all).
     """
     if not is_main_process():
         return

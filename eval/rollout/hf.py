@@ -1,14 +1,23 @@
 """Rollouts through a transformers model, for one set of weights or for a whole population in one batch."""
 
 import copy
+import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
-from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, AutoTokenizer
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.masking_utils import sdpa_mask
 
 from eval.errors import UserError
@@ -39,16 +48,19 @@ class HFEngine:
         if tokenizer.pad_token_id is None:
             raise UserError("the tokenizer has no padding token; set tokenizer.pad_token before building the engine")
         if not supports(model):
-            raise UserError(f"{type(model).__name__} has parameters outside Linear, Embedding and RMSNorm modules; "
-                            "the Hugging Face engine runs Llama, Qwen2, Qwen3 and Mistral")
+            raise UserError(
+                f"{type(model).__name__} has parameters outside Linear, Embedding and RMSNorm modules; "
+                "the Hugging Face engine runs Llama, Qwen2, Qwen3 and Mistral"
+            )
         self.model, self.tokenizer, self.population_bytes = model, tokenizer, population_bytes
         ends = model.generation_config.eos_token_id
         ends = tokenizer.eos_token_id if ends is None else ends
         self.end_ids = torch.tensor(ends if isinstance(ends, list) else [ends], device=model.device)
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, device: str | torch.device | None = None,
-                        dtype: torch.dtype = torch.float32, **options) -> "HFEngine":
+    def from_pretrained(
+        cls, path: str | Path, device: str | torch.device | None = None, dtype: torch.dtype = torch.float32, **options
+    ) -> "HFEngine":
         """Load a local checkpoint folder or a hub model; on the GPU if there is one and no `device` is given."""
         model, tokenizer = load_model(path, dtype)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -215,8 +227,10 @@ def load_model(path: str | Path, dtype: torch.dtype) -> tuple[PreTrainedModel, P
     except OSError as error:
         if folder.exists():
             raise UserError(f"cannot load the checkpoint {folder}: {error}") from error
-        raise UserError(f"{path} is neither a local folder nor a hub model that can be downloaded here; "
-                        "give a checkpoint folder, or a model name with the network on") from error
+        raise UserError(
+            f"{path} is neither a local folder nor a hub model that can be downloaded here; "
+            "give a checkpoint folder, or a model name with the network on"
+        ) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer
@@ -235,7 +249,13 @@ def save_model(
     model.generation_config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     contiguous = {name: weight.detach().contiguous().cpu() for name, weight in weights.items()}
-    save_file(contiguous, Path(folder) / "model.safetensors", metadata={"format": "pt"})
+    try:
+        save_file(contiguous, Path(folder) / "model.safetensors", metadata={"format": "pt"})
+    except SafetensorError as error:
+        # safetensors reports a full disk in an exception of its own.
+        if (code := re.search(r"os error (\d+)", str(error))) is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(folder)) from error
 
 
 def grouped_sdpa(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):
@@ -249,7 +269,9 @@ def grouped_sdpa(module, query, key, value, attention_mask, scaling=None, dropou
         sdpa = AttentionInterface()["sdpa"]
         return sdpa(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
     grouped = query.reshape(rows, key.shape[1], heads // key.shape[1], width)
-    out = torch.nn.functional.scaled_dot_product_attention(grouped, key, value, attn_mask=attention_mask, scale=scaling)
+    out = torch.nn.functional.scaled_dot_product_attention(
+        grouped, key, value, attn_mask=attention_mask, scale=scaling
+    )
     return out.reshape(rows, 1, heads, width), None
 
 

@@ -20,9 +20,7 @@ class Arithmetic:
 
     name: str = "arithmetic"
     largest: int = 499
-    system_prompt: str = (
-        "Compute the sum or difference, digit by digit from the right, then give the resulting integer alone in \\boxed{}."
-    )
+    system_prompt: str = "Compute the sum or difference, digit by digit from the right, then give the resulting integer alone in \\boxed{}."
 
     def draw(self, generator: random.Random) -> Problem:
         a, b = generator.randint(100, self.largest), generator.randint(100, self.largest)
@@ -50,8 +48,10 @@ class Arithmetic:
 
     def score(self, completion: str, row: dict[str, Any]) -> Score:
         answer = extract_answer(completion)
-        right = answer is not None and parse_integer(answer) == int(row["answer"])
-        return Score(float(right), answer)
+        reference = parse_integer(row["answer"])
+        if reference is None:
+            return Score(None, answer)
+        return Score(float(answer is not None and parse_integer(answer) == reference), answer)
 
     def worked_answer(self, problem: Problem, generator: random.Random) -> str:
         """Digit by digit from the right, the carry or borrow written out."""

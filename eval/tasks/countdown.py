@@ -16,16 +16,16 @@ from eval.tasks.generate import Problem, conversation, problems
 class Countdown:
     """Offline Countdown with `+` and `-`; every problem has a solution of that form.
 
-    Rows have `numbers` (list of int) and `target` (int, positive). Any expression over `+ - * /` and brackets that uses
-    each number once and equals the target exactly scores 1.0.
+    Rows have `numbers` (list of int) and `target` (int, positive). Any expression over `+ - * /` and brackets that
+    uses each number once and equals the target exactly scores 1.0.
     """
 
     name: str = "countdown"
     numbers: int = 3
     largest: int = 20
     system_prompt: str = (
-        "You are given numbers and a target, written as `3 7 12 -> 16`. Combine all the numbers, each exactly once, with "
-        "+, -, *, / and brackets into an expression that equals the target. Think step by step, then give the "
+        "You are given numbers and a target, written as `3 7 12 -> 16`. Combine all the numbers, each exactly once, "
+        "with +, -, *, / and brackets into an expression that equals the target. Think step by step, then give the "
         "expression alone in \\boxed{}."
     )
 
@@ -57,12 +57,13 @@ class Countdown:
         numbers, target = problem["numbers"], problem["target"]
         total = sum(numbers)
         negative = (total - target) // 2
-        # Of several solutions the one whose subtracted numbers come first, so that the answer is a function of the problem.
+        # Of several solutions the one whose subtracted numbers come first: the answer is a function of the problem.
         masks = range(2 ** len(numbers))
         flipped = next(m for m in masks if sum(n for i, n in enumerate(numbers) if m >> i & 1) == negative)
         signs = [-1 if flipped >> i & 1 else 1 for i in range(len(numbers))]
-        steps = f"{'+'.join(map(str, numbers))}={total} {total}-{target}={total - target} {total - target}/2={negative}"
-        return f"{steps} \\boxed{{{_signed_sum(numbers, signs)}}}"
+        steps = [f"{sum(numbers[:i])}+{numbers[i]}={sum(numbers[: i + 1])}" for i in range(1, len(numbers))]
+        steps += [f"{total}-{target}={total - target}", f"{total - target}/2={negative}"]
+        return f"{' '.join(steps)} \\boxed{{{_signed_sum(numbers, signs)}}}"
 
     def careless_answer(self, problem: Problem, generator: random.Random) -> str:
         """Adds everything up, whatever the target."""

@@ -49,8 +49,9 @@ class FourChoice:
 
     def score(self, completion: str, row: dict[str, Any]) -> Score:
         answer = extract_answer(completion)
-        right = answer is not None and parse_choice(answer) == row["answer"]
-        return Score(float(right), answer)
+        if row["answer"] not in tuple(LETTERS):
+            return Score(None, answer)
+        return Score(float(answer is not None and parse_choice(answer) == row["answer"]), answer)
 
     def worked_answer(self, problem: Problem, generator: random.Random) -> str:
         values = [sum(map(int, choice.split("+"))) for choice in problem["choices"]]

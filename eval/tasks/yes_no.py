@@ -27,7 +27,12 @@ class YesNo:
         a, b = generator.randint(10, self.largest), generator.randint(10, self.largest)
         answer = generator.choice(("yes", "no"))
         difference = generator.randint(1, self.closest)
-        return {"a": a, "b": b, "bound": a + b - difference if answer == "yes" else a + b + difference, "answer": answer}
+        return {
+            "a": a,
+            "b": b,
+            "bound": a + b - difference if answer == "yes" else a + b + difference,
+            "answer": answer,
+        }
 
     def identity(self, problem: Problem) -> str:
         a, b = problem["a"], problem["b"]
@@ -47,8 +52,9 @@ class YesNo:
 
     def score(self, completion: str, row: dict[str, Any]) -> Score:
         answer = extract_answer(completion)
-        right = answer is not None and parse_yes_no(answer) == row["answer"]
-        return Score(float(right), answer)
+        if row["answer"] not in ("yes", "no"):
+            return Score(None, answer)
+        return Score(float(answer is not None and parse_yes_no(answer) == row["answer"]), answer)
 
     def worked_answer(self, problem: Problem, generator: random.Random) -> str:
         a, b, bound = problem["a"], problem["b"], problem["bound"]

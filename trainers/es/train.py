@@ -59,13 +59,16 @@ class ESConfig:
     alpha: float = field(default=5e-4, metadata={"help": "step size: theta += alpha/N sum z_i eps_i, without 1/sigma"})
     sigma_schedule: str = field(default="constant", metadata={"help": "constant, linear or cosine"})
     alpha_schedule: str = field(default="constant", metadata={"help": "constant, linear or cosine"})
-    final_share: float = field(default=0.1, metadata={"help": "a scheduled sigma or alpha ends at this share of itself"})
+    final_share: float = field(
+        default=0.1, metadata={"help": "a scheduled sigma or alpha ends at this share of itself"}
+    )
     fitness_shaping: str = field(default="zscore", metadata={"help": "zscore, centered_rank (ties share) or raw"})
     prompt_baseline: str = field(default="none", metadata={"help": "none, mean or zscore over members, per prompt"})
     antithetic: bool = field(default=False, metadata={"help": "members in pairs theta +- sigma eps"})
     anchor: float = field(default=0.0, metadata={"help": "weight of the decay towards the starting weights"})
     shared_noise: bool = field(
-        default=False, metadata={"help": "one noise stream for all tensors, as released ES code has it; for study only"}
+        default=False,
+        metadata={"help": "one noise stream for all tensors, as released ES code has it; for study only"},
     )
     temperature: float = field(default=0.0, metadata={"help": "sampling temperature of the members; 0 is greedy"})
     member_noise: bool = field(

@@ -70,8 +70,10 @@ def replay(base: Weights, updates: Iterable[Update]) -> Weights:
     for expected, update in enumerate(updates, start=1):
         device = next(iter(weights.values())).device.type
         if update.device != device:
-            raise UserError(f"the seed log was written on {update.device}, whose noise {device} cannot draw; "
-                            f"replay it on {update.device}")
+            raise UserError(
+                f"the seed log was written on {update.device}, whose noise {device} cannot draw; "
+                f"replay it on {update.device}"
+            )
         if update.step != expected:
             raise UserError(f"the seed log jumps from step {expected - 1} to {update.step}; it is not complete")
         apply_update(weights, base, update)

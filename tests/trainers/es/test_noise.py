@@ -24,8 +24,10 @@ def test_the_same_address_gives_the_same_noise_whatever_was_drawn_before():
 
 
 def test_noise_is_standard_normal_and_independent_between_addresses():
-    addresses = [(member_seed(run, step, member), name)
-                 for run, step, member, name in itertools.product((0, 1), (0, 1), (0, 1), ("a.q_proj", "b.q_proj"))]
+    addresses = [
+        (member_seed(run, step, member), name)
+        for run, step, member, name in itertools.product((0, 1), (0, 1), (0, 1), ("a.q_proj", "b.q_proj"))
+    ]
     draws = [Noise().draw(seed, name, WEIGHT) for seed, name in addresses]
     everything = torch.stack(draws).double()
     # 16 tensors of 8,000 numbers; four standard errors.

@@ -1,0 +1,55 @@
+# Every target installs what it needs into .venv first: on the first use, and again when pyproject.toml or
+# constraints.txt have changed.
+
+# The Python that .venv is made with; the first of these that is new enough.
+PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+INSTALLED_GPU := .venv/.installed-gpu
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+
+.PHONY: help compare test check smoke install install-gpu
+
+help:
+	@echo "make compare      ES and GRPO on the embedded tiny model, compared in one report"
+	@echo "make test         the tests"
+	@echo "make check        format and lint, as they must be before a commit"
+	@echo "make smoke        every recipe for the tiny models, for 2 steps"
+	@echo "make install      only install, into .venv"
+	@echo "make install-gpu  the same with vLLM, for Linux with a CUDA GPU"
+
+compare: $(INSTALLED)
+	$(BIN)/accelerate launch --quiet --config_file accelerate_configs/cpu.yaml \
+	    recipes/compare.py --config recipes/tiny/compare.yaml
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+smoke: $(INSTALLED)
+	$(BIN)/python -m tests.smoke
+
+install: $(INSTALLED)
+
+install-gpu: $(INSTALLED_GPU)
+
+.venv/bin/pip:
+	@for python in $(PYTHON); do \
+	    if "$$python" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	        echo "making .venv with $$python"; exec "$$python" -m venv .venv; \
+	    fi; \
+	done; \
+	echo "error: no Python 3.11 or newer with venv among: $(PYTHON); install one or name it: make PYTHON=/path/to/python" >&2; \
+	exit 1
+
+$(INSTALLED): pyproject.toml constraints.txt | .venv/bin/pip
+	$(PIP_INSTALL) -e '.[dev]'
+	@touch $@
+
+$(INSTALLED_GPU): $(INSTALLED)
+	$(PIP_INSTALL) -e '.[dev,vllm]'
+	@touch $@

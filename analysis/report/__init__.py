@@ -1,0 +1,31 @@
+"""The page a person reads: `results.json` of a finished comparison as HTML, Markdown and figures.
+
+Needs neither a model nor a GPU, and every number it shows stands in `results.json`.
+"""
+
+from pathlib import Path
+
+from analysis.report import html, markdown
+from analysis.report.document import compose
+from analysis.report.results import read_results
+from eval.storage import new_folder, write_text
+
+
+def build(run: Path) -> Path:
+    """Write `<run>/report/` anew from `<run>/results.json` and return the path of its `index.html`.
+
+    The folder holds `index.html` (one self-contained file), `report.md` and `figures/*.svg`. The same `results.json`
+    gives the same bytes. An existing folder is replaced as a whole when the new one is complete.
+
+    Raises UserError if `run` has no readable `results.json`. A section that it lacks is named in the report.
+    """
+    run = Path(run)
+    document = compose(read_results(run))
+    with new_folder(run / "report") as folder:
+        (folder / "figures").mkdir()
+        for part in document.parts:
+            if part.svg is not None:
+                write_text(folder / "figures" / f"{part.name}.svg", part.svg)
+        write_text(folder / "report.md", markdown.render(document))
+        write_text(folder / "index.html", html.render(document))
+    return run / "report" / "index.html"

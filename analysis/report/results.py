@@ -1,0 +1,115 @@
+"""Reading `results.json`: where a number stands, what is not there, and what its models and tasks are called."""
+
+import json
+from collections.abc import Iterable
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from eval.errors import UserError
+from eval.storage import read_json
+
+
+Results = dict[str, Any]
+Location = tuple[str, ...]
+
+BASE = "base"
+LABELS = {
+    "base": "base",
+    "es": "ES",
+    "grpo": "GRPO",
+    "countdown": "Countdown",
+    "arithmetic": "Arithmetic",
+    "four_choice": "Four-choice",
+    "yes_no": "Yes/no",
+}
+# Key of the matrices that belong to no layer (embeddings, last norm).
+OUTSIDE_LAYERS = "-"
+
+
+def read_results(run: Path) -> Results:
+    """The content of `<run>/results.json`; a `UserError` when there is none or it cannot be read."""
+    path = Path(run) / "results.json"
+    if not path.is_file():
+        raise UserError(
+            f"{run} has no results.json, so there is nothing to report; finish the comparison first "
+            "(accelerate launch recipes/compare.py --config <yaml>) and give its run folder"
+        )
+    try:
+        results = read_json(path)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not JSON ({error}); delete it and start the same comparison again") from error
+    if not isinstance(results, dict):
+        raise UserError(f"{path} is not an object; delete it and start the same comparison again")
+    return results
+
+
+def lookup(results: Results, *location: str) -> Any:
+    """The value at `location`, a path of keys and list indices; None when a part of it is absent or null."""
+    value: Any = results
+    for key in location:
+        if isinstance(value, list):
+            value = value[int(key)] if int(key) < len(value) else None
+        elif value is not None:
+            value = value.get(key)
+    return value
+
+
+def pointer(location: Location) -> str:
+    """`location` as a JSON pointer (RFC 6901), the form in which the report says where a number stands."""
+    return "".join("/" + key.replace("~", "~0").replace("/", "~1") for key in location)
+
+
+def label(name: str) -> str:
+    """How a method, a model or a task is called in text and figures."""
+    return LABELS.get(name, name)
+
+
+def methods(results: Results) -> list[str]:
+    return lookup(results, "methods") or []
+
+
+def models(results: Results) -> list[str]:
+    """The base model, then what each method made of it."""
+    return [BASE, *methods(results)]
+
+
+def method_pairs(results: Results) -> list[str]:
+    """Keys of the pairs of methods: "es|grpo"."""
+    return ["|".join(pair) for pair in combinations(methods(results), 2)]
+
+
+def model_pairs(results: Results) -> list[str]:
+    """Keys of the pairs of models, those with the base model first: "base|es", "base|grpo", "es|grpo"."""
+    return ["|".join(pair) for pair in combinations(models(results), 2)]
+
+
+def pair_label(pair: str) -> str:
+    """ "es|grpo" -> "ES\N{EN DASH}GRPO"."""
+    return "\N{EN DASH}".join(label(name) for name in pair.split("|"))
+
+
+def tasks(results: Results) -> list[str]:
+    """Every evaluated or measured task, the trained one first."""
+    trained = lookup(results, "task")
+    found = {} if trained is None else {trained: None}
+    for section in ("evaluation", "kl"):
+        for model in models(results):
+            found |= dict.fromkeys(lookup(results, section, model) or {})
+    return list(found)
+
+
+def in_order(layers: Iterable[str]) -> list[str]:
+    """Layer numbers in ascending order, what lies outside the layers last."""
+    return sorted(layers, key=lambda layer: (not layer.isdecimal(), int(layer) if layer.isdecimal() else 0, layer))
+
+
+def absent(results: Results, locations: Iterable[Location]) -> list[Location]:
+    """The shortest part of each location that is already absent, null or empty; each once, in order."""
+    found: dict[Location, None] = {}
+    for location in locations:
+        for length in range(1, len(location) + 1):
+            if lookup(results, *location[:length]) in (None, {}, [], ""):
+                found[location[:length]] = None
+                break
+    return list(found)

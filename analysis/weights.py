@@ -1,0 +1,149 @@
+"""Reading Hugging Face checkpoint folders tensor by tensor, so that no two models are ever in memory as a whole."""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig
+
+from eval.errors import UserError
+
+
+SINGLE_FILE = "model.safetensors"
+SHARD_INDEX = "model.safetensors.index.json"
+
+
+class Checkpoint:
+    """The weights of one checkpoint folder, by Hugging Face parameter name.
+
+    Weights lie in `model.safetensors`, or in the shards that `model.safetensors.index.json` names. Files are mapped
+    into memory and opened anew for every tensor: what is not being read takes no memory.
+
+    names: every parameter once. If the configuration ties the output embedding to the input embedding and the folder
+        holds equal copies of both, only the input embedding is listed, as in the loaded model.
+    shapes: parameter name -> shape.
+    parameters: the number of scalars.
+
+    Raises UserError if the folder has no safetensors weights, or a shard is missing or damaged.
+    """
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self._file_of = _locate_tensors(self.path)
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        for file in sorted(set(self._file_of.values())):
+            self.shapes |= _shapes_in(file, [name for name in self._file_of if self._file_of[name] == file])
+        copy = self._copy_of_input_embedding()
+        if copy is not None:
+            del self.shapes[copy]
+        self.names = list(self.shapes)
+        self.parameters = sum(math.prod(shape) for shape in self.shapes.values())
+
+    def read(self, name: str) -> torch.Tensor:
+        """One parameter in float32 on the CPU. Do not change it in place: it may be the mapped file itself."""
+        return self._stored(name).to(torch.float32)
+
+    def items(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Every parameter's name and float32 value, one after the other."""
+        return ((name, self.read(name)) for name in self.names)
+
+    def blocks(self, name: str, size: int = 2**20) -> Iterator[torch.Tensor]:
+        """One parameter as consecutive flat float32 pieces of at most `size` scalars, converted one at a time."""
+        for block in self._stored(name).reshape(-1).split(size):
+            yield block.to(torch.float32)
+
+    def _stored(self, name: str) -> torch.Tensor:
+        with safe_open(self._file_of[name], framework="pt") as file:
+            tensor = file.get_tensor(name)
+        if not tensor.is_floating_point():
+            raise UserError(
+                f"{name} in {self.path} is stored as {tensor.dtype}, not as floating point numbers; "
+                "give an unquantised checkpoint"
+            )
+        return tensor
+
+    def _copy_of_input_embedding(self) -> str | None:
+        """The name of an output embedding that is only a second copy of the input embedding.
+
+        The rule is transformers' own (`PreTrainedModel.tie_weights`): tied if the configuration says so and the
+        stored values do not contradict it.
+        """
+        of_kind = {parse_name(name)[1]: name for name in self.shapes}
+        source, copy = of_kind.get("embed_tokens"), of_kind.get("lm_head")
+        if source is None or copy is None:
+            return None
+        if not (self.path / "config.json").is_file():
+            raise UserError(
+                f"{self.path} lacks config.json, which says whether its embeddings are tied; copy it there"
+            )
+        tied = AutoConfig.from_pretrained(self.path).tie_word_embeddings
+        return copy if tied and torch.equal(self._stored(source), self._stored(copy)) else None
+
+
+def check_same_parameters(checkpoints: Sequence[Checkpoint]) -> None:
+    """Raise UserError, naming the first few tensors, unless all checkpoints have the same names and shapes."""
+    first = checkpoints[0]
+    for other in checkpoints[1:]:
+        differences = [f"{name} is only in {first.path}" for name in first.names if name not in other.shapes]
+        differences += [f"{name} is only in {other.path}" for name in other.names if name not in first.shapes]
+        differences += [
+            f"{name} has shape {list(shape)} in {first.path} and {list(other.shapes[name])} in {other.path}"
+            for name, shape in first.shapes.items()
+            if other.shapes.get(name, shape) != shape
+        ]
+        if differences:
+            more = f", and {len(differences) - 3} more differences" if len(differences) > 3 else ""
+            raise UserError(f"checkpoints of different models cannot be compared: {'; '.join(differences[:3])}{more}")
+
+
+def parse_name(hf_name: str) -> tuple[int | None, str]:
+    """Layer number and kind of a parameter: "model.layers.3.self_attn.q_proj.weight" -> (3, "q_proj").
+
+    The kind is the module's own name ("embed_tokens", "input_layernorm", "lm_head", ...); a bias adds ".bias". Outside
+    of the numbered layers the layer is None.
+    """
+    parts = hf_name.split(".")
+    layer = next((int(part) for part in parts if part.isdecimal()), None)
+    words = [part for part in parts if not part.isdecimal()]
+    if len(words) > 1 and words[-1] == "weight":
+        return layer, words[-2]
+    if len(words) > 1 and words[-1] == "bias":
+        return layer, f"{words[-2]}.bias"
+    return layer, words[-1]
+
+
+def _locate_tensors(folder: Path) -> dict[str, Path]:
+    """Parameter name -> the file that holds it."""
+    if (folder / SHARD_INDEX).is_file():
+        weight_map = json.loads((folder / SHARD_INDEX).read_text(encoding="utf-8"))["weight_map"]
+        missing = sorted(shard for shard in set(weight_map.values()) if not (folder / shard).is_file())
+        if missing:
+            raise UserError(f"{folder} lacks the shard {missing[0]} that its {SHARD_INDEX} names; copy it again")
+        return {name: folder / shard for name, shard in weight_map.items()}
+    if (folder / SINGLE_FILE).is_file():
+        with _open(folder / SINGLE_FILE) as file:
+            return dict.fromkeys(file.keys(), folder / SINGLE_FILE)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; give a checkpoint folder with {SINGLE_FILE}")
+    raise UserError(
+        f"{folder} holds no weights: neither {SINGLE_FILE} nor {SHARD_INDEX} is there; give a folder written by "
+        "save_pretrained (an adapter must be merged into its base model first)"
+    )
+
+
+def _shapes_in(file: Path, names: list[str]) -> dict[str, tuple[int, ...]]:
+    with _open(file) as opened:
+        absent = sorted(set(names) - set(opened.keys()))
+        if absent:
+            raise UserError(f"{file} lacks {absent[0]}, which {SHARD_INDEX} says it holds; copy the folder again")
+        return {name: tuple(opened.get_slice(name).get_shape()) for name in names}
+
+
+def _open(file: Path) -> safe_open:
+    try:
+        return safe_open(file, framework="pt")
+    except SafetensorError as error:
+        raise UserError(f"{file} is damaged ({error}); copy or save it again") from error

@@ -1,0 +1,22 @@
+"""The surroundings of every test, set before anything imports torch or transformers."""
+
+import os
+import tempfile
+from pathlib import Path
+
+
+# Two pytest workers share two cores: with more threads they only wait for each other, and results that must be equal
+# bit for bit would depend on the number of cores.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+# Commands that tests start import this checkout, whichever one is installed.
+os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
+_datasets_cache = tempfile.TemporaryDirectory(prefix="posttrain-lab-datasets-")
+os.environ["HF_DATASETS_CACHE"] = _datasets_cache.name
+
+import torch  # noqa: E402
+
+
+torch.set_num_threads(1)

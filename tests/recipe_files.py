@@ -1,0 +1,42 @@
+"""The YAML files in recipes/ and the scripts that take them, for the tests that go over all of them."""
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def recipe_yamls(folder: str = "recipes") -> list[str]:
+    """Paths relative to the repository, sorted; the shipped models' own files are none of them."""
+    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / folder).rglob("*.yaml"))
+
+
+def script_of(yaml_path: str) -> str:
+    """The script that takes this YAML, from the launch command that stands in its header.
+
+    The comment lines at the top hold `accelerate launch ... recipes/<script>.py --config <this file>`, over several
+    lines if need be. Raises `ValueError` if they do not, or if the command names another file.
+    """
+    lines = (ROOT / yaml_path).read_text(encoding="utf-8").split("\n")
+    end = next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    header = " ".join(line.lstrip("# ").rstrip("\\ ") for line in lines[:end])
+    command = re.search(r"accelerate launch .*?(recipes/\w+\.py) .*?--config (\S+)", header)
+    if command is None:
+        raise ValueError(
+            f"{yaml_path} names no script: begin it with "
+            f"`# accelerate launch ... recipes/<script>.py --config {yaml_path}`"
+        )
+    if command[2] != yaml_path:
+        raise ValueError(f"the command at the top of {yaml_path} gives --config {command[2]}")
+    return command[1]
+
+
+def load_script(path: str) -> ModuleType:
+    """The module of a script, imported by its path: recipes/ is no package."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem + "_recipe", ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,44 @@
+"""Run every recipe of recipes/tiny for two steps, each as its own command: `make smoke`.
+
+Results go to a temporary folder. The first failure ends the run with that command's status.
+"""
+
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.recipe_files import ROOT, recipe_yamls, script_of
+
+
+# What makes each script short. A script without an entry fails: add one when you add a recipe.
+SHORT = {
+    # Two ES steps of 2,048 completions.
+    "recipes/compare.py": "--completions 4096 --test_size 8 --kl_prompts 4 --line_points 3 --line_size 8".split(),
+    "recipes/es.py": ["--steps", "2"],
+    "recipes/grpo.py": ["--max_steps", "2", "--save_steps", "1"],
+    "recipes/pretrain.py": ["--steps", "2"],
+}
+
+
+def main() -> None:
+    yamls = recipe_yamls("recipes/tiny")
+    without_entry = sorted({script_of(path) for path in yamls} - SHORT.keys())
+    if without_entry:
+        sys.exit(f"error: {', '.join(without_entry)} has no entry in SHORT of tests/smoke.py; add one")
+    with tempfile.TemporaryDirectory(prefix="posttrain-lab-smoke-") as output:
+        for number, path in enumerate(yamls, start=1):
+            script = script_of(path)
+            launch = [Path(sys.executable).with_name("accelerate"), "launch", "--quiet"]
+            launch += ["--config_file", "accelerate_configs/cpu.yaml", script, "--config", path, *SHORT[script]]
+            launch += ["--output_dir", f"{output}/{number}"]
+            command = [str(word) for word in launch]
+            print(f"[{number}/{len(yamls)}] {shlex.join(command)}", flush=True)
+            status = subprocess.run(command, cwd=ROOT, check=False).returncode
+            if status != 0:
+                sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

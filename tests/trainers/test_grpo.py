@@ -1,0 +1,412 @@
+"""trainers/grpo.py: real runs of TRL's trainer on a random two-layer model."""
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from eval.errors import UserError
+from eval.storage import read_json, read_jsonl, write_json
+from eval.tasks.base import Score
+from tests.tiny import random_checkpoint
+from trainers.arguments import parse
+from trainers.grpo import MARKER, GRPOArguments, GRPOConfig, RunRecorder, problems_of_run, train_grpo
+
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Digits:
+    """The more digits, the better: a task on which a random model has something to learn."""
+
+    name: str = "digits"
+    system_prompt: str = "Write digits."
+
+    def load(self, split, size, seed):
+        return Dataset.from_list(
+            [{"prompt": [{"role": "user", "content": f"{split} {seed}"}], "number": i} for i in range(size)]
+        )
+
+    def score(self, completion, row):
+        return Score(sum(character.isdigit() for character in completion) / (len(completion) + 1), completion)
+
+
+DIGITS = Digits()
+OPTIONS = {
+    "task": "tests.trainers.test_grpo:DIGITS",
+    "max_steps": 4,
+    "save_steps": 2,
+    "logging_steps": 1,
+    "report_to": "none",
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "per_device_train_batch_size": 8,
+    "num_generations": 4,
+    "max_completion_length": 6,
+    "learning_rate": 0.01,
+    "eval_size": 8,
+    "seed": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return random_checkpoint(tmp_path_factory.mktemp("model"))
+
+
+def command_line(folder, **options):
+    options = OPTIONS | {"output_dir": folder} | options
+    return [word for name, value in options.items() for word in (f"--{name}", str(value))]
+
+
+def train(folder, **options):
+    return train_grpo(*parse(GRPOArguments, GRPOConfig, arguments=command_line(folder, **options)))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    train(folder, model=model)
+    return folder
+
+
+def weights(folder):
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def same_bits(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def metrics(folder):
+    """The rows of metrics.jsonl without the times."""
+    rows = read_jsonl(folder / "metrics.jsonl")
+    return [{name: row[name] for name in row if name not in ("seconds", "step_time")} for row in rows]
+
+
+class Stopped(Exception):
+    pass
+
+
+def train_and_stop(monkeypatch, after, folder, **options):
+    """Train for `after` steps, then stop as a crash would."""
+    begin = RunRecorder.on_step_begin
+
+    def begin_or_stop(self, args, state, control, **kwargs):
+        if state.global_step == after:
+            raise Stopped
+        begin(self, args, state, control, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunRecorder, "on_step_begin", begin_or_stop)
+        with pytest.raises(Stopped):
+            train(folder, **options)
+
+
+def test_full_fine_tuning_changes_every_parameter(model, undisturbed):
+    before, after = load_file(model / "model.safetensors"), weights(undisturbed)
+    assert before.keys() == after.keys()
+    assert [name for name in before if torch.equal(before[name], after[name])] == []
+    assert {weight.dtype for weight in after.values()} == {torch.float32}
+    assert AutoModelForCausalLM.from_pretrained(undisturbed / "model").config.use_cache
+
+
+def test_same_seed_same_weights_and_another_seed_others(model, undisturbed, tmp_path):
+    train(tmp_path / "again", model=model)
+    train(tmp_path / "other", model=model, seed=1)
+    assert same_bits(weights(tmp_path / "again"), weights(undisturbed))
+    assert metrics(tmp_path / "again") == metrics(undisturbed)
+    assert not same_bits(weights(tmp_path / "other"), weights(undisturbed))
+
+
+def test_an_accelerator_made_before_does_not_decide_the_precision(model, undisturbed, tmp_path):
+    options = parse(GRPOArguments, GRPOConfig, arguments=command_line(tmp_path, model=model))
+    assert Accelerator(mixed_precision="bf16").mixed_precision == "bf16"
+    train_grpo(*options)
+    assert same_bits(weights(tmp_path), weights(undisturbed))
+
+
+def test_metrics_count_every_completion_and_token(undisturbed):
+    rows = read_jsonl(undisturbed / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert [row["completions"] for row in rows] == [8, 16, 24, 32]
+    tokens = 0
+    for row in rows:
+        tokens += round(8 * row["completions/mean_length"])
+        assert row["tokens"] == tokens
+        assert row["reward"] == row["rewards/digits/mean"] > 0
+        assert row["grad_norm"] > 0 and row["entropy"] > 0
+    assert [row["learning_rate"] for row in rows] == pytest.approx([0.01, 0.0075, 0.005, 0.0025])
+    seconds = [row["seconds"] for row in rows]
+    assert 0 < seconds[0] and seconds == sorted(seconds)
+    results = read_json(undisturbed / "results.json")
+    assert results == {
+        "method": "grpo",
+        "task": OPTIONS["task"],
+        "parameters": sum(weight.numel() for weight in weights(undisturbed).values()),
+        "lora_rank": 0,
+        "steps": 4,
+        "completions": 32,
+        "tokens": tokens,
+        "seconds": seconds[-1],
+        "processes": 1,
+        "first_evaluation": None,
+        "last_evaluation": None,
+    }
+
+
+@pytest.mark.parametrize("options", [{}, {"lora_rank": 4, "lora_dropout": 0.1}], ids=["full", "lora"])
+def test_evaluation_does_not_disturb_training(model, tmp_path, options):
+    # Gradient checkpointing turns the key/value cache off, which greedy decoding turns on.
+    options = options | {"model": model, "gradient_checkpointing": True}
+    train(tmp_path / "silent", **options)
+    results = train(tmp_path / "evaluated", eval_every=1, **options)
+    assert same_bits(weights(tmp_path / "silent"), weights(tmp_path / "evaluated"))
+    assert metrics(tmp_path / "silent") == metrics(tmp_path / "evaluated")
+    rows = read_jsonl(tmp_path / "evaluated" / "evaluations.jsonl")
+    assert [(row["step"], row["completions"]) for row in rows] == [(0, 0), (1, 8), (2, 16), (3, 24), (4, 32)]
+    assert all(row["total"] == 8 and row["low"] <= row["accuracy"] <= row["high"] for row in rows)
+    assert (results["first_evaluation"], results["last_evaluation"]) == (rows[0], rows[-1])
+    assert not (tmp_path / "silent" / "evaluations.jsonl").exists()
+
+
+def test_there_is_an_evaluation_after_the_last_step(model, tmp_path):
+    train(tmp_path, model=model, eval_every=3)
+    assert [row["step"] for row in read_jsonl(tmp_path / "evaluations.jsonl")] == [0, 3, 4]
+
+
+def test_lora_changes_its_layers_only_and_the_merged_model_is_base_plus_adapter(model, tmp_path):
+    train(tmp_path, model=model, lora_rank=4, lora_alpha=8, lora_target_modules="q_proj")
+    before, after = load_file(model / "model.safetensors"), weights(tmp_path)
+    assert before.keys() == after.keys()
+    layers = [f"model.layers.{layer}.self_attn.q_proj" for layer in (0, 1)]
+    assert [name for name in before if not torch.equal(before[name], after[name])] == [f"{n}.weight" for n in layers]
+    adapter = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    for name in layers:
+        down = adapter[f"base_model.model.{name}.lora_A.weight"]
+        up = adapter[f"base_model.model.{name}.lora_B.weight"]
+        assert down.shape == (4, 32)
+        torch.testing.assert_close(after[f"{name}.weight"], before[f"{name}.weight"] + 8 / 4 * up @ down)
+
+
+RESUMED = {
+    "several passes over the problems, reference model": {"train_size": 3, "beta": 0.1},
+    "generation for two steps of two micro-steps": {
+        "steps_per_generation": 4,
+        "gradient_accumulation_steps": 2,
+        "per_device_train_batch_size": 4,
+    },
+    "each completion used twice": {"num_iterations": 2},
+    "lora": {"lora_rank": 4, "lora_dropout": 0.1},
+}
+
+
+@pytest.mark.parametrize("options", RESUMED.values(), ids=RESUMED.keys())
+def test_resumed_run_ends_with_the_same_bits(model, tmp_path, monkeypatch, options):
+    train(tmp_path / "undisturbed", model=model, **options)
+    train_and_stop(monkeypatch, 3, tmp_path / "resumed", model=model, **options)
+    assert not (tmp_path / "resumed" / "model").exists()
+    train(tmp_path / "resumed", model=model, **options)
+    assert same_bits(weights(tmp_path / "resumed"), weights(tmp_path / "undisturbed"))
+    assert metrics(tmp_path / "resumed") == metrics(tmp_path / "undisturbed")
+
+
+def test_half_written_checkpoint_is_never_picked_up(model, undisturbed, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    train_and_stop(monkeypatch, 2, run, model=model)
+    half = run / "checkpoint-3"
+    shutil.copytree(run / "checkpoint-2", half)
+    (half / MARKER).unlink()
+    content = (half / "model.safetensors").read_bytes()
+    (half / "model.safetensors").write_bytes(content[: len(content) // 2])
+    # What the killed process had logged after the last complete checkpoint, its last line half-written.
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write('{"step": 3, "completions": 999}\n{"step": 4, "comp')
+    train(run, model=model)
+    assert same_bits(weights(run), weights(undisturbed))
+    assert metrics(run) == metrics(undisturbed)
+
+
+def test_another_number_of_processes_is_refused(model, tmp_path, monkeypatch):
+    train_and_stop(monkeypatch, 2, tmp_path, model=model)
+    marker = tmp_path / "checkpoint-2" / MARKER
+    write_json(marker, read_json(marker) | {"processes": 2})
+    with pytest.raises(UserError, match="runs on 2 processes, not 1"):
+        train(tmp_path, model=model)
+
+
+def test_run_that_was_killed_after_its_last_step_is_only_finished(model, undisturbed, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed, run)
+    shutil.rmtree(run / "model")
+    (run / "results.json").unlink()
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace(str(undisturbed), str(run)))
+    log = (run / "metrics.jsonl").read_bytes()
+    train(run, model=model)
+    assert same_bits(weights(run), weights(undisturbed))
+    assert (run / "metrics.jsonl").read_bytes() == log
+    assert read_json(run / "results.json") == read_json(undisturbed / "results.json")
+
+
+def test_complete_run_returns_at_once_but_not_with_other_options(model, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(model, base)
+    results = train(tmp_path / "run", model=base)
+    shutil.rmtree(base)  # nothing is loaded any more
+    assert train(tmp_path / "run", model=base) == results
+    with pytest.raises(UserError, match="learning_rate was 0.01, now 0.02"):
+        train(tmp_path / "run", model=base, learning_rate=0.02)
+
+
+def test_old_checkpoints_are_removed(model, tmp_path):
+    train(tmp_path, model=model, save_steps=1, save_total_limit=2)
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
+
+
+def test_killed_process_started_again_ends_with_the_same_bits(model, tmp_path):
+    options = {"model": model, "max_steps": 8, "save_steps": 1, "per_device_train_batch_size": 32, "eval_every": 1}
+    train(tmp_path / "undisturbed", **options)
+    run = tmp_path / "killed"
+    command = [sys.executable, ROOT / "recipes" / "grpo.py", *command_line(run, **options)]
+    rows, seconds = random.randint(1, 5), random.uniform(0, 0.1)
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    while len(read_jsonl(run / "metrics.jsonl")) < rows:
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.001)
+    time.sleep(seconds)
+    process.kill()
+    assert process.wait() == -9, "the run was complete before it could be killed"
+    at_death = sorted(path.name for path in run.glob("checkpoint-*/complete.json"))
+
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    killed = f"killed {seconds:.3f} s after row {rows} with {len(at_death)} complete checkpoints"
+    assert again.returncode == 0, f"{killed}: {again.stderr}"
+    assert "8 steps, 256 completions" in again.stdout
+    assert same_bits(weights(run), weights(tmp_path / "undisturbed")), killed
+    assert metrics(run) == metrics(tmp_path / "undisturbed"), killed
+    evaluations = (run / "evaluations.jsonl").read_text()
+    assert evaluations == (tmp_path / "undisturbed" / "evaluations.jsonl").read_text(), killed
+
+
+MISTAKES = {
+    "max_steps is -1": {"max_steps": -1},
+    "num_generations is null": {"num_generations": None},
+    "save_steps is 1, where completions are still in use .* give a multiple of 2": {
+        "save_steps": 1,
+        "steps_per_generation": 2,
+    },
+    "save_steps is 3, .* = 6 is not a multiple of .* = 4.* give a multiple of 2": {
+        "save_steps": 3,
+        "gradient_accumulation_steps": 2,
+        "num_iterations": 2,
+    },
+    "save_total_limit: 1 leaves moments without a complete checkpoint": {"save_total_limit": 1},
+    "logging_steps has to be 1": {"logging_steps": 10},
+    "save_strategy has to be steps": {"save_strategy": "no"},
+    "sync_ref_model has to be false": {"sync_ref_model": True, "beta": 0.1},
+    "resume_from_checkpoint has to be null": {"resume_from_checkpoint": "runs/x/checkpoint-3"},
+    "loss_type is 'grop'.* did you mean grpo": {"loss_type": "grop"},
+    "vllm_mode is 'sever'.* did you mean server": {"vllm_mode": "sever"},
+    "scale_rewards is 'groups'.* did you mean group": {"scale_rewards": "groups"},
+    "importance_sampling_level is 'tokens'": {"importance_sampling_level": "tokens"},
+    "multi_objective_aggregation is 'sum'": {"multi_objective_aggregation": "sum"},
+    "eval_size is 1": {"eval_size": 1},
+    "lora_rank is -1": {"lora_rank": -1},
+    "train_size is 0": {"train_size": 0},
+    "output_dir is not set": {"output_dir": None},
+    "must be divisible by num_generations": {"num_generations": 3},  # TRL's own message
+    "unknown key 'learnign_rate'.* did you mean learning_rate": {"learnign_rate": 0.1},
+}
+
+
+@pytest.mark.parametrize("message", MISTAKES)
+def test_mistakes_are_found_when_the_options_are_read(tmp_path, message):
+    options = OPTIONS | {"model": "none", "output_dir": str(tmp_path / "run")} | MISTAKES[message]
+    path = tmp_path / "config.yaml"
+    path.write_text(json.dumps(options))  # JSON is YAML
+    with pytest.raises(UserError, match=message) as raised:
+        parse(GRPOArguments, GRPOConfig, arguments=["--config", str(path)])
+    assert "\n" not in str(raised.value)
+
+
+RUN_MISTAKES = {
+    "unknown task 'countdwn'": {"task": "countdwn"},
+    "there is no checkpoint folder ./nowhere": {"model": "./nowhere"},
+    "write bf16: false": {"bf16": True},
+    "no linear layer 'q_prj' below its head; did you mean q_proj": {"lora_rank": 4, "lora_target_modules": "q_prj"},
+    "no linear layer 'lm_head' below its head": {"lora_rank": 4, "lora_target_modules": "lm_head"},
+    "cannot pass chat_template_kwargs on": {"eval_every": 1, "chat_template_kwargs": '{"enable_thinking": false}'},
+}
+
+
+@pytest.mark.parametrize("message", RUN_MISTAKES)
+def test_mistakes_are_found_before_the_run_folder_is_made(model, tmp_path, message):
+    with pytest.raises(UserError, match=message) as raised:
+        train(tmp_path / "run", **{"model": model} | RUN_MISTAKES[message])
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_model_folder_without_weights_or_chat_template_is_refused(model, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(model, base)
+    (base / "chat_template.jinja").unlink()
+    with pytest.raises(UserError, match="no chat template"):
+        train(tmp_path / "run", model=base)
+    (base / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="weights"):
+        train(tmp_path / "run", model=base)
+    assert not (tmp_path / "run").exists()
+
+
+def test_too_full_a_disk_is_refused_before_the_first_step(model, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=30e6))
+    with pytest.raises(UserError, match="this run needs 51 MB but only 30 MB are free"):
+        train(tmp_path, model=model)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def config_of(model, **options):
+    return parse(GRPOArguments, GRPOConfig, arguments=command_line("runs/unused", model=model, **options))
+
+
+def test_problems_come_once_by_default(model):
+    arguments, config = config_of(model)
+    # 4 steps of 8 completions, 4 to a problem.
+    assert sorted(problems_of_run(DIGITS, arguments, config)["number"]) == list(range(8))
+    arguments, config = config_of(model, num_iterations=2)
+    assert sorted(problems_of_run(DIGITS, arguments, config)["number"]) == list(range(4))
+
+
+def test_each_pass_over_the_problems_has_its_own_order(model):
+    arguments, config = config_of(model, train_size=6, max_steps=9)
+    numbers = problems_of_run(DIGITS, arguments, config)["number"]
+    passes = [numbers[start : start + 6] for start in (0, 6, 12)]
+    assert all(sorted(order) == list(range(6)) for order in passes)
+    assert passes[0] != passes[1] != passes[2]
+    arguments, config = config_of(model, train_size=6, max_steps=9, shuffle_dataset=False)
+    assert list(problems_of_run(DIGITS, arguments, config)["number"]) == list(range(6)) * 3
+
+
+def test_data_seed_chooses_the_problems_and_seed_is_its_default(model):
+    def question(**options):
+        arguments, config = config_of(model, **options)
+        return problems_of_run(DIGITS, arguments, config)[0]["prompt"][0]["content"]
+
+    assert question(seed=3) == "train 3"
+    assert question(seed=3, data_seed=5) == "train 5"
