@@ -1,8 +1,12 @@
 """The one exception that means "the user can fix this", and how a command reports it."""
 
 import errno
+import os
+import re
 import sys
 from collections.abc import Callable
+
+from safetensors import SafetensorError
 
 
 class UserError(Exception):
@@ -22,16 +26,24 @@ def exit_with_one_line(main: Callable[[], None]) -> None:
         main()
     except UserError as error:
         sys.exit(_report(str(error)))
-    except OSError as error:
-        if error.errno not in NO_ROOM:
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = _no_room(error)
+        if reason is None:
             raise
-        where = f" at {error.filename}" if error.filename else ""
-        sys.exit(
-            _report(
-                f"no room left to write{where} ({error.strerror}); the last complete checkpoint is "
-                "intact: free some space and start the same command again"
-            )
-        )
+        advice = "the last complete checkpoint is intact: free some space and start the same command again"
+        sys.exit(_report(f"no room left to write ({reason}); {advice}"))
+
+
+def _no_room(error: Exception) -> str | None:
+    """Why there was no room, or None if the error is another one. Each writer reports a full disk in its own way."""
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, SafetensorError) and (code := re.search(r"os error (\d+)", str(error))):
+        return os.strerror(int(code[1])) if int(code[1]) in NO_ROOM else None
+    # torch.save finds that fewer bytes were written than it handed over, and does not say why.
+    if isinstance(error, RuntimeError) and "unexpected pos" in str(error):
+        return "torch.save could not write all of its bytes"
+    return None
 
 
 def _report(message: str) -> int:

@@ -78,8 +78,14 @@ def new_folder(path: Path) -> Iterator[Path]:
             with open(file, "rb") as opened:
                 os.fsync(opened.fileno())
     if path.exists():
-        shutil.rmtree(path)
-    os.rename(unfinished, path)
+        # Renamed before it is removed: a kill in the middle of the removal must not leave half of it under its name.
+        replaced = path.with_name(f".unfinished-replaced-{path.name}")
+        shutil.rmtree(replaced, ignore_errors=True)
+        os.rename(path, replaced)
+        os.rename(unfinished, path)
+        shutil.rmtree(replaced)
+    else:
+        os.rename(unfinished, path)
 
 
 def require_free_space(folder: Path, needed_bytes: int, what: str) -> None:

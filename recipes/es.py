@@ -1,6 +1,6 @@
 """Fine-tune a language model with evolution strategies.
 
-accelerate launch --config_file accelerate_configs/cpu.yaml recipes/es.py --config recipes/tiny/es.yaml [--key value]
+accelerate launch --config_file accelerate_configs/cpu.yaml recipes/es.py --config recipes/tiny/es.yaml
 """
 
 from eval.errors import exit_with_one_line

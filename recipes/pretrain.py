@@ -1,6 +1,7 @@
 """Make a tiny language model from nothing, on generated problems with careless and worked-out answers.
 
-accelerate launch --config_file accelerate_configs/cpu.yaml recipes/pretrain.py --config recipes/tiny/pretrain-llama-small.yaml
+    accelerate launch --config_file accelerate_configs/cpu.yaml recipes/pretrain.py \\
+        --config recipes/tiny/pretrain-llama-small.yaml
 """
 
 from eval.errors import exit_with_one_line

@@ -84,9 +84,9 @@ class PretrainConfig:
 def pretrain(config: PretrainConfig) -> dict[str, Any]:
     """Train, or finish training, the model of `config`; returns what is written to `results.json`.
 
-    Files in `output_dir`: config.yaml, environment.json, metrics.jsonl (loss), validation.jsonl (the validation curve),
-    checkpoints/step_N/, model/ (the finished checkpoint), results.json. An interrupted run continues from its newest
-    checkpoint and ends with the same weights.
+    Files in `output_dir`: config.yaml, environment.json, metrics.jsonl (loss), validation.jsonl (the validation
+    curve), checkpoints/step_N/, model/ (the finished checkpoint), results.json. An interrupted run continues from its
+    newest checkpoint and ends with the same weights.
     """
     torch.set_num_threads(config.threads)
     run = Path(config.output_dir)

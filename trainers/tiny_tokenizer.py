@@ -10,7 +10,7 @@ BOXED = "\\boxed{"
 CHARACTERS = "\n" + "".join(map(chr, range(32, 127)))
 
 # A system message is left out of the text: a tiny model knows its tasks by their looks, and the instructions that a
-# large model needs would be nine tenths of its input. The instructions stay in the data, for the models that read them.
+# large model needs would be nine tenths of its input. They stay in the data, for the models that read them.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message.role == 'user' %}<|user|>{{ message.content }}"

@@ -1,14 +1,11 @@
 """Rollouts through a transformers model, for one set of weights or for a whole population in one batch."""
 
 import copy
-import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import (
     AttentionInterface,
@@ -154,7 +151,7 @@ class HFEngine:
     ) -> list[list[int]]:
         """Continue every row until its end token or `max_new_tokens`.
 
-        Rows are ordered by member, `rows per member` each; a row leaves the batch some time after it is finished, the same
+        Rows are ordered by member, equally many each; a row leaves the batch some time after it is finished, the same
         number for each member, because the batched products need blocks of equal size.
         """
         device = self.model.device
@@ -249,13 +246,7 @@ def save_model(
     model.generation_config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     contiguous = {name: weight.detach().contiguous().cpu() for name, weight in weights.items()}
-    try:
-        save_file(contiguous, Path(folder) / "model.safetensors", metadata={"format": "pt"})
-    except SafetensorError as error:
-        # safetensors reports a full disk in an exception of its own.
-        if (code := re.search(r"os error (\d+)", str(error))) is None:
-            raise
-        raise OSError(int(code[1]), os.strerror(int(code[1])), str(folder)) from error
+    save_file(contiguous, Path(folder) / "model.safetensors", metadata={"format": "pt"})
 
 
 def grouped_sdpa(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):

@@ -25,9 +25,9 @@ def completion_key(seed: int, step: int, prompt_ids: Sequence[int], sample: int,
 def gumbel(keys: torch.Tensor, position: int, vocabulary: int) -> torch.Tensor:
     """Standard Gumbel noise for the token at `position` of each completion.
 
-    keys: int64 [rows], from `completion_key`. Returns float32 [rows, vocabulary]. Adding it to the log-probabilities and
-    taking the argmax draws an exact sample (the Gumbel-max trick), and completions that share a key share as much of
-    their randomness as their distributions allow.
+    keys: int64 [rows], from `completion_key`. Returns float32 [rows, vocabulary]. Adding it to the log-probabilities
+    and taking the argmax draws an exact sample (the Gumbel-max trick). Completions that share a key share their noise
+    token by token, so that members with nearly the same distribution mostly choose the same token.
     """
     counts = torch.arange(max(vocabulary, position + 2), dtype=torch.int64, device=keys.device) * GOLDEN  # wraps
     state = _mix(keys + counts[position + 1])[:, None] + counts[:vocabulary]  # [rows, vocabulary]

@@ -20,8 +20,8 @@ def supports(model: nn.Module) -> bool:
 def stacked_weights(model: nn.Module, stacks: Mapping[str, torch.Tensor]) -> Iterator[None]:
     """Inside the block, `model` runs on rows that belong to different members.
 
-    stacks: by parameter name, the members' weights [members, *shape of the parameter]; all parameters of the model, tied
-        ones once. The rows of a batch are ordered by member, equally many each: rows = members * rows per member.
+    stacks: by parameter name, the members' weights [members, *shape of the parameter]; all parameters of the model,
+        tied ones once. The rows of a batch are ordered by member, equally many each.
 
     The model's own forward runs unchanged; only its leaf modules (Linear, Embedding, RMSNorm) are replaced by
     batched products. The parameters themselves are not touched.

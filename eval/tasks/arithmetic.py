@@ -20,7 +20,9 @@ class Arithmetic:
 
     name: str = "arithmetic"
     largest: int = 499
-    system_prompt: str = "Compute the sum or difference, digit by digit from the right, then give the resulting integer alone in \\boxed{}."
+    system_prompt: str = (
+        "Compute the sum or difference, digit by digit from the right, then give the result alone in \\boxed{}."
+    )
 
     def draw(self, generator: random.Random) -> Problem:
         a, b = generator.randint(100, self.largest), generator.randint(100, self.largest)

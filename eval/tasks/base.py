@@ -44,7 +44,7 @@ class Task(Protocol):
 
 
 class GeneratedTask(Task, Protocol):
-    """A task with an offline generator that also knows how answers are written: the tiny models are pre-trained on it."""
+    """A task with an offline generator and with answers to learn from: what the tiny models are pre-trained on."""
 
     def draw(self, generator: random.Random) -> dict[str, Any]:
         """One problem."""

@@ -19,8 +19,9 @@ from trainers.pretrain import PretrainConfig, collate, conversations, new_model,
 from trainers.tiny_tokenizer import character_tokenizer
 
 
-SMALL = {"hidden_size": 32, "layers": 1, "heads": 2, "key_value_heads": 1, "intermediate_size": 32, "batch_size": 40,
-         "steps": 8, "evaluate_every": 4, "evaluate_size": 4, "save_every": 2, "warmup_steps": 2, "threads": 1}  # fmt: skip
+SHAPE = {"hidden_size": 32, "layers": 1, "heads": 2, "key_value_heads": 1, "intermediate_size": 32}
+SMALL = SHAPE | {"batch_size": 40, "steps": 8, "evaluate_every": 4, "evaluate_size": 4, "save_every": 2,
+                 "warmup_steps": 2, "threads": 1}  # fmt: skip
 
 
 def config(folder: Path, **options) -> PretrainConfig:

@@ -10,8 +10,8 @@ class Noise:
 
     Every (member seed, parameter name) has a stream of its own, so that tensors of equal shape get independent noise.
     shared: True restarts one stream per member for every tensor, as the code released with "Matching Accuracy,
-        Different Geometry" (arXiv 2604.01499) and with ES at Scale (arXiv 2509.24372) does: all tensors of one shape then get the
-        same noise in all layers. For study only; it breaks the independence that the theory of the update assumes.
+        Different Geometry" (arXiv 2604.01499) and with ES at Scale (arXiv 2509.24372) does: all tensors of one shape
+        then get the same noise in all layers. For study only; the theory of the update assumes independence.
 
     Noise is drawn on the device of the weights; CPU and GPU draw different numbers from one seed.
     """

@@ -1,7 +1,7 @@
 """From rewards to the weights z_i of the members in the update.
 
-Members without a fitness (NaN: none of their completions could be scored) take no part and get z = 0. If all the others
-are tied there is nothing to learn from and every z is 0.
+Members without a fitness (NaN: none of their completions could be scored) take no part and get z = 0. If all the
+others are tied there is nothing to learn from and every z is 0.
 """
 
 import numpy as np
@@ -14,11 +14,11 @@ BASELINES = ("none", "mean", "zscore")
 def member_fitness(rewards: np.ndarray, baseline: str = "none") -> np.ndarray:
     """Mean reward of each member over its prompts.
 
-    rewards: [members, prompts], NaN where a completion could not be scored. Returns [members], NaN for a member without any
-    scored completion.
-    baseline: "none"; "mean" subtracts from each prompt its mean over the members, which changes the fitness by a constant
-        unless some completions are unscored; "zscore" also divides by the prompt's standard deviation over members, so
-        that prompts on which members disagree little count as much as the others. Tied prompts then count as 0.
+    rewards: [members, prompts], NaN where a completion could not be scored. Returns [members], NaN for a member
+        without any scored completion.
+    baseline: "none"; "mean" subtracts from each prompt its mean over the members, which changes the fitness by a
+        constant unless some completions are unscored; "zscore" also divides by the prompt's standard deviation over
+        members, so that prompts on which members disagree little count as much as the others. Tied prompts count 0.
     """
     rewards = np.asarray(rewards, dtype=np.float64)
     scored = ~np.isnan(rewards)

@@ -40,8 +40,8 @@ class Update:
 def apply_update(weights: Weights, base: Weights, update: Update) -> float:
     """theta <- theta + sum_i coefficient_i * epsilon_i, then theta <- base + (1 - decay)(theta - base), in place.
 
-    weights, base: float32, by parameter name. The sum is formed in float32, seed by seed in the order of the log, so that
-    every process and every replay gets the same bits. Returns the Euclidean norm of the step.
+    weights, base: float32, by parameter name. The sum is formed in float32, seed by seed in the order of the log, so
+    that every process and every replay gets the same bits. Returns the Euclidean norm of the step.
     """
     noise = Noise(shared=update.shared_noise)
     squared_norm = 0.0

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -17,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from eval.errors import UserError
+from eval.rollout.base import Sampling
 from eval.rollout.hf import HFEngine
 from eval.storage import read_json, read_jsonl
 from eval.tasks import Score
@@ -25,15 +27,13 @@ from trainers.es.train import ESConfig, prompt_indices, schedule, train_es
 from trainers.es.update import read_seed_log, replay
 
 
-class CountsTheLetterA:
-    """Any model has some reward here: the share of the first twelve characters that are not the letter `a`."""
+class Variety:
+    """Any model has some reward here: how many different characters its answer begins with."""
 
-    name = "not_a"
+    name = "variety"
     system_prompt = "Write."
 
     def load(self, split, size, seed):
-        import datasets
-
         return datasets.Dataset.from_list(
             [{"prompt": [{"role": "user", "content": f"{split} {seed} {index}"}]} for index in range(size)]
         )
@@ -42,19 +42,19 @@ class CountsTheLetterA:
         return Score(len(set(completion[:12])) / 12, completion[:1] or None)
 
 
-class Unscorable(CountsTheLetterA):
+class Unscorable(Variety):
     """Long answers cannot be scored."""
 
     def score(self, completion, row):
         return Score(math.nan, None) if "5" in row["prompt"][0]["content"] else super().score(completion, row)
 
 
-class Constant(CountsTheLetterA):
+class Constant(Variety):
     def score(self, completion, row):
         return Score(1.0, None)
 
 
-VARIETY, UNSCORABLE, CONSTANT = CountsTheLetterA(), Unscorable(), Constant()
+VARIETY, UNSCORABLE, CONSTANT = Variety(), Unscorable(), Constant()
 TASK = "tests.trainers.es.test_train:VARIETY"
 OPTIONS = {"steps": 6, "population": 4, "prompts_per_step": 3, "train_size": 12, "max_new_tokens": 12, "sigma": 0.02,
            "alpha": 0.02, "eval_every": 3, "eval_size": 4, "save_every": 2, "task": TASK,
@@ -100,7 +100,7 @@ def test_a_run_folder_holds_everything(whole, base):
     assert [row["step"] for row in read_jsonl(whole / "evaluations.jsonl")] == [0, 3, 6]
     assert [row["completions"] for row in read_jsonl(whole / "evaluations.jsonl")] == [0, 36, 72]
     table = pq.read_table(whole / "completions" / "completions_00001.parquet").to_pylist()
-    assert len(table) == 4 * 3 and set(table[0]) == {"step", "prompt", "completion", "not_a", "member"}
+    assert len(table) == 4 * 3 and set(table[0]) == {"step", "prompt", "completion", "variety", "member"}
     before = load_file(base / "model.safetensors")
     moved = math.sqrt(sum(float((weights(whole)[name] - before[name]).double().pow(2).sum()) for name in before))
     assert moved == pytest.approx(metrics[-1]["distance_from_base"], rel=1e-6)
@@ -109,8 +109,6 @@ def test_a_run_folder_holds_everything(whole, base):
 def test_the_finished_model_opens_and_is_not_the_base(whole, base):
     engine = HFEngine.from_pretrained(whole / "model")
     prompt = [[{"role": "user", "content": "1 2 3 -> 6"}]]
-    from eval.rollout.base import Sampling
-
     assert engine.generate(prompt, Sampling(4))[0][0][0].text is not None
     assert not same(weights(whole), load_file(base / "model.safetensors"))
 
@@ -206,8 +204,8 @@ def test_a_full_disk_costs_one_line_and_no_checkpoint(base, tmp_path):
     run = tmp_path / "full"
     # The checkpoint of the random model is larger than its logs, and the second is the first to meet the limit.
     size = (base / "model.safetensors").stat().st_size
-    done = subprocess.run(launch(run, base), env=ENVIRONMENT, capture_output=True, text=True,
-                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2)))  # fmt: skip
+    full = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))}
+    done = subprocess.run(launch(run, base), env=ENVIRONMENT, capture_output=True, text=True, **full)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("error: no room left to write")
     assert not list((run / "checkpoints").glob("step_*"))

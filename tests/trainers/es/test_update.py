@@ -64,7 +64,7 @@ def test_norm_of_a_random_walk():
 
 
 def test_gradient_on_a_quadratic():
-    """E[theta_1 - theta_0] = alpha sigma grad / sigma_R for a linear reward with standard deviation sigma_R = sigma |grad|."""
+    """E[theta_1 - theta_0] = alpha sigma grad / sigma_R for a linear reward, where sigma_R = sigma |grad|."""
     alpha, sigma, members, dimension = 1.0, 0.1, 2000, 5
     gradient = torch.linspace(-1, 1, dimension)
     noise = Noise()
