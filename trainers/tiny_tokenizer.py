@@ -1,6 +1,6 @@
 """The character tokenizer of the tiny models, in the format of any Hugging Face tokenizer."""
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 
@@ -21,11 +21,19 @@ CHAT_TEMPLATE = (
 
 
 def character_tokenizer() -> PreTrainedTokenizerFast:
-    r"""One token for each printable ASCII character and for `\boxed{`; anything else is `<|unknown|>`."""
-    tokens = [PAD, UNKNOWN, USER, ASSISTANT, END, BOXED, *CHARACTERS]
-    tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\\boxed\{|[\s\S]"), behavior="isolated")
-    tokenizer.decoder = decoders.Fuse()
+    r"""One token for each printable ASCII character, for the line break and for `\boxed{`.
+
+    It is written as a byte-level BPE without merges, because `AutoTokenizer` rebuilds the tokenizer of every checkpoint
+    of type qwen2 as one, whatever its tokenizer.json says. Any other character is `<|unknown|>`, one for each of its
+    bytes; in a qwen2 checkpoint it is left out.
+    """
+    byte_level = {"\n": "Ċ", " ": "Ġ"}  # how byte-level BPE writes the two characters that are not printed
+    tokens = [PAD, UNKNOWN, USER, ASSISTANT, END, BOXED, *(byte_level.get(c, c) for c in CHARACTERS)]
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges=[], unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_tokens([AddedToken(BOXED, normalized=False)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,

@@ -1,0 +1,144 @@
+"""The comparison from end to end on a small budget: complete, resumable, and refused early when it cannot fit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from eval.storage import read_json, read_jsonl
+from tests.recipe_files import ROOT
+
+
+MODEL = "recipes/tiny/models/llama-small"
+BUDGET = 96
+ES = {"population": 4, "prompts_per_step": 8, "train_size": 64, "sigma": 0.01, "alpha": 0.01, "eval_every": 1,
+      "eval_size": 10, "save_every": 1}  # fmt: skip
+GRPO = {"per_device_train_batch_size": 32, "num_generations": 4, "save_steps": 1, "save_total_limit": 2,
+        "logging_steps": 1, "report_to": "none", "eval_every": 1, "eval_size": 10, "learning_rate": 3e-4,
+        "use_cpu": True, "bf16": False, "gradient_checkpointing": False}  # fmt: skip
+
+
+def command(folder: Path, **options) -> list[str]:
+    """The compare command with its two files in `folder` and small stages after training."""
+    defaults = {"output_dir": folder / "run", "model": MODEL, "task": "countdown", "test_size": 12, "kl_prompts": 6,
+                "line_points": 3, "line_size": 12, "max_new_tokens": 50, "completions": BUDGET}  # fmt: skip
+    for name, content in (("es", ES), ("grpo", GRPO)):
+        placeholders = {"model": MODEL, "output_dir": str(folder / name), "task": "countdown"}
+        if name == "grpo":
+            placeholders["max_steps"] = 1
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(content | placeholders))
+        defaults[f"{name}_config"] = folder / f"{name}.yaml"
+    return [sys.executable, "recipes/compare.py", *(f"--{key}={value}" for key, value in (defaults | options).items())]
+
+
+def run(words: list[str]) -> subprocess.CompletedProcess:
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("compare")
+    done = run(command(folder))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == f"report: {folder / 'run' / 'report' / 'index.html'}"
+    return folder / "run"
+
+
+def test_the_budget_is_the_same(finished):
+    results = read_json(finished / "results.json")
+    assert [results["training"][method]["completions"] for method in ("es", "grpo")] == [BUDGET, BUDGET]
+    assert all(results["training"][method]["seconds"] > 0 for method in ("es", "grpo"))
+    assert results["training"]["es"]["evaluation"]["completions"] == [0, 32, 64, 96]
+    assert results["training"]["grpo"]["evaluation"]["completions"] == [0, 32, 64, 96]
+    assert (
+        results["training"]["es"]["evaluation"]["accuracy"][0]
+        == results["training"]["grpo"]["evaluation"]["accuracy"][0]
+    ), "both begin with the same model on the same problems"
+
+
+def test_every_section_is_there(finished):
+    results = read_json(finished / "results.json")
+    assert set(results["evaluation"]) == {"base", "es", "grpo"}
+    assert all(len(tasks) == 4 for tasks in results["evaluation"].values())
+    assert set(results["connectivity"]["lines"]) == {"base|es", "base|grpo", "es|grpo"}
+    assert set(results["kl"]) == {"es", "grpo"} and len(results["kl"]["es"]) == 4
+    walk = results["random_walk"]["es"]
+    assert walk["steps"] == 3 and walk["measured_norm"] == results["geometry"]["checkpoints"]["es"]["norm"]
+    records = read_jsonl(finished / "evaluation" / "es-countdown.jsonl")
+    assert len(records) == 12
+    page = (finished / "report" / "index.html").read_text()
+    assert "<svg" in page and (finished / "report" / "report.md").exists()
+
+
+def test_the_measured_norm_is_the_distance_of_the_checkpoints(finished):
+    base = load_file(ROOT / MODEL / "model.safetensors")
+    for method in ("es", "grpo"):
+        model = load_file(finished / method / "model" / "model.safetensors")
+        squared = sum(float((model[name].double() - base[name].double()).pow(2).sum()) for name in base)
+        norm = read_json(finished / "geometry.json")["checkpoints"][method]["norm"]
+        assert norm == pytest.approx(squared**0.5, rel=1e-9)
+
+
+def test_killed_anywhere_it_ends_with_the_same_models_and_numbers(finished, tmp_path):
+    kills = 0
+    # In the middle of ES, of GRPO, and of the stages after training.
+    for sign in ("run/es/checkpoints/step_1", "run/grpo/checkpoint-1", "run/geometry.json"):
+        process = subprocess.Popen(command(tmp_path), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not (tmp_path / sign).exists():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+    assert kills == 3, "every process should have been killed while it worked"
+    done = run(command(tmp_path))
+    assert done.returncode == 0, done.stderr
+    for method in ("es", "grpo"):
+        ours = load_file(tmp_path / "run" / method / "model" / "model.safetensors")
+        theirs = load_file(finished / method / "model" / "model.safetensors")
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    for stage in ("evaluation", "geometry", "kl", "connectivity"):
+        assert read_json(tmp_path / "run" / f"{stage}.json") == read_json(finished / f"{stage}.json")
+
+
+def test_a_finished_comparison_is_not_computed_again(finished):
+    before = {path: os.stat(path).st_mtime_ns for path in finished.glob("*.json") if path.name != "environment.json"}
+    done = run(command(finished.parent))
+    assert done.returncode == 0 and "stage" not in done.stdout
+    stages = [path for path in before if path.name != "results.json"]
+    assert {path: os.stat(path).st_mtime_ns for path in stages} == {path: before[path] for path in stages}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"completions": 100}, "the budget of 100 completions is not a whole number of steps of 32"),
+        ({"task": "contdown"}, "unknown task 'contdown'; did you mean 'countdown'"),
+        ({"test_tasks": "countdown,yesno"}, "unknown task 'yesno'"),
+        ({"line_points": 2}, "line_points is 2"),
+        ({"model": "nowhere/at/all"}, "there is no checkpoint folder nowhere/at/all"),
+    ],
+)
+def test_mistakes_are_one_line_before_any_work(tmp_path, options, message):
+    done = run(command(tmp_path, **options))
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ") and message in done.stderr
+    assert not (tmp_path / "run" / "es" / "metrics.jsonl").exists()
+
+
+def test_a_typo_in_a_method_file_is_found_before_the_other_method_trains(tmp_path):
+    words = command(tmp_path)
+    (tmp_path / "grpo.yaml").write_text((tmp_path / "grpo.yaml").read_text() + "learnign_rate: 0.1\n")
+    done = run(words)
+    assert done.returncode == 2 and "learnign_rate" in done.stderr and "learning_rate" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_results_are_plain_json(finished):
+    json.loads((finished / "results.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
