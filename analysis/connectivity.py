@@ -1,9 +1,12 @@
 """Is there a straight line between two solutions without a barrier (linear mode connectivity)?
 
 All checkpoints descend from one base model, so their weights are compared as they stand, without permutation.
+Everything is measured through a `Landscape`, so that one comparison has the same prompts and the same references for
+every point: `straight_lines` and `part_lines` here, `analysis.plane` and `analysis.probes`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -12,8 +15,9 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from analysis.geometry import NO_LAYER
 from analysis.kl import TokenPair, completion_log_probs, ratio_with_interval, require_plain_output_embedding
-from analysis.weights import Checkpoint, check_same_parameters
+from analysis.weights import Checkpoint, check_same_parameters, parse_name
 from eval.errors import UserError
 from eval.harness import evaluate_task
 from eval.rollout.base import Completion, Messages, Sampling
@@ -25,18 +29,48 @@ from eval.tasks import Task, get_task
 Reference = tuple[Messages, list[int]]
 # What `measure_point` returns.
 Point = dict[str, float | int | None]
+# Every parameter's name and float32 value.
+Weights = Iterable[tuple[str, torch.Tensor]]
+Measure = Callable[[Weights], Point]
+
+# How the parameters of a model can be grouped.
+PARTS = ("layer", "kind")
 
 
-def interpolate(path_a: Path, path_b: Path, t: float) -> Iterator[tuple[str, torch.Tensor]]:
+@dataclass(frozen=True)
+class Landscape:
+    """Reward and loss as a function of the weights, on one task.
+
+    models: checkpoint folders by name, base first.
+    measure: the reward and loss of some weights, as `measure_point` gives them.
+    setting: what all measurements share; stands in every result.
+    """
+
+    models: dict[str, Path]
+    measure: Measure
+    setting: dict[str, Any]
+    _known: dict[str, Point] = field(default_factory=dict)
+
+    def at(self, name: str) -> Point:
+        """What the model called `name` measures, found once."""
+        if name not in self._known:
+            self._known[name] = self.measure(Checkpoint(self.models[name]).items())
+        return self._known[name]
+
+
+def interpolate(
+    path_a: Path, path_b: Path, t: float, moves: Callable[[str], bool] = lambda name: True
+) -> Iterator[tuple[str, torch.Tensor]]:
     """The weights (1 - t) a + t b by parameter name, in float32, one tensor after the other.
 
-    t = 0 and t = 1 give the stored weights bit for bit. Cast the result once, to the type of the model that takes it.
+    Parameters whose name `moves` does not accept stay at a. t = 0 and t = 1 give the stored weights bit for bit. Cast
+    the result once, to the type of the model that takes it.
     Raises UserError if the checkpoints are of different models.
     """
     a, b = Checkpoint(path_a), Checkpoint(path_b)
     check_same_parameters([a, b])
     for name in a.names:
-        if t == 0:
+        if t == 0 or not moves(name):
             yield name, a.read(name)
         elif t == 1:
             yield name, b.read(name)
@@ -77,17 +111,33 @@ def connectivity(
     batch_size: int,
     device: str | None = None,
 ) -> dict:
-    """Reward and loss along the straight line between every two of base and the checkpoints.
+    """`straight_lines` between every two of base and the checkpoints, on the landscape of a task.
 
-    Returns {"task", "size", "seed", "max_new_tokens", "references": see `reference_completions`, "lines": {"base|es":
-    see `line`, ...}}. All points are measured on the same `size` test rows, and all losses on the same references.
-
-    points: points on each line, both ends included.
-    batch_size: sequences that go through the model at a time.
     Raises UserError if there are fewer than 3 points or the checkpoints are of different models.
     """
-    if points < 3:
-        raise UserError(f"{points} points on a line show no barrier between its ends; give at least 3")
+    check_points(points)
+    landscape = task_landscape(base, checkpoints, task, size, seed, max_new_tokens, batch_size, device)
+    return straight_lines(landscape, points)
+
+
+def task_landscape(
+    base: Path,
+    checkpoints: dict[str, Path],
+    task: str,
+    size: int,
+    seed: int,
+    max_new_tokens: int,
+    batch_size: int,
+    device: str | None = None,
+) -> Landscape:
+    """Reward and loss on `size` test rows of `task`, with one model in memory, in float32.
+
+    The setting is {"task", "size", "seed", "max_new_tokens", "references": see `reference_completions`}. All losses
+    are those of the same references, made by base and all checkpoints.
+
+    batch_size: sequences that go through the model at a time.
+    Raises UserError if the checkpoints are of different models.
+    """
     models = {"base": base, **checkpoints}
     check_same_parameters([Checkpoint(path) for path in models.values()])
     scorer = get_task(task)
@@ -95,33 +145,83 @@ def connectivity(
     require_plain_output_embedding(engine.model)
     references, counts = reference_completions(engine, models, scorer, size, seed, max_new_tokens, batch_size)
 
-    def measure(weights: Iterable[tuple[str, torch.Tensor]]) -> Point:
+    def measure(weights: Weights) -> Point:
         return measure_point(engine, weights, scorer, size, seed, references, max_new_tokens, batch_size)
 
-    ts = [index / (points - 1) for index in range(points)]
-    ends = {
-        name: measure(Checkpoint(path).items())
-        for name, path in tqdm(models.items(), desc="connectivity, ends", unit="model")
-    }
+    setting = {"task": task, "size": size, "seed": seed, "max_new_tokens": max_new_tokens, "references": counts}
+    return Landscape(models, measure, setting)
+
+
+def straight_lines(landscape: Landscape, points: int, pairs: Sequence[tuple[str, str]] | None = None) -> dict:
+    """Reward and loss along the straight line between the models of each pair.
+
+    Returns the landscape's setting and "lines": {"base|es": see `line`, ...}.
+
+    points: points on each line, both ends included.
+    pairs: names; every two models if None.
+    Raises UserError if there are fewer than 3 points or a pair names no model.
+    """
+    check_points(points)
+    models = landscape.models
+    pairs = chosen_pairs(models, pairs)
     return {
-        "task": task,
-        "size": size,
-        "seed": seed,
-        "max_new_tokens": max_new_tokens,
-        "references": counts,
+        **landscape.setting,
         "lines": {
-            f"{a}|{b}": line(models[a], models[b], ts, measure, ends=(ends[a], ends[b]))
-            for a, b in tqdm(list(combinations(models, 2)), desc="connectivity, lines", unit="line")
+            f"{a}|{b}": line(
+                models[a], models[b], fractions(points), landscape.measure, (landscape.at(a), landscape.at(b))
+            )
+            for a, b in tqdm(pairs, desc="connectivity, lines", unit="line")
         },
     }
 
 
+def part_lines(
+    landscape: Landscape, by: str, points: int, pairs: Sequence[tuple[str, str]] | None = None
+) -> dict[str, Any]:
+    """Straight lines on which one part of the model moves and all else stays, so that a barrier can be located.
+
+    Under "a|b" all parameters are a's, and one part goes from a to b; under "b|a" all are b's, and one part goes from
+    b to a. A line ends in a model with one part of another, so its last point is a measurement of its own, and its
+    barrier is that over the chord between its own ends. (Layer-wise averaging: Adilova et al., "Layer-wise linear mode
+    connectivity", arXiv 2307.06966.)
+
+    Returns the landscape's setting, "by" and "lines": {"a|b": {part: see `line`}, "b|a": {part: ...}, ...}.
+
+    by: "layer" (one layer at a time; "-" is all that lies outside the layers) or "kind" (all q_proj, all k_proj, ...).
+    points: points on each line, both ends included.
+    pairs: names; every two models if None.
+    Raises UserError if there are fewer than 3 points or a pair names no model.
+    """
+    check_points(points)
+    models = landscape.models
+    directions = [ends for a, b in chosen_pairs(models, pairs) for ends in ((a, b), (b, a))]
+    parts = list(dict.fromkeys(part_of(name, by) for name in Checkpoint(models["base"]).names))
+    lines: dict[str, dict[str, dict]] = {f"{a}|{b}": {} for a, b in directions}
+    with tqdm(total=len(directions) * len(parts), desc=f"connectivity by {by}", unit="line") as progress:
+        for a, b in directions:
+            for part in parts:
+                lines[f"{a}|{b}"][part] = _part_line(landscape, a, b, by, part, points)
+                progress.update()
+    return {**landscape.setting, "by": by, "lines": lines}
+
+
+def _part_line(landscape: Landscape, a: str, b: str, by: str, part: str, points: int) -> dict:
+    def weights(t: float) -> Weights:
+        return interpolate(landscape.models[a], landscape.models[b], t, lambda name: part_of(name, by) == part)
+
+    return with_barriers(curve(fractions(points), weights, landscape.measure, {0.0: landscape.at(a)}))
+
+
+def part_of(name: str, by: str) -> str:
+    """The part that a parameter belongs to: its layer, "-" outside of the layers, or its kind."""
+    layer, kind = parse_name(name)
+    if by == "kind":
+        return kind
+    return NO_LAYER if layer is None else str(layer)
+
+
 def line(
-    path_a: Path,
-    path_b: Path,
-    ts: Sequence[float],
-    measure: Callable[[Iterable[tuple[str, torch.Tensor]]], Point],
-    ends: tuple[Point, Point] | None = None,
+    path_a: Path, path_b: Path, ts: Sequence[float], measure: Measure, ends: tuple[Point, Point] | None = None
 ) -> dict:
     """Measure the weights (1 - t) a + t b for every t.
 
@@ -132,15 +232,57 @@ def line(
     measure: the reward and loss of some weights, as `measure_point` gives them.
     ends: what `measure` gave for a and b, if it is known already.
     """
-    known = {} if ends is None else {0: ends[0], 1: ends[1]}
-    curve = [
-        known[t] if t in known else measure(interpolate(path_a, path_b, t))
-        for t in tqdm(ts, desc="line", unit="point", leave=False)
+    known = {} if ends is None else {0.0: ends[0], 1.0: ends[1]}
+    return with_barriers(curve(ts, lambda t: interpolate(path_a, path_b, t), measure, known))
+
+
+def curve(
+    ts: Sequence[float], weights: Callable[[float], Weights], measure: Measure, known: Mapping[float, Point]
+) -> dict[str, Any]:
+    """{"ts", and every key of a point: list over ts} for the weights at every t; `known` points are not measured."""
+    points = [
+        known[t] if t in known else measure(weights(t)) for t in tqdm(ts, desc="line", unit="point", leave=False)
     ]
-    result: dict[str, Any] = {"ts": list(ts)} | {key: [point[key] for point in curve] for key in curve[0]}
-    result["reward_barrier"] = reward_barrier(ts, result["reward"])
-    result["loss_barrier"] = None if None in result["loss"] else barrier(ts, result["loss"])
-    return result
+    return {"ts": list(ts)} | {key: [point[key] for point in points] for key in points[0]}
+
+
+def with_barriers(measured: dict[str, Any]) -> dict[str, Any]:
+    """A `curve` from t = 0 to t = 1 with "reward_barrier" and "loss_barrier"."""
+    ts, rewards, losses = measured["ts"], measured["reward"], measured["loss"]
+    return measured | {
+        "reward_barrier": reward_barrier(ts, rewards),
+        "loss_barrier": None if None in losses else barrier(ts, losses),
+    }
+
+
+def fractions(points: int) -> list[float]:
+    """`points` numbers from 0 to 1, evenly spaced."""
+    return [index / (points - 1) for index in range(points)]
+
+
+def check_points(points: int) -> None:
+    if points < 3:
+        raise UserError(f"{points} points on a line show no barrier between its ends; give at least 3")
+
+
+def chosen_pairs(models: Iterable[str], pairs: Sequence[tuple[str, str]] | None) -> list[tuple[str, str]]:
+    """`pairs`, or every two models if None. Raises UserError for a name that no model has, or a model with itself."""
+    models = list(models)
+    if pairs is None:
+        return list(combinations(models, 2))
+    for pair in pairs:
+        check_names(models, pair)
+    return list(pairs)
+
+
+def check_names(models: Iterable[str], names: Sequence[str]) -> None:
+    """Raise UserError unless `names` are different models."""
+    models = list(models)
+    for name in names:
+        if name not in models:
+            raise UserError(f"there is no model {name!r} here; choose among {', '.join(models)}")
+    if len(set(names)) < len(names):
+        raise UserError(f"{', '.join(names)} names one model twice; give different models")
 
 
 def measure_point(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -14,6 +15,11 @@ from eval.errors import UserError
 
 
 NO_LAYER = "-"
+THRESHOLDS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+
+# Scalars of all checkpoints together that are in work at once. Small, so that they stay in the cache of one core and
+# the allocator reuses their memory: with blocks of a megabyte, handing out fresh pages costs more than the arithmetic.
+BLOCK = 2**16
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,7 @@ class TensorUpdate:
     base_square: squared norm of the base weights.
     products: [K, K] inner products of the updates; the diagonal holds their squared norms.
     changed, changed_bf16: [K] number of scalars that differ from base, exactly and after rounding both to bfloat16.
+    within: [K, T] number of scalars that differ from base by at most each of THRESHOLDS.
     """
 
     scalars: int
@@ -31,6 +38,7 @@ class TensorUpdate:
     products: torch.Tensor
     changed: torch.Tensor
     changed_bf16: torch.Tensor
+    within: torch.Tensor
 
     def __add__(self, other: "TensorUpdate") -> "TensorUpdate":
         return TensorUpdate(
@@ -39,6 +47,7 @@ class TensorUpdate:
             self.products + other.products,
             self.changed + other.changed,
             self.changed_bf16 + other.changed_bf16,
+            self.within + other.within,
         )
 
 
@@ -51,12 +60,14 @@ def update_geometry(base: Path, checkpoints: dict[str, Path]) -> dict:
          "checkpoints": {name: {"norm", "relative_norm" (by base's norm of the same parameters; None where that is 0),
                                 "changed_share", "changed_share_bf16" (share of scalars that differ from base; the
                                 same after rounding both to bfloat16),
+                                "share_within": {threshold: share of scalars that differ from base by at most that},
                                 "per_kind": {kind: {"norm", "relative_norm"}},
                                 "per_layer": {layer: {"norm", "relative_norm"}},
                                 "per_layer_kind": {layer: {kind: {"norm", "relative_norm"}}}}},
          "cosine": {"a|b": {"total", "per_layer_kind": {layer: {kind: cosine}}, "null_std"}}}
 
-    for every pair a, b in the order of `checkpoints`. Layers are strings; parameters outside of the layers stand under
+    for every pair a, b in the order of `checkpoints`. Thresholds are THRESHOLDS as strings, absolute, in units of the
+    weights. Layers are strings; parameters outside of the layers stand under
     "-". The cosine with an update that is exactly 0 is None. `null_std`: see `null_cosine_std`.
 
     Raises UserError if a folder cannot be read, the folders are of different models, or a weight is not finite.
@@ -80,6 +91,10 @@ def update_geometry(base: Path, checkpoints: dict[str, Path]) -> dict:
             | {
                 "changed_share": total.changed[k].item() / total.scalars,
                 "changed_share_bf16": total.changed_bf16[k].item() / total.scalars,
+                "share_within": {
+                    f"{threshold:g}": total.within[k, t].item() / total.scalars
+                    for t, threshold in enumerate(THRESHOLDS)
+                },
                 "per_kind": {kind: _norms(update, k) for kind, update in per_kind.items()},
                 "per_layer": {layer: _norms(update, k) for layer, update in per_layer.items()},
                 "per_layer_kind": _nest({key: _norms(update, k) for key, update in per_layer_kind.items()}),
@@ -99,22 +114,27 @@ def update_geometry(base: Path, checkpoints: dict[str, Path]) -> dict:
 
 def measure_tensor(base: Checkpoint, checkpoints: list[Checkpoint], name: str) -> TensorUpdate:
     """One pass over one parameter of base and of all checkpoints."""
-    update = _nothing(len(checkpoints))
-    for base_block, *blocks in zip(base.blocks(name), *(c.blocks(name) for c in checkpoints), strict=True):
-        values = torch.stack(blocks)  # [K, block]
-        difference = values.double() - base_block.double()
-        update += TensorUpdate(
-            base_block.numel(),
-            base_block.double().square().sum().item(),
-            difference @ difference.T,
-            (values != base_block).sum(dim=1),
-            (values.bfloat16() != base_block.bfloat16()).sum(dim=1),
-        )
-    finite = update.products.diagonal().isfinite()
-    if not math.isfinite(update.base_square) or not finite.all():
-        culprit = base if not math.isfinite(update.base_square) else checkpoints[int(finite.int().argmin())]
+    count = len(checkpoints)
+    base_square = 0.0
+    products = torch.zeros(count, count, dtype=torch.float64)
+    changed, changed_bf16, within = np.zeros(count, int), np.zeros(count, int), np.zeros((count, len(THRESHOLDS)), int)
+    size = max(BLOCK // count, 1)
+    for base_block, *blocks in zip(base.blocks(name, size), *(c.blocks(name, size) for c in checkpoints), strict=True):
+        base_double, base_bf16 = base_block.double(), _through_bf16(base_block)
+        base_square += base_double.dot(base_double).item()
+        difference = torch.stack(blocks).double().sub_(base_double)  # [K, block]
+        products += difference @ difference.T
+        for k, (block, magnitude) in enumerate(zip(blocks, difference.abs_().numpy(), strict=True)):
+            # NumPy compares and counts several times faster than torch on a CPU.
+            changed[k] += np.count_nonzero(block.numpy() != base_block.numpy())
+            changed_bf16[k] += np.count_nonzero(_through_bf16(block) != base_bf16)
+            within[k] += [np.count_nonzero(magnitude <= threshold) for threshold in THRESHOLDS]
+    finite = products.diagonal().isfinite()
+    if not math.isfinite(base_square) or not finite.all():
+        culprit = base if not math.isfinite(base_square) else checkpoints[int(finite.int().argmin())]
         raise UserError(f"{name} in {culprit.path} holds values that are not finite; the run that wrote it diverged")
-    return update
+    counts = (torch.from_numpy(of_kind) for of_kind in (changed, changed_bf16, within))
+    return TensorUpdate(math.prod(base.shapes[name]), base_square, products, *counts)
 
 
 def sum_up(updates: Iterable[TensorUpdate]) -> TensorUpdate:
@@ -162,9 +182,8 @@ def null_cosine_std(updates: Iterable[TensorUpdate], i: int, j: int) -> float | 
     return math.sqrt(variance)
 
 
-def _nothing(count: int) -> TensorUpdate:
-    integers = torch.zeros(count, dtype=torch.int64)
-    return TensorUpdate(0, 0.0, torch.zeros(count, count, dtype=torch.float64), integers, integers)
+def _through_bf16(block: torch.Tensor) -> np.ndarray:
+    return block.bfloat16().float().numpy()
 
 
 def _norms(update: TensorUpdate, k: int) -> dict[str, float | None]:

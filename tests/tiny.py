@@ -8,14 +8,20 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 from trainers.tiny_tokenizer import character_tokenizer
 
 
-def random_model(architecture: str = "llama", seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+# What an architecture does not derive from the others' options.
+SPECIAL = {"qwen3": {"head_dim": 8}, "mistral": {"sliding_window": None}}
+
+
+def random_model(
+    architecture: str = "llama", seed: int = 0, **options
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model whose weights are large enough for its greedy answers to differ from prompt to prompt."""
     tokenizer = character_tokenizer()
     config = AutoConfig.for_model(
         architecture, vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, head_dim=8, max_position_embeddings=256,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
         tie_word_embeddings=True, pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id, **SPECIAL.get(architecture, {}), **options,
     )  # fmt: skip
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()

@@ -23,8 +23,8 @@ CHAT_TEMPLATE = (
 def character_tokenizer() -> PreTrainedTokenizerFast:
     r"""One token for each printable ASCII character, for the line break and for `\boxed{`.
 
-    It is written as a byte-level BPE without merges, because `AutoTokenizer` rebuilds the tokenizer of every checkpoint
-    of type qwen2 as one, whatever its tokenizer.json says. Any other character is `<|unknown|>`, one for each of its
+    It is written as a byte-level BPE without merges, because `AutoTokenizer` rebuilds the tokenizer of every qwen2
+    checkpoint as one, whatever its tokenizer.json says. Any other character is `<|unknown|>`, one for each of its
     bytes; in a qwen2 checkpoint it is left out.
     """
     byte_level = {"\n": "Ċ", " ": "Ġ"}  # how byte-level BPE writes the two characters that are not printed

@@ -107,11 +107,10 @@ class HFEngine:
             yield [None]
             return
         weights = sum(weight.nbytes for weight in self.named_weights().values())
-        config = self.model.config
+        attention = self.model.get_decoder().layers[0].self_attn
+        heads = self.model.config.num_key_value_heads
+        per_token = 2 * self.model.config.num_hidden_layers * heads * attention.head_dim * self.model.dtype.itemsize
         tokens = max(map(len, prompt_ids)) + sampling.max_new_tokens
-        heads = config.num_key_value_heads
-        width = config.hidden_size // config.num_attention_heads if config.head_dim is None else config.head_dim
-        per_token = 2 * config.num_hidden_layers * heads * width * self.model.dtype.itemsize
         per_member = weights + len(prompt_ids) * sampling.samples * tokens * per_token
         size = max(1, int(self.population_bytes // per_member))
         # Groups of equal size rather than full ones and a small rest.
@@ -160,6 +159,12 @@ class HFEngine:
         input_ids = torch.tensor([[pad] * (longest - len(ids)) + ids for ids in prompt_ids], device=device)
         lengths = torch.tensor([len(ids) for ids in prompt_ids], device=device)
         capacity = longest + sampling.max_new_tokens
+        window = getattr(self.model.config, "sliding_window", None)  # only some architectures have one
+        if window is not None and capacity > window:
+            raise UserError(
+                f"prompts and completions of up to {capacity} tokens exceed the sliding window of {window}, and "
+                "this engine attends to everything; shorten max_new_tokens"
+            )
         # [rows, capacity]: True where there is a token to attend to; the prompts are padded on the left.
         visible = torch.arange(capacity, device=device)[None] >= (longest - lengths)[:, None]
         positions = (torch.arange(longest, device=device)[None] - (longest - lengths)[:, None]).clamp(min=0)

@@ -85,7 +85,7 @@ def test_planted_norms_shares_and_cosines(tmp_path, writer):
 
 
 def test_agrees_with_whole_models_in_float64_and_every_pair_is_there(tmp_path, monkeypatch):
-    monkeypatch.setattr(geometry.Checkpoint.blocks, "__defaults__", (7,))  # many blocks per tensor, the last one short
+    monkeypatch.setattr(geometry, "BLOCK", 21)  # blocks of 7 scalars for each of 3 checkpoints, the last one short
     torch.manual_seed(0)
     base = {name: torch.randn(shape) for name, shape in SHAPES.items()}
     others = {
@@ -138,6 +138,19 @@ def test_changes_that_bf16_does_not_see(tmp_path):
     result = update_geometry(save(tmp_path / "base", base), paths)["checkpoints"]["moved"]
     assert result["changed_share"] == 0.5
     assert result["changed_share_bf16"] == 0.1
+
+
+def test_shares_within_each_threshold(tmp_path):
+    base = {Q0: torch.zeros(5, 4), NORM: torch.zeros(4)}
+    small, mixed = ({name: tensor.clone() for name, tensor in base.items()} for _ in range(2))
+    small[Q0][0, 0] = 5e-8
+    mixed[Q0].flatten()[:6] = torch.tensor([5e-7, -5e-6, 5e-5, -5e-4, 5e-3, -5e-2])
+    mixed[NORM][0] = -2.0
+    paths = {"small": save(tmp_path / "s", small), "mixed": save(tmp_path / "m", mixed)}
+    result = update_geometry(save(tmp_path / "base", base), paths)["checkpoints"]
+    assert list(result["mixed"]["share_within"]) == ["1e-07", "1e-06", "1e-05", "0.0001", "0.001", "0.01"]
+    assert list(result["small"]["share_within"].values()) == [1.0] * 6
+    assert list(result["mixed"]["share_within"].values()) == [n / 24 for n in (17, 18, 19, 20, 21, 22)]
 
 
 def test_bf16_base_and_fp32_checkpoint(tmp_path):

@@ -188,15 +188,15 @@ def train_es(config: ESConfig) -> dict[str, Any]:
             save_checkpoint(run, step, lambda folder: _save(folder, engine, weights, progress), keep=config.keep)
             accelerator.wait_for_everyone()
 
-    results = {"method": "es", "task": config.task, "steps": config.steps, "parameters": parameters,
-               "population": config.population, "sigma": config.sigma, "alpha": config.alpha, **progress,
-               "updates": sum(any(row["coefficients"]) for row in read_jsonl(run / "seeds.jsonl"))}  # fmt: skip
     if accelerator.is_main_process:
         with new_folder(run / "model") as folder:
             save_model(folder, engine.model, engine.tokenizer, weights)
+        updates = sum(any(row["coefficients"]) for row in read_jsonl(run / "seeds.jsonl"))
+        results = {"method": "es", "task": config.task, "parameters": parameters, "steps": config.steps,
+                   "updates": updates, **progress}  # fmt: skip
         write_json(run / "results.json", results)
     accelerator.wait_for_everyone()
-    return results
+    return read_json(run / "results.json")
 
 
 class MemberRollout:

@@ -12,7 +12,7 @@ from eval.rollout.hf import HFEngine, load_model, save_model
 from tests.tiny import random_checkpoint, random_model
 
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3")
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "mistral")
 PROMPTS = [[{"role": "user", "content": text}] for text in ("3 7 12 -> 16", "1+2", "A 12+7 B 31-5", "9", "34+58>91?")]
 GREEDY = Sampling(max_new_tokens=24)
 
@@ -196,6 +196,15 @@ def test_bad_checkpoints_give_one_line(tmp_path):
         HFEngine.from_pretrained(tmp_path)
     with pytest.raises(UserError, match="neither a local folder nor a hub model"):
         HFEngine.from_pretrained("nobody/no-such-model")
+
+
+def test_a_sliding_window_shorter_than_the_text_is_refused():
+    model, tokenizer = random_model("mistral")
+    model.config.sliding_window = 30
+    engine = HFEngine(model, tokenizer)
+    assert engine.generate(PROMPTS[1:2], Sampling(max_new_tokens=20))
+    with pytest.raises(UserError, match="sliding window of 30"):
+        engine.generate(PROMPTS, Sampling(max_new_tokens=20))
 
 
 def test_unsupported_modules_are_refused():
