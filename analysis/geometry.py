@@ -1,7 +1,8 @@
 """How far, where and in which direction training moved the weights."""
 
 import math
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -75,10 +76,11 @@ def update_geometry(base: Path, checkpoints: dict[str, Path]) -> dict:
     opened_base = Checkpoint(base)
     opened = [Checkpoint(path) for path in checkpoints.values()]
     check_same_parameters([opened_base, *opened])
-    updates = {
-        name: measure_tensor(opened_base, opened, name)
-        for name in tqdm(opened_base.names, desc="geometry", unit="tensor")
-    }
+    with one_thread():
+        updates = {
+            name: measure_tensor(opened_base, opened, name)
+            for name in tqdm(opened_base.names, desc="geometry", unit="tensor")
+        }
     total = sum_up(updates.values())
     per_kind = group(updates, lambda layer, kind: kind)
     per_layer = group(updates, lambda layer, kind: layer)
@@ -112,6 +114,21 @@ def update_geometry(base: Path, checkpoints: dict[str, Path]) -> dict:
     }
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep torch from sharing out each operation among threads, while the context is open.
+
+    On blocks of BLOCK scalars an operation takes microseconds, less than threads need to meet; where other processes
+    use the cores, waiting for the last thread made the pass many times slower.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def measure_tensor(base: Checkpoint, checkpoints: list[Checkpoint], name: str) -> TensorUpdate:
     """One pass over one parameter of base and of all checkpoints."""
     count = len(checkpoints)
@@ -120,14 +137,18 @@ def measure_tensor(base: Checkpoint, checkpoints: list[Checkpoint], name: str) -
     changed, changed_bf16, within = np.zeros(count, int), np.zeros(count, int), np.zeros((count, len(THRESHOLDS)), int)
     size = max(BLOCK // count, 1)
     for base_block, *blocks in zip(base.blocks(name, size), *(c.blocks(name, size) for c in checkpoints), strict=True):
-        base_double, base_bf16 = base_block.double(), _through_bf16(base_block)
-        base_square += base_double.dot(base_double).item()
-        difference = torch.stack(blocks).double().sub_(base_double)  # [K, block]
-        products += difference @ difference.T
-        for k, (block, magnitude) in enumerate(zip(blocks, difference.abs_().numpy(), strict=True)):
+        base_square += base_block.double().square_().sum().item()
+        # Two bfloat16 numbers differ by a float32 number, unless one is 2^16 times the other: then by one to 24 bits.
+        narrow = all(_is_bf16(block) for block in (base_block, *blocks))
+        precision = torch.float32 if narrow else torch.float64
+        difference = torch.stack(blocks).to(precision).sub_(base_block.to(precision))  # [K, block]
+        wide = difference.double()
+        products += wide @ wide.T
+        for k, (block, magnitude) in enumerate(zip(blocks, difference.abs().numpy(), strict=True)):
             # NumPy compares and counts several times faster than torch on a CPU.
-            changed[k] += np.count_nonzero(block.numpy() != base_block.numpy())
-            changed_bf16[k] += np.count_nonzero(_through_bf16(block) != base_bf16)
+            moved = np.count_nonzero(block.numpy() != base_block.numpy())
+            changed[k] += moved
+            changed_bf16[k] += moved if narrow else np.count_nonzero(_through_bf16(block) != _through_bf16(base_block))
             within[k] += [np.count_nonzero(magnitude <= threshold) for threshold in THRESHOLDS]
     finite = products.diagonal().isfinite()
     if not math.isfinite(base_square) or not finite.all():
@@ -180,6 +201,11 @@ def null_cosine_std(updates: Iterable[TensorUpdate], i: int, j: int) -> float | 
         return None
     variance = sum(u.products[i, i] / total[i, i] * u.products[j, j] / total[j, j] / u.scalars for u in updates)
     return math.sqrt(variance)
+
+
+def _is_bf16(block: torch.Tensor) -> bool:
+    """Whether the lower halves of all float32 numbers are 0."""
+    return not np.bitwise_or.reduce(block.numpy().view(np.uint32)) & 0xFFFF
 
 
 def _through_bf16(block: torch.Tensor) -> np.ndarray:

@@ -1,12 +1,14 @@
-"""Exact KL divergence between two models over whole vocabularies, at the positions of sampled completions.
+"""KL divergence between two models at the positions of sampled completions: over whole vocabularies, and sampled.
 
 Forward is KL(base || model) averaged over completions that base sampled, reverse is KL(model || base) averaged over
 completions that the model sampled, both at temperature 1. Which of the two is reported can turn a ranking of methods
 round, so every result carries its direction and its sampling policy.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +28,8 @@ TokenPair = tuple[list[int], list[int]]
 # Scalars in one [positions, vocabulary] tensor; some five such float64 tensors are alive at a time (0.7 GB).
 MAX_LOGITS = 2**24
 ESTIMATOR = "exact full-vocabulary sum at each position of sampled completions"
+# Schulman, "Approximating KL divergence" (joschu.net/blog/kl-approx.html, 2020).
+SAMPLED_ESTIMATORS = {"k1": "-log r of the sampled tokens, r = q / p", "k3": "(r - 1) - log r of the sampled tokens"}
 BOOTSTRAP_DRAWS = 2000
 
 
@@ -36,6 +40,22 @@ def token_kl(log_probs_p: torch.Tensor, log_probs_q: torch.Tensor) -> torch.Tens
     """
     terms = log_probs_p.exp() * (log_probs_p - log_probs_q)
     return terms.masked_fill(log_probs_p == -torch.inf, 0.0).sum(-1)
+
+
+def sampled_kl(log_p: torch.Tensor, log_q: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Schulman's estimators k1 and k3 of KL(p || q) in nats, from the log-probabilities of tokens sampled from p.
+
+    With r = q(x) / p(x) and x ~ p,
+
+        k1 = -log r,    k3 = (r - 1) - log r.
+
+    Both are unbiased: E[-log r] is the divergence, and E[r] = 1. k1 may be negative; k3 never is, and where p and q
+    are close its variance is smaller, as r - 1 then cancels most of log r. Where p is nearly certain, rare tokens
+    carry most of the divergence: from few sequences, which lack them, the value and its bootstrap interval both come
+    out wrong, mostly too small. The sum over the vocabulary has them all.
+    """
+    log_ratio = log_q - log_p
+    return {"k1": -log_ratio, "k3": log_ratio.expm1() - log_ratio}
 
 
 def exact_kl(
@@ -52,6 +72,9 @@ def exact_kl(
     it is the expected sum over positions of the divergence at each position. `per_token` is the sum over all sequences
     divided by their number of tokens. Both come with a 95 % percentile bootstrap interval over sequences.
 
+    Beside it stand "k1" and "k3", the same summaries of `sampled_kl` at the completion tokens: they estimate the same
+    divergences if, and only if, the completions were sampled from p_model at temperature 1.
+
     token_batches: sequences that go through the models together.
     max_logits: no [positions, vocabulary] tensor has more scalars than this (or than one position needs).
     seed: of the bootstrap.
@@ -60,22 +83,40 @@ def exact_kl(
     """
     for model in (p_model, q_model):
         require_plain_output_embedding(model)
-    sums, counts = [], []
+    sums: dict[str, list[float]] = {"exact": [], **{name: [] for name in SAMPLED_ESTIMATORS}}
+    counts: list[int] = []
     for batch in token_batches:
-        for divergence in completion_kl(p_model, q_model, batch, max_logits):
-            sums.append(divergence.sum().item())
-            counts.append(len(divergence))
-    return summarise(sums, counts, seed) | {"estimator": ESTIMATOR}
+        counts += [len(completion) for _, completion in batch]
+        for name, sequences in completion_kl(p_model, q_model, batch, max_logits).items():
+            sums[name] += [divergence.sum().item() for divergence in sequences]
+    sampled = {
+        name: summarise(sums[name], counts, seed) | {"estimator": meaning}
+        for name, meaning in SAMPLED_ESTIMATORS.items()
+    }
+    return summarise(sums["exact"], counts, seed) | {"estimator": ESTIMATOR} | sampled
 
 
 def completion_kl(
     p_model: PreTrainedModel, q_model: PreTrainedModel, batch: Sequence[TokenPair], max_logits: int = MAX_LOGITS
-) -> tuple[torch.Tensor, ...]:
-    """KL(p_model || q_model) at each completion position: one float64 [completion length] tensor for each sequence."""
+) -> dict[str, tuple[torch.Tensor, ...]]:
+    """KL(p_model || q_model) at each completion position: one float64 [completion length] tensor for each sequence.
+
+    {"exact": over the whole vocabulary, "k1", "k3": by the completion's token alone, see `sampled_kl`}.
+    """
+    lengths = [len(completion) for _, completion in batch]
+    tokens = torch.tensor([token for _, completion in batch for token in completion])
     p_chunks = completion_log_probs(p_model, batch, max_logits)
     q_chunks = completion_log_probs(q_model, batch, max_logits)
-    chunks = [token_kl(p, q.to(p.device)).cpu() for p, q in zip(p_chunks, q_chunks, strict=True)]
-    return torch.cat(chunks).split([len(completion) for _, completion in batch])
+    values: dict[str, list[torch.Tensor]] = {}
+    done = 0
+    for p, q in zip(p_chunks, q_chunks, strict=True):
+        q = q.to(p.device)
+        chosen = tokens[done : done + len(p), None].to(p.device)
+        done += len(p)
+        sampled = sampled_kl(p.gather(1, chosen)[:, 0], q.gather(1, chosen)[:, 0])
+        for name, value in {"exact": token_kl(p, q), **sampled}.items():
+            values.setdefault(name, []).append(value.cpu())
+    return {name: torch.cat(chunks).split(lengths) for name, chunks in values.items()}
 
 
 @torch.no_grad()
@@ -164,49 +205,175 @@ def kl_drift(
     max_new_tokens: int,
     batch_size: int,
     device: str | None = None,
+    texts: Sequence[Path] = (),
 ) -> dict:
-    """Forward and reverse KL between base and each checkpoint, on held-out prompts of each task.
+    """Forward and reverse KL between base and each checkpoint, on held-out prompts of each task and on free text.
 
     Returns {name: {task: {"forward": result, "reverse": result}}}; a result is `exact_kl`'s with "direction",
     "sampled_from", "temperature", "max_new_tokens" and "prompts" (where they come from). One completion is sampled for
     each distinct prompt among the first `prompts_per_task` test rows. Two models are in memory at a time, in float32.
 
+    texts: files of prompts, see `read_prompts`; the name of a file without its ending stands for the task.
     Raises UserError if the checkpoints are of different models or encode the prompts differently.
     """
     check_same_parameters([Checkpoint(path) for path in (base, *checkpoints.values())])
-    rows = {task: get_task(task).load("test", prompts_per_task, seed) for task in tasks}
+    sets = prompt_sets(tasks, texts, prompts_per_task, seed)
     base_engine = HFEngine.from_pretrained(base, device=device)
-    prompts = {task: distinct_prompts(base_engine, list(rows[task]["prompt"])) for task in tasks}
+    prompts = {name: distinct_prompts(base_engine, found) for name, (found, _) in sets.items()}
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=1.0, seed=seed)
-    drift: dict[str, dict[str, dict]] = {}
-    with tqdm(total=len(tasks) * (1 + len(checkpoints)), desc="kl", unit="task") as progress:
+    with tqdm(total=len(sets) * (1 + len(checkpoints)), desc="kl", unit="task") as progress:
         from_base = {}
-        for task in tasks:
-            from_base[task] = sample_batches(base_engine, prompts[task], sampling, batch_size)
+        for name in sets:
+            from_base[name] = sample_batches(base_engine, prompts[name], sampling, batch_size)
             progress.update()
-        for name, path in checkpoints.items():
+
+        # A function of its own, so that one checkpoint is out of memory before the next is loaded.
+        def drift_of(path: Path) -> dict[str, dict]:
             engine = HFEngine.from_pretrained(path, device=device)
-            drift[name] = {}
-            for task in tasks:
-                if engine.encode(prompts[task]) != base_engine.encode(prompts[task]):
-                    raise UserError(
-                        f"{path} encodes the prompts of {task} differently than {base}; give checkpoints that share "
-                        "base's tokenizer and chat template"
-                    )
-                from_model = sample_batches(engine, prompts[task], sampling, batch_size)
-                forward = exact_kl(base_engine.model, engine.model, from_base[task], seed=seed)
+            check_same_encoding(engine, path, base_engine, base, prompts)
+            found = {}
+            for name, (_, origin) in sets.items():
+                from_model = sample_batches(engine, prompts[name], sampling, batch_size)
+                forward = exact_kl(base_engine.model, engine.model, from_base[name], seed=seed)
                 reverse = exact_kl(engine.model, base_engine.model, from_model, seed=seed)
-                setting = {
-                    "temperature": sampling.temperature,
-                    "max_new_tokens": max_new_tokens,
-                    "prompts": f"test split of {task}, seed {seed}",
-                }
-                drift[name][task] = {
+                setting = {"temperature": 1.0, "max_new_tokens": max_new_tokens, "prompts": origin}
+                found[name] = {
                     "forward": forward | {"direction": "KL(base || model)", "sampled_from": "base"} | setting,
                     "reverse": reverse | {"direction": "KL(model || base)", "sampled_from": "model"} | setting,
                 }
                 progress.update()
-    return drift
+            return found
+
+        return {name: drift_of(path) for name, path in checkpoints.items()}
+
+
+def kl_matrices(
+    base: Path,
+    checkpoints: dict[str, Path],
+    tasks: list[str],
+    prompts_per_task: int,
+    seed: int,
+    max_new_tokens: int,
+    batch_size: int,
+    device: str | None = None,
+    texts: Sequence[Path] = (),
+) -> dict[str, Any]:
+    """How far each stage of a sequence of trainings moved the model, on the prompts of every task.
+
+    Returns {"order": ["base", names of the checkpoints],
+             "incremental": {name: {task: KL(checkpoint || the one before it)}},
+             "cumulative": {name: {task: KL(checkpoint || base)}}}
+
+    where a divergence is `exact_kl`'s result with "direction" (by the models' names), "sampled_from", "temperature",
+    "max_new_tokens" and "prompts". Both are taken over the same completions, one for each distinct prompt, sampled
+    from the later checkpoint. Two models are in memory at a time, in float32.
+
+    checkpoints: in the order of training, each trained from the one before it and the first from base.
+    texts, and what is raised: as in `kl_drift`.
+    """
+    check_same_parameters([Checkpoint(path) for path in (base, *checkpoints.values())])
+    sets = prompt_sets(tasks, texts, prompts_per_task, seed)
+    base_engine = HFEngine.from_pretrained(base, device=device)
+    prompts = {name: distinct_prompts(base_engine, found) for name, (found, _) in sets.items()}
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=1.0, seed=seed)
+    models = {"base": base, **checkpoints}
+    order = list(models)
+
+    def divergences(name: str, before: str) -> tuple[dict[str, dict], dict[str, dict]]:
+        engine = HFEngine.from_pretrained(models[name], device=device)
+        check_same_encoding(engine, models[name], base_engine, base, prompts)
+        batches = {task: sample_batches(engine, prompts[task], sampling, batch_size) for task in sets}
+
+        def against(reference: str) -> dict[str, dict]:
+            # The second model takes base's weights and those of the checkpoint before by turns.
+            base_engine.set_weights(Checkpoint(models[reference]).items())
+            return {
+                task: exact_kl(engine.model, base_engine.model, batches[task], seed=seed)
+                | {
+                    "direction": f"KL({name} || {reference})",
+                    "sampled_from": name,
+                    "temperature": 1.0,
+                    "max_new_tokens": max_new_tokens,
+                    "prompts": origin,
+                }
+                for task, (_, origin) in sets.items()
+            }
+
+        cumulative = against("base")
+        return (cumulative if before == "base" else against(before)), cumulative
+
+    matrices: dict[str, Any] = {"order": order, "incremental": {}, "cumulative": {}}
+    for before, name in tqdm(list(zip(order, order[1:], strict=False)), desc="kl matrices", unit="model"):
+        matrices["incremental"][name], matrices["cumulative"][name] = divergences(name, before)
+    return matrices
+
+
+def prompt_sets(
+    tasks: Sequence[str], texts: Sequence[Path], size: int, seed: int
+) -> dict[str, tuple[list[Messages], str]]:
+    """{name: (prompts, where they come from)}: the first `size` of each task's test split and of each file of prompts.
+
+    Raises UserError if there are none, if two have one name, or if a task or a file cannot be read.
+    """
+    names = [*tasks, *(path.stem for path in texts)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"two sets of prompts are called {twice[0]!r}; rename a file or leave one of them out")
+    if not names:
+        raise UserError("there are no prompts to measure on; give tasks, or files of prompts")
+    rows = {task: get_task(task).load("test", size, seed) for task in tasks}
+    from_tasks = {task: (list(found["prompt"]), f"test split of {task}, seed {seed}") for task, found in rows.items()}
+    from_texts = {path.stem: (read_prompts(path)[:size], f"first {size} of {path.name}") for path in texts}
+    return from_tasks | from_texts
+
+
+def read_prompts(path: Path) -> list[Messages]:
+    """Prompts from a local file, as conversations.
+
+    In a .jsonl file each line is an object whose "prompt" is the user's message or a list of {"role", "content"}
+    messages; an empty message is a prompt like any other. In any other file each line that is not blank is one user's
+    message. Raises UserError, naming the line, for what is neither.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read prompts from {path} ({error}); give a UTF-8 text or .jsonl file") from error
+    if path.suffix == ".jsonl":
+        prompts = [_prompt(line, f"line {number} of {path}") for number, line in enumerate(lines, start=1)]
+    else:
+        prompts = [[{"role": "user", "content": line}] for line in lines if line.strip()]
+    if not prompts:
+        raise UserError(f"{path} holds no prompts; give one a line")
+    return prompts
+
+
+def _prompt(line: str, where: str) -> Messages:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where} is not JSON ({error}); give one object a line") from error
+    prompt = row.get("prompt") if isinstance(row, dict) else None
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}]
+    if isinstance(prompt, list) and prompt and all(_is_message(message) for message in prompt):
+        return prompt
+    raise UserError(f'{where} has no "prompt" that is a text or a list of {{"role", "content"}} messages; add it')
+
+
+def _is_message(message: Any) -> bool:
+    return isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))
+
+
+def check_same_encoding(
+    engine: HFEngine, path: Path, base_engine: HFEngine, base: Path, prompts: dict[str, list[Messages]]
+) -> None:
+    """Raise UserError if two checkpoints turn some prompts into different tokens."""
+    for name, messages in prompts.items():
+        if engine.encode(messages) != base_engine.encode(messages):
+            raise UserError(
+                f"{path} encodes the prompts of {name} differently than {base}; give checkpoints that share "
+                "base's tokenizer and chat template"
+            )
 
 
 def distinct_prompts(engine: HFEngine, prompts: list[Messages]) -> list[Messages]:

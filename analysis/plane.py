@@ -1,9 +1,9 @@
 """Reward and loss on the plane through three models, such as base, ES and GRPO."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from math import hypot, sqrt
+from math import hypot, inf, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from analysis.weights import Checkpoint, check_same_parameters
 from eval.errors import UserError
 
 
-# Below this distance from the first line, relative to the length, three models lie on one line.
-FLAT = 1e-6
+# Sine of the angle under which two updates count as parallel: what is left then is mostly the rounding of the weights.
+FLAT = 1e-3
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,7 @@ def plane(landscape: Landscape, corners: Sequence[str], points: int, margin: flo
     points: along each axis; `points`^2 sets of weights are measured.
     Raises UserError for fewer than 2 points, a negative margin, or corners that are not three models off one line.
     """
-    if len(corners) != 3:
-        raise UserError(f"a plane has 3 corners, not {len(corners)}; give the names of three models")
-    if points < 2:
-        raise UserError(f"a plane of {points} points along each axis has no extent; give at least 2")
-    if not margin >= 0:
-        raise UserError(f"the margin around the plane is {margin}; give 0 or more")
-    check_names(landscape.models, corners)
+    check_plane(landscape.models, corners, points, margin)
     paths = [landscape.models[name] for name in corners]
     frame = plane_frame(*paths)
     positions = [(0.0, 0.0), (frame.a_x, 0.0), (frame.b_x, frame.b_y)]
@@ -111,6 +105,17 @@ def plane(landscape: Landscape, corners: Sequence[str], points: int, margin: flo
         "ys": ys,
         **{key: [[point[key] for point in row] for row in rows] for key in measured[0]},
     }
+
+
+def check_plane(models: Iterable[str], corners: Sequence[str], points: int, margin: float) -> None:
+    """Raise UserError for what `plane` cannot measure, as far as it shows before a checkpoint is read."""
+    if len(corners) != 3:
+        raise UserError(f"a plane has 3 corners, not {len(corners)}; give the names of three models")
+    if points < 2:
+        raise UserError(f"a plane of {points} points along each axis has no extent; give at least 2")
+    if not 0 <= margin < inf:
+        raise UserError(f"the margin around the plane is {margin}; give 0 or more")
+    check_names(models, corners)
 
 
 def ticks(values: Sequence[float], points: int, margin: float) -> list[float]:

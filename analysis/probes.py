@@ -11,7 +11,8 @@ the same norm in every tensor show what is no property of the update but of its 
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import inf
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -47,14 +48,7 @@ def probes(
     Raises UserError if there is no scale or one that is not positive, no seed or one that comes twice, or if a name is
     no checkpoint's.
     """
-    if not scales or not all(scale > 0 for scale in scales):
-        raise UserError(f"probes at the scales {list(scales)}: give one or more positive numbers")
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise UserError(f"probes with the seeds {list(seeds)}: give one or more different whole numbers")
-    checkpoints = [name for name in landscape.models if name != "base"]
-    for name in names:
-        if name not in checkpoints:
-            raise UserError(f"there is no update {name!r} to probe; choose among {', '.join(checkpoints)}")
+    check_probes(landscape.models, names, scales, seeds)
     base = landscape.models["base"]
     found: dict[str, Any] = {}
     with tqdm(total=len(names) * (1 + len(seeds)), desc="probes", unit="direction") as progress:
@@ -84,14 +78,26 @@ def probes(
     }
 
 
+def check_probes(models: Iterable[str], names: Sequence[str], scales: Sequence[float], seeds: Sequence[int]) -> None:
+    """Raise UserError for what `probes` cannot measure, as far as it shows before a checkpoint is read."""
+    if not scales or not all(0 < scale < inf for scale in scales):
+        raise UserError(f"probes at the scales {list(scales)}: give one or more positive numbers")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UserError(f"probes with the seeds {list(seeds)}: give one or more different whole numbers")
+    checkpoints = [name for name in models if name != "base"]
+    for name in names:
+        if name not in checkpoints:
+            raise UserError(f"there is no update {name!r} to probe; choose among {', '.join(checkpoints)}")
+
+
 def probe(
     landscape: Landscape, scales: Sequence[float], weights: Callable[[float], Weights], known: dict[float, Point]
 ) -> dict[str, Any]:
     """{"plus", "minus": {key of a point: list over scales}, "odd", "even": {"reward", "reward_low", "reward_high",
     "loss", "loss_low", "loss_high": list over scales}} of one direction.
 
-    The intervals of the parts add up those of the points at their worst (the points share their prompts, and how their
-    errors depend on each other is not known), so they cover at least as often as the points' own.
+    The points share their prompts, and how their errors depend on each other is not known. The intervals of the parts
+    add up those of the points at their worst: for normal errors they cover at least as often as those do.
 
     weights: theta_0 + scale * direction.
     known: points that are not measured again, by scale.

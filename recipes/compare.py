@@ -102,7 +102,9 @@ def main() -> None:
 
     # 3. All numbers in one file, and the page made from it.
     environment = read_json(run / "environment.json")
-    write_json(run / "results.json", {
+    # What `python -m analysis` has added to the file stays.
+    earlier = read_json(run / "results.json") if (run / "results.json").exists() else {}
+    write_json(run / "results.json", earlier | {
         "command": environment["command"],
         "environment": environment,
         "config": as_flat_dict(config),

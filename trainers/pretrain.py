@@ -85,8 +85,8 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     """Train, or finish training, the model of `config`; returns what is written to `results.json`.
 
     Files in `output_dir`: config.yaml, environment.json, metrics.jsonl (loss), validation.jsonl (the validation
-    curve), checkpoints/step_N/, model/ (the finished checkpoint), results.json. An interrupted run continues from its
-    newest checkpoint and ends with the same weights.
+    curve), checkpoints/step_N/, model/ (the finished checkpoint, in bfloat16), results.json. An interrupted run
+    continues from its newest checkpoint and ends with the same weights.
     """
     torch.set_num_threads(config.threads)
     run = Path(config.output_dir)
@@ -149,7 +149,8 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     results = {"parameters": model.num_parameters(), "steps": config.steps, "seconds": round(seconds, 1)}
     if accelerator.is_main_process:
         with new_folder(run / "model") as folder:
-            save_model(folder, model, tokenizer, dict(model.named_parameters()))
+            # Rounded like the checkpoints that real models are released as.
+            save_model(folder, model, tokenizer, dict(model.named_parameters()), torch.bfloat16)
         results["validation"] = read_jsonl(run / "validation.jsonl")[-1]
         write_json(run / "results.json", results)
     accelerator.wait_for_everyone()

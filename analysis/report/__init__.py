@@ -14,8 +14,9 @@ from eval.storage import new_folder, write_text
 def build(run: Path) -> Path:
     """Write `<run>/report/` anew from `<run>/results.json` and return the path of its `index.html`.
 
-    The folder holds `index.html` (one self-contained file), `report.md` and `figures/*.svg`. The same `results.json`
-    gives the same bytes. An existing folder is replaced as a whole when the new one is complete.
+    The folder holds `index.html` (one self-contained file), `report.md` and each figure as `figures/*.svg` and
+    `figures/*.png`. The same `results.json` gives the same bytes. An existing folder is replaced as a whole when the
+    new one is complete.
 
     Raises UserError if `run` has no readable `results.json`. A section that it lacks is named in the report.
     """
@@ -24,8 +25,9 @@ def build(run: Path) -> Path:
     with new_folder(run / "report") as folder:
         (folder / "figures").mkdir()
         for part in document.parts:
-            if part.svg is not None:
-                write_text(folder / "figures" / f"{part.name}.svg", part.svg)
+            if part.drawing is not None:
+                write_text(folder / "figures" / f"{part.name}.svg", part.drawing.svg)
+                (folder / "figures" / f"{part.name}.png").write_bytes(part.drawing.png)
         write_text(folder / "report.md", markdown.render(document))
         write_text(folder / "index.html", html.render(document))
     return run / "report" / "index.html"

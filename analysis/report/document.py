@@ -19,7 +19,7 @@ from analysis.report.results import (
     tasks,
 )
 from analysis.report.story import Tile
-from analysis.report.style import draw
+from analysis.report.style import Drawing, draw
 from analysis.report.tables import Table
 
 
@@ -29,11 +29,11 @@ RANDOM_WALKER = "es"
 
 @dataclass(frozen=True)
 class Part:
-    """One figure. svg: None when all its numbers are missing. sentence: what it shows. missing: what is not there."""
+    """One figure. drawing: None when all numbers are missing. sentence: what it shows. missing: what is not there."""
 
     name: str
     title: str
-    svg: str | None
+    drawing: Drawing | None
     sentence: str
     missing: Sequence[Location]
 
@@ -83,7 +83,7 @@ def compose(results: Results) -> Document:
         ),
         _part(
             results, "cosine", "In which direction they moved", heatmaps.cosine, story.cosine,
-            "geometry", [("cosine", pair) for pair in method_pairs(results)],
+            "geometry", [("cosine", pair) for pair in method_pairs(results)] or [("cosine",)],
         ),
         _part(
             results, "kl", "How far the behaviour drifted", bars.kl, story.kl,

@@ -140,10 +140,10 @@ def _missing(locations: Sequence[Location]) -> str:
 
 def _part(part: Part) -> str:
     heading = f'<section id="{part.name}"><h2>{text(part.title)}</h2>'
-    if part.svg is None:
+    if part.drawing is None:
         return f"{heading}{_missing(part.missing)}</section>"
     # The XML declaration and document type belong to a file of its own.
-    drawing = part.svg[part.svg.index("<svg") :].replace(
+    drawing = part.drawing.svg[part.drawing.svg.index("<svg") :].replace(
         "<svg", f'<svg role="img" aria-label="{escape(part.title)}"', 1
     )
     return (

@@ -42,7 +42,7 @@ def text(words: str) -> str:
 
 def _part(part: Part) -> list[str]:
     heading = f"## {text(part.title)}"
-    if part.svg is None:
+    if part.drawing is None:
         return [heading, _missing(part.missing)]
     return [heading, f"![{text(part.title)}](figures/{part.name}.svg)", text(part.sentence), _missing(part.missing)]
 

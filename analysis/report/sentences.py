@@ -146,7 +146,7 @@ def distance(norms: Mapping[str, float]) -> str:
 def orientation(cosine: float | None, null_std: float | None) -> str:
     """How two updates are oriented: "the two updates are nearly orthogonal (cosine 0.012)".
 
-    null_std: standard deviation of the cosine of two random directions of that many parameters, 1/sqrt(d).
+    null_std: standard deviation of the cosine of two random directions with the same length in every tensor.
     """
     if cosine is None:
         return "the cosine between the two updates is undefined"

@@ -4,6 +4,7 @@ import io
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -23,6 +24,8 @@ NO_VALUE = "#ececec"
 
 # Inches; with these font sizes the text of a figure is as large as the page's on a screen, and legible on a phone.
 WIDTH = 5.6
+# Of the PNG files, in dots per inch.
+RESOLUTION = 150
 
 SETTINGS = {
     "font.family": "sans-serif",
@@ -53,6 +56,14 @@ SETTINGS = {
 }
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """One figure as the text of an SVG file and the bytes of a PNG file."""
+
+    svg: str
+    png: bytes
+
+
 def colour(name: str, names: Sequence[str]) -> str:
     """The colour of model `name` among `names`: fixed for the known ones, the next free one for others."""
     if name in COLOURS:
@@ -61,17 +72,21 @@ def colour(name: str, names: Sequence[str]) -> str:
     return FURTHER_COLOURS[others.index(name) % len(FURTHER_COLOURS)]
 
 
-def draw(name: str, painter: Callable[[], Figure]) -> str:
-    """The figure that `painter` makes, as SVG text that is the same, byte for byte, whenever it is drawn.
+def draw(name: str, painter: Callable[[], Figure]) -> Drawing:
+    """The figure that `painter` makes, in both formats the same, byte for byte, whenever it is drawn.
 
-    Identifiers inside begin with `name`, so that several figures can stand in one page.
+    Identifiers inside the SVG begin with `name`, so that several figures can stand in one page.
     """
     with matplotlib.rc_context(SETTINGS | {"svg.hashsalt": name}):
-        buffer = io.StringIO()
-        painter().savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    svg = re.sub(r'\bid="', f'id="{name}-', buffer.getvalue())
+        figure = painter()
+        text, image = io.StringIO(), io.BytesIO()
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+        # The PNG keeps the places that the SVG gave to everything.
+        figure.set_layout_engine("none")
+        figure.savefig(image, format="png", dpi=RESOLUTION, metadata={"Software": None})
+    svg = re.sub(r'\bid="', f'id="{name}-', text.getvalue())
     svg = re.sub(r'href="#', f'href="#{name}-', svg)
-    return re.sub(r"url\(#", f"url(#{name}-", svg)
+    return Drawing(re.sub(r"url\(#", f"url(#{name}-", svg), image.getvalue())
 
 
 def logarithmic(axis: Axis, low: float, high: float) -> None:

@@ -239,18 +239,22 @@ def load_model(path: str | Path, dtype: torch.dtype) -> tuple[PreTrainedModel, P
 
 
 def save_model(
-    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, weights: Mapping[str, torch.Tensor]
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    weights: Mapping[str, torch.Tensor],
+    dtype: torch.dtype = torch.float32,
 ) -> None:
-    """A Hugging Face checkpoint of `model`'s architecture with these float32 weights, by parameter name.
+    """A Hugging Face checkpoint of `model`'s architecture with these weights, by parameter name, stored as `dtype`.
 
     Unlike `model.save_pretrained` it does not need the weights to be in the model.
     """
     config = copy.deepcopy(model.config)
-    config.dtype = torch.float32
+    config.dtype = dtype
     config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    contiguous = {name: weight.detach().contiguous().cpu() for name, weight in weights.items()}
+    contiguous = {name: weight.detach().to(dtype).contiguous().cpu() for name, weight in weights.items()}
     save_file(contiguous, Path(folder) / "model.safetensors", metadata={"format": "pt"})
 
 

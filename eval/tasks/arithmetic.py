@@ -15,7 +15,8 @@ from eval.tasks.generate import Problem, conversation, problems
 class Arithmetic:
     """Offline addition and subtraction of three-digit numbers up to `largest`; results have at most three digits.
 
-    Rows have `answer`, the result as a string. The answer must be an integer in ASCII digits.
+    Rows have `answer`, the result as a string (a number is taken too). The answer must be an integer in ASCII digits;
+    a row whose own `answer` is none cannot be scored.
     """
 
     name: str = "arithmetic"
@@ -50,7 +51,7 @@ class Arithmetic:
 
     def score(self, completion: str, row: dict[str, Any]) -> Score:
         answer = extract_answer(completion)
-        reference = parse_integer(row["answer"])
+        reference = parse_integer(str(row["answer"]))
         if reference is None:
             return Score(None, answer)
         return Score(float(answer is not None and parse_integer(answer) == reference), answer)

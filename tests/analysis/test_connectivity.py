@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from analysis.connectivity import (
+    Landscape,
     barrier,
     completion_loss,
     connectivity,
@@ -14,9 +15,12 @@ from analysis.connectivity import (
     interpolate,
     line,
     measure_point,
+    part_lines,
     reference_completions,
     reference_loss,
     reward_barrier,
+    straight_lines,
+    task_landscape,
 )
 from analysis.weights import Checkpoint
 from eval.errors import UserError
@@ -130,6 +134,84 @@ def test_a_line_through_a_planted_landscape(tmp_path):
     assert quadratic["loss_barrier"] == 0.0
 
 
+@pytest.fixture
+def two_wells(tmp_path):
+    """A loss with a barrier of height 1 in layer 1's up_proj alone, and quadratic in the rest; a at -1, b at 1."""
+    names = [
+        "model.embed_tokens.weight",
+        "model.layers.0.mlp.up_proj.weight",
+        "model.layers.1.mlp.up_proj.weight",
+        "model.layers.1.mlp.down_proj.weight",
+    ]
+    paths = {}
+    for model, value in (("base", 0.0), ("a", -1.0), ("b", 1.0)):
+        paths[model] = tmp_path / model
+        paths[model].mkdir()
+        tensors = {name: torch.full((1,), value) for name in names}
+        save_file(tensors, paths[model] / "model.safetensors")
+
+    def measure(weights):
+        x = {name: weight.item() for name, weight in weights}
+        well = (x[names[2]] ** 2 - 1) ** 2
+        return {"reward": -well, "loss": well + sum(x[name] ** 2 for name in names if name != names[2])}
+
+    return Landscape(paths, measure, {"task": "planted"})
+
+
+@pytest.mark.parametrize(
+    "by, parts, culprit",
+    [("layer", ["-", "0", "1"], "1"), ("kind", ["embed_tokens", "up_proj", "down_proj"], "up_proj")],
+)
+def test_a_barrier_is_located(two_wells, by, parts, culprit):
+    result = part_lines(two_wells, by, points=9, pairs=[("a", "b")])
+    assert (result["task"], result["by"]) == ("planted", by)
+    # In both directions: one part moves from a to b, and one from b to a.
+    assert list(result["lines"]) == ["a|b", "b|a"]
+    for lines in result["lines"].values():
+        assert sorted(lines) == sorted(parts)
+        for part, curve in lines.items():
+            assert curve["ts"] == TS and curve["loss"][0] == 3.0
+            assert curve["reward_barrier"] == (1.0 if part == culprit else 0.0)
+    # Halfway, the well adds 1 and the part's other tensor, quadratic like all the rest, takes 1 away.
+    assert result["lines"]["a|b"][culprit]["loss"][4] == 3.0 + 1.0 - 1.0
+    assert result["lines"]["a|b"][parts[0]]["loss"] == [2.0 + (2 * t - 1) ** 2 for t in TS]
+
+
+def test_the_rest_stays_where_it_is(tmp_path):
+    for name, value in (("a", 1.0), ("b", 3.0)):
+        (tmp_path / name).mkdir()
+        tensors = {"x.weight": torch.full((2,), value), "y.weight": torch.full((2,), value)}
+        save_file(tensors, tmp_path / name / "model.safetensors")
+    for t, moved in ((0.0, 1.0), (0.5, 2.0), (1.0, 3.0)):
+        weights = dict(interpolate(tmp_path / "a", tmp_path / "b", t, lambda name: name == "y.weight"))
+        assert weights["x.weight"].tolist() == [1.0, 1.0]
+        assert weights["y.weight"].tolist() == [moved, moved]
+
+
+def test_chosen_pairs(two_wells):
+    lines = straight_lines(two_wells, 5, [("b", "a"), ("base", "b")])["lines"]
+    assert list(lines) == ["b|a", "base|b"]
+    assert lines["b|a"]["reward_barrier"] == 1.0
+    with pytest.raises(UserError, match="no model 'c' here; choose among base, a, b"):
+        straight_lines(two_wells, 5, [("a", "c")])
+    with pytest.raises(UserError, match="a, a names one model twice"):
+        part_lines(two_wells, "layer", 5, [("a", "a")])
+    with pytest.raises(UserError, match="at least 3"):
+        part_lines(two_wells, "layer", 2)
+
+
+def test_the_model_at_an_end_is_measured_once(two_wells):
+    seen = []
+
+    def measure(weights):
+        weights = list(weights)
+        seen.append([weight.item() for _, weight in weights])
+        return two_wells.measure(weights)
+
+    straight_lines(Landscape(two_wells.models, measure, {}), points=3)
+    assert sorted(values[0] for values in seen) == [-1.0, -0.5, 0.0, 0.0, 0.5, 1.0]  # three models, three middles
+
+
 def test_loss_is_transformers_own_and_does_not_depend_on_the_batch(tiny_checkpoint):
     model = HFEngine.from_pretrained(tiny_checkpoint("a", seed=0), device="cpu").model
     batch = [([10, 11, 12], [20, 21]), ([13], [22, 23, 24, 25, 26])]
@@ -220,6 +302,25 @@ def test_connectivity_joins_every_pair(tiny_checkpoint, odd_sum):
     assert lines["base|es"]["loss"][0] == lines["base|grpo"]["loss"][0]
     assert lines["base|es"]["loss"][2] == lines["es|grpo"]["loss"][0]
     assert lines["base|grpo"]["loss"][2] == lines["es|grpo"]["loss"][2]
+
+
+def test_part_lines_of_a_real_model(tiny_checkpoint, odd_sum):
+    base, es = tiny_checkpoint("base", seed=0), tiny_checkpoint("es", seed=1)
+    landscape = task_landscape(base, {"es": es}, "odd_sum", 6, 0, max_new_tokens=5, batch_size=6, device="cpu")
+    lines = part_lines(landscape, "layer", points=3)["lines"]
+    assert list(lines) == ["base|es", "es|base"]
+    assert sorted(lines["base|es"]) == ["-", "0", "1"]
+    for start, one_way in (("base", lines["base|es"]), ("es", lines["es|base"])):
+        assert {curve["loss"][0] for curve in one_way.values()} == {landscape.at(start)["loss"]}
+        assert all(math.isfinite(loss) for curve in one_way.values() for loss in curve["loss"])
+    # By the end, base's layer 1 and es's everything else are together in one model.
+    engine = HFEngine.from_pretrained(es, device="cpu")
+    engine.set_weights((name, weight) for name, weight in Checkpoint(base).items() if ".layers.1." in name)
+    references, _ = reference_completions(
+        HFEngine.from_pretrained(base, device="cpu"), landscape.models, odd_sum, 6, 0, 5, batch_size=6
+    )
+    expected, _, _ = reference_loss(engine, references, batch_size=6, seed=0)
+    assert lines["es|base"]["1"]["loss"][2] == expected
 
 
 def test_without_references_there_is_no_loss_but_a_reward(tiny_checkpoint):

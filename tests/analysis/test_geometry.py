@@ -164,6 +164,27 @@ def test_bf16_base_and_fp32_checkpoint(tmp_path):
     assert result["checkpoints"]["moved"]["norm"] == pytest.approx(expected, rel=1e-12)
 
 
+def test_two_bf16_checkpoints(tmp_path):
+    generator = torch.Generator().manual_seed(2)
+    base = torch.randn(40, 30, generator=generator)
+    a, b = (base + 0.05 * torch.randn(40, 30, generator=generator) for _ in range(2))
+    a[0, 0], base[0, 1] = 3e4, 1e-30
+    base, a, b = base.bfloat16(), a.bfloat16(), b.bfloat16()
+    paths = {"a": save(tmp_path / "a", {Q0: a}), "b": save(tmp_path / "b", {Q0: b})}
+    result = update_geometry(save(tmp_path / "base", {Q0: base}), paths)
+    updates = {"a": a.double() - base.double(), "b": b.double() - base.double()}
+    assert result["base_norm"] == pytest.approx(base.double().norm().item(), rel=1e-12)
+    for name, update in updates.items():
+        found = result["checkpoints"][name]
+        share = (update != 0).double().mean().item()
+        assert 0.5 < share < 1
+        assert found["changed_share"] == found["changed_share_bf16"] == share
+        assert found["norm"] == pytest.approx(update.norm().item(), rel=1e-7)
+        assert found["share_within"]["0.01"] == (update.abs() <= 0.01).double().mean().item()
+    cosine = (updates["a"] * updates["b"]).sum() / updates["a"].norm() / updates["b"].norm()
+    assert result["cosine"]["a|b"]["total"] == pytest.approx(cosine.item(), rel=1e-6)
+
+
 def test_a_checkpoint_that_did_not_move(tmp_path):
     base, a, _ = planted()
     paths = {"a": save(tmp_path / "a", a), "still": save(tmp_path / "still", base)}
@@ -205,6 +226,22 @@ def test_tied_embeddings_count_once_however_they_are_stored(tmp_path):
     assert result["parameters"] == model.num_parameters()
     assert result["checkpoints"]["moved"]["norm"] == pytest.approx(0.5 * math.sqrt(20 * 16), rel=1e-6)
     assert result["checkpoints"]["moved"]["changed_share"] == 320 / model.num_parameters()
+
+
+def test_torch_has_its_threads_back_even_after_an_error(tmp_path):
+    base, a, _ = planted()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        paths = {"a": save(tmp_path / "a", a)}
+        update_geometry(save(tmp_path / "base", base), paths)
+        assert torch.get_num_threads() == 3
+        a[Q0][0, 0] = float("inf")
+        with pytest.raises(UserError):
+            update_geometry(tmp_path / "base", {"a": save(tmp_path / "broken", a)})
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_weights_that_are_not_finite_are_named(tmp_path):

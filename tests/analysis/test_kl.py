@@ -1,4 +1,5 @@
 import itertools
+import json
 import math
 
 import numpy as np
@@ -6,7 +7,18 @@ import pytest
 import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from analysis.kl import completion_kl, completion_log_probs, exact_kl, kl_drift, ratio_with_interval, token_kl
+from analysis.kl import (
+    completion_kl,
+    completion_log_probs,
+    exact_kl,
+    kl_drift,
+    kl_matrices,
+    prompt_sets,
+    ratio_with_interval,
+    read_prompts,
+    sampled_kl,
+    token_kl,
+)
 from eval.errors import UserError
 from eval.rollout.base import Sampling
 from eval.rollout.hf import HFEngine
@@ -73,7 +85,7 @@ def test_equals_brute_force_on_a_small_vocabulary():
     expected = [brute_force(p_model, q_model, *pair) for pair in pairs]
     assert min(min(sequence) for sequence in expected) > 1e-3
 
-    measured = [kl for batch in BATCHES for kl in completion_kl(p_model, q_model, batch)]
+    measured = [kl for batch in BATCHES for kl in completion_kl(p_model, q_model, batch)["exact"]]
     for sequence, values in zip(measured, expected, strict=True):
         assert sequence.tolist() == pytest.approx(values, rel=1e-5)
 
@@ -102,16 +114,54 @@ def test_expectation_over_all_completions_is_the_divergence_of_the_two_distribut
     assert sum(map(math.exp, log_p)) == pytest.approx(1)
     true = sum(math.exp(lp) * (lp - lq) for lp, lq in zip(log_p, log_q, strict=True))
 
-    kl = completion_kl(p_model, q_model, batch)
-    expected = sum(math.exp(lp) * divergence.sum().item() for lp, divergence in zip(log_p, kl, strict=True))
-    assert expected == pytest.approx(true, rel=1e-5)
+    # The exact divergences at the positions of p's completions, and both estimators, are unbiased for it.
+    for sequences in completion_kl(p_model, q_model, batch).values():
+        expected = sum(math.exp(lp) * divergence.sum().item() for lp, divergence in zip(log_p, sequences, strict=True))
+        assert expected == pytest.approx(true, rel=1e-5)
+    for lp, lq, k1 in zip(log_p, log_q, completion_kl(p_model, q_model, batch)["k1"], strict=True):
+        assert k1.sum().item() == pytest.approx(lp - lq, abs=1e-6)
+
+
+def test_sampled_estimators_of_known_probabilities():
+    estimates = sampled_kl(torch.tensor([0.5, 0.1]).log(), torch.tensor([0.25, 0.4]).log())
+    assert estimates["k1"].tolist() == pytest.approx([math.log(2), -math.log(4)])
+    assert estimates["k3"].tolist() == pytest.approx([-0.5 + math.log(2), 3 - math.log(4)])
+
+
+def test_sampled_estimators_are_unbiased_over_samples():
+    p_model, q_model = llama(0), llama(1)
+    prompt, count, length = [1, 2], 4000, 3
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        ids = torch.tensor([prompt]).repeat(count, 1)
+        for _ in range(length):
+            probabilities = p_model(input_ids=ids).logits[:, -1].double().softmax(-1)
+            ids = torch.cat([ids, probabilities.multinomial(1, generator=generator)], dim=1)
+    batch = [(prompt, row[2:]) for row in ids.tolist()]
+    # The true value, from all completions of this length.
+    every = [(prompt, list(tokens)) for tokens in itertools.product(range(VOCABULARY), repeat=length)]
+    tokens = torch.tensor([completion for _, completion in every])
+    log_p = torch.cat(list(completion_log_probs(p_model, every))).gather(1, tokens.view(-1, 1)).view(-1, length)
+    exact = torch.stack(completion_kl(p_model, q_model, every)["exact"])
+    true = (log_p.sum(1).exp() * exact.sum(1)).sum().item()
+
+    result = exact_kl(p_model, q_model, [batch])
+    values = completion_kl(p_model, q_model, batch)
+    for name, measured in (("exact", result), ("k1", result["k1"]), ("k3", result["k3"])):
+        per_sequence = torch.stack(values[name]).sum(1)
+        standard_error = per_sequence.std().item() / math.sqrt(count)
+        assert measured["per_sequence"] == pytest.approx(per_sequence.mean().item(), rel=1e-9)
+        assert abs(measured["per_sequence"] - true) < 3 * standard_error
+        assert standard_error < 0.05 * true
+    assert torch.stack(values["k3"]).min() >= 0 > torch.stack(values["k1"]).min()
 
 
 def test_a_model_against_itself_is_exactly_zero():
     model = llama(0)
     result = exact_kl(model, model, BATCHES)
-    values = {key: value for key, value in result.items() if key.startswith("per_")}
-    assert len(values) == 6 and set(values.values()) == {0.0}
+    for estimate in (result, result["k1"], result["k3"]):
+        values = {key: value for key, value in estimate.items() if key.startswith("per_")}
+        assert len(values) == 6 and set(values.values()) == {0.0}
 
 
 def test_direction_against_the_uniform_model():
@@ -135,6 +185,21 @@ def test_the_size_of_the_pieces_changes_nothing_and_is_kept(max_logits):
     whole, cut = exact_kl(p_model, q_model, BATCHES), exact_kl(p_model, q_model, BATCHES, max_logits)
     assert cut["per_token"] == pytest.approx(whole["per_token"], rel=1e-6)
     assert cut["per_sequence_high"] == pytest.approx(whole["per_sequence_high"], rel=1e-6)
+    for name in ("k1", "k3"):
+        assert cut[name]["per_sequence"] == pytest.approx(whole[name]["per_sequence"], rel=1e-6)
+
+
+def test_logits_are_never_there_for_more_positions_than_allowed():
+    model, calls = llama(0), {"head": [], "transformer": 0}
+
+    def count_transformer(*_):
+        calls["transformer"] += 1
+
+    model.lm_head.register_forward_hook(lambda module, args, output: calls["head"].append(tuple(output.shape)))
+    model.model.register_forward_hook(count_transformer)
+    (batch,) = BATCHES[:1]  # 6 completion tokens in 2 sequences of 5 positions
+    list(completion_log_probs(model, batch, max_logits=2 * VOCABULARY))
+    assert calls == {"head": [(2, VOCABULARY)] * 3, "transformer": 1}
 
 
 def test_a_model_that_caps_its_logits_is_refused():
@@ -195,6 +260,92 @@ def test_kl_drift_measures_both_directions_on_their_own_samples(tiny_checkpoint)
         measured = drift["moved"]["arithmetic"][direction]
         assert measured["tokens"] == tokens and measured["sequences"] == 6
         assert measured["per_token"] == pytest.approx(sums / tokens, rel=1e-4)
+        assert measured["k1"]["tokens"] == tokens and measured["k3"]["per_token"] > 0
+
+
+def test_free_text_is_one_more_set_of_prompts(tiny_checkpoint, tmp_path):
+    base, moved = tiny_checkpoint("base", seed=0), tiny_checkpoint("moved", seed=1)
+    (tmp_path / "chat.jsonl").write_text('{"prompt": "Tell me a story."}\n{"prompt": ""}\n{"prompt": "Sum 1 and 2"}\n')
+    drift = kl_drift(base, {"moved": moved}, ["yes_no"], 2, 0, 3, 4, "cpu", [tmp_path / "chat.jsonl"])
+    assert list(drift["moved"]) == ["yes_no", "chat"]
+    forward = drift["moved"]["chat"]["forward"]
+    assert forward["prompts"] == "first 2 of chat.jsonl" and forward["sequences"] == 2
+    assert forward["per_token"] > 0
+    alone = kl_drift(base, {"moved": moved}, [], 2, 0, 3, 4, "cpu", [tmp_path / "chat.jsonl"])
+    assert alone["moved"]["chat"] == drift["moved"]["chat"]
+
+
+def test_prompts_from_files(tmp_path):
+    def user(content):
+        return {"role": "user", "content": content}
+
+    text, rows = tmp_path / "text.txt", tmp_path / "rows.jsonl"
+    text.write_text("first line\n\n  second line\u2028still second\n", encoding="utf-8")
+    assert read_prompts(text) == [[user("first line")], [user("  second line\u2028still second")]]
+    system = {"role": "system", "content": "Be brief."}
+    rows.write_text(json.dumps({"prompt": [system, user("hi")], "answer": 3}) + "\n" + json.dumps({"prompt": ""}))
+    assert read_prompts(rows) == [[system, user("hi")], [user("")]]
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("", "line 1 of .* is not JSON"),
+        ('{"prompt": "a"}\n\n{"prompt": "b"}', "line 2 of .* is not JSON"),
+        ('{"text": "a"}', 'line 1 of .* has no "prompt"'),
+        ('["a"]', 'line 1 of .* has no "prompt"'),
+        ('{"prompt": []}', 'line 1 of .* has no "prompt"'),
+        ('{"prompt": [{"role": "user"}]}', 'line 1 of .* has no "prompt"'),
+    ],
+)
+def test_broken_files_of_prompts(tmp_path, content, message):
+    (tmp_path / "rows.jsonl").write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_prompts(tmp_path / "rows.jsonl")
+
+
+def test_prompts_that_are_missing_or_called_alike(tmp_path):
+    (tmp_path / "yes_no.txt").write_text("a prompt")
+    (tmp_path / "blank.txt").write_text("\n \n")
+    with pytest.raises(UserError, match="cannot read prompts from"):
+        read_prompts(tmp_path / "absent.txt")
+    with pytest.raises(UserError, match="holds no prompts"):
+        read_prompts(tmp_path / "blank.txt")
+    with pytest.raises(UserError, match="two sets of prompts are called 'yes_no'"):
+        prompt_sets(["yes_no"], [tmp_path / "yes_no.txt"], 2, seed=0)
+    with pytest.raises(UserError, match="no prompts to measure on"):
+        prompt_sets([], [], 2, seed=0)
+
+
+def test_matrices_compare_each_stage_with_the_one_before_and_with_base(tiny_checkpoint):
+    paths = {name: tiny_checkpoint(name, seed=seed) for seed, name in enumerate(("base", "first", "second"))}
+    stages = {"first": paths["first"], "same": paths["first"], "second": paths["second"]}
+    tasks = ["arithmetic", "yes_no"]
+    result = kl_matrices(paths["base"], stages, tasks, 4, seed=2, max_new_tokens=4, batch_size=3, device="cpu")
+    assert result["order"] == ["base", "first", "same", "second"]
+    incremental, cumulative = result["incremental"], result["cumulative"]
+    assert list(incremental) == list(cumulative) == list(stages)
+    expected = {"first": "base", "same": "first", "second": "same"}
+    for task in tasks:
+        for name, before in expected.items():
+            assert incremental[name][task]["direction"] == f"KL({name} || {before})"
+            assert cumulative[name][task]["direction"] == f"KL({name} || base)"
+            assert incremental[name][task]["sampled_from"] == cumulative[name][task]["sampled_from"] == name
+        assert incremental["first"][task] == cumulative["first"][task]
+        assert incremental["same"][task]["per_token"] == 0.0
+        assert cumulative["same"][task]["per_token"] == cumulative["first"][task]["per_token"]
+        # The two-model measurement of this very pair, in the direction model || base, is the same number.
+        for reference, matrix in (("first", incremental), ("base", cumulative)):
+            pair = kl_drift(paths[reference], {"second": paths["second"]}, [task], 4, 2, 4, 3, "cpu")
+            assert matrix["second"][task]["per_sequence"] == pair["second"][task]["reverse"]["per_sequence"]
+
+
+def test_matrices_refuse_another_chat_template(tiny_checkpoint):
+    base, moved = tiny_checkpoint("base", seed=0), tiny_checkpoint("moved", seed=1)
+    template = moved / "chat_template.jinja"
+    template.write_text(template.read_text().replace("<|user|>", "<|user|>Q: "))
+    with pytest.raises(UserError, match="encodes the prompts of yes_no differently"):
+        kl_matrices(base, {"moved": moved}, ["yes_no"], 2, seed=0, max_new_tokens=2, batch_size=2)
 
 
 def test_kl_drift_refuses_another_chat_template(tiny_checkpoint):

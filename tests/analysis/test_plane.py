@@ -82,10 +82,11 @@ def test_an_axis_covers_the_corners_and_the_margin():
 
 
 def test_what_is_no_plane(tmp_path):
-    paths = planted(tmp_path, **CORNERS, middle=[2.5, 2.0, 5.0, 4.0])
+    paths = planted(tmp_path, **CORNERS, middle=[2.5, 2.0, 5.0, 4.0], rounded=[2.5, 2.0, 5.0, 4.0001])
     landscape = Landscape(paths, lambda weights: {"reward": 0.0, "loss": 0.0}, {})
-    with pytest.raises(UserError, match="lie on one straight line"):
-        plane(landscape, ["base", "es", "middle"], points=3, margin=0.0)
+    for name in ("middle", "rounded"):
+        with pytest.raises(UserError, match="lie on one straight line"):
+            plane(landscape, ["base", "es", name], points=3, margin=0.0)
     with pytest.raises(UserError, match="names one model twice"):
         plane(landscape, ["base", "es", "es"], points=3, margin=0.0)
     with pytest.raises(UserError, match="no model 'gpro' here; choose among base, es"):

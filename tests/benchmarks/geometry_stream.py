@@ -1,13 +1,13 @@
 """Seconds and memory of `update_geometry` on a large checkpoint, beside a plain read of the same files.
 
-    python tests/benchmarks/geometry_stream.py [--parameters 1.2e9] [--threads 2] [--repeats 3] [--folder DIR]
+    python tests/benchmarks/geometry_stream.py [--parameters 1.2e9] [--repeats 3] [--folder DIR]
 
 Writes two random bfloat16 checkpoints with the shapes of Llama-3.2-1B (fewer layers and a smaller vocabulary for fewer
 parameters) in shards of some 500 MB to a temporary folder, base and base plus noise, and deletes them at the end. Each
 round then times, one after the other,
 
     read      every shard of both folders from beginning to end into one buffer of 16 MB
-    geometry  `update_geometry` of the two folders
+    geometry  `update_geometry` of the two folders, which computes in one thread
 
 first with the files dropped from the page cache before each ("cold": the disk takes part), then with the files in it
 ("warm": only memory and processor do). Medians are printed. "warm" is the harder comparison, and the one that stays
@@ -46,11 +46,9 @@ SHARD_SCALARS = 250_000_000
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parameters", type=float, default=1.2e9, help="of each checkpoint, about (default: 1.2e9)")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="rounds; medians are printed (default: %(default)s)")
     parser.add_argument("--folder", type=Path, help="where the temporary folder is made (default: the system's)")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
 
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         base, moved = Path(folder, "base"), Path(folder, "moved")
@@ -63,7 +61,7 @@ def main():
         files = sorted(base.glob("*.safetensors")) + sorted(moved.glob("*.safetensors"))
         size = sum(file.stat().st_size for file in files)
         scalars = sum(math.prod(shape) for shape in tensors.values())
-        print(f"{scalars:,} parameters, 2 x {size / 2e9:.2f} GB in {len(files)} shards, {arguments.threads} threads, "
+        print(f"{scalars:,} parameters, 2 x {size / 2e9:.2f} GB in {len(files)} shards, "
               f"medians of {arguments.repeats} rounds", flush=True)  # fmt: skip
         before = peak_resident()
         with OwnMemory() as own:

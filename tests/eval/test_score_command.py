@@ -171,9 +171,11 @@ def test_a_broken_line_is_named(tmp_path, monkeypatch, line, message):
     assert os.listdir(tmp_path) == ["rows.jsonl"]
 
 
-def test_a_reference_that_is_no_integer_is_named(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="line 1, has columns that arithmetic cannot use: .*'seven'; correct them"):
-        score(monkeypatch, tmp_path, json.dumps({"completion": "\\boxed{7}", "answer": "seven"}), "arithmetic")
+def test_a_reference_that_is_no_integer_is_unscorable(tmp_path, monkeypatch, capsys):
+    lines = [{"completion": "\\boxed{7}", "answer": "seven"}, {"completion": "\\boxed{7}", "answer": 7}]
+    written = score(monkeypatch, tmp_path, "\n".join(json.dumps(line) for line in lines), "arithmetic")
+    assert [line["value"] for line in written] == [None, 1.0]
+    assert "2 rows: 1 right, 1 unscorable" in capsys.readouterr().out
 
 
 def test_files_that_cannot_be_read_or_written(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from analysis.report import build
 from analysis.report.results import method_pairs, methods, pointer, tasks
@@ -234,7 +235,9 @@ def test_figures_name_what_they_show(built):
         svg = (built / "report" / "figures" / f"{name}.svg").read_text(encoding="utf-8")
         return " ".join(Page(svg).text.split())
 
-    assert {name.name for name in (built / "report" / "figures").iterdir()} == {f"{name}.svg" for name in FIGURES}
+    assert {path.name for path in (built / "report" / "figures").iterdir()} == {
+        f"{name}.{ending}" for name in FIGURES for ending in ("svg", "png")
+    }
     for word in ("Completions generated", "Accuracy (%)", "ES", "GRPO", "Held-out Countdown"):
         assert word in words("learning")
     for word in (
@@ -263,6 +266,21 @@ def test_figures_name_what_they_show(built):
         assert word in words("connectivity")
 
 
+def test_every_png_is_its_svg_at_150_dots_per_inch(built):
+    for name in FIGURES:
+        svg = (built / "report" / "figures" / f"{name}.svg").read_text(encoding="utf-8")
+        width, height = (
+            float(points) for points in re.search(r'width="([\d.]+)pt" height="([\d.]+)pt"', svg).groups()
+        )
+        with Image.open(built / "report" / "figures" / f"{name}.png") as image:
+            # SVG counts in points, 72 to the inch; half a pixel may be cut off at an edge.
+            assert image.size == pytest.approx((width * 150 / 72, height * 150 / 72), abs=1), name
+            assert image.info["dpi"] == pytest.approx((150, 150), abs=0.1)
+            # Nothing about when, or with which version, it was drawn.
+            assert image.text == {}
+            assert len(image.convert("RGB").getcolors(maxcolors=2**24)) > 100
+
+
 def test_another_process_and_folder_give_the_same_bytes(built, run):
     environment = os.environ | {"PYTHONHASHSEED": "1234"}
     command = f"from analysis.report import build; build({str(run)!r})"
@@ -271,7 +289,7 @@ def test_another_process_and_folder_give_the_same_bytes(built, run):
         {path.relative_to(folder): path.read_bytes() for path in (folder / "report").rglob("*") if path.is_file()}
         for folder in (built, run)
     )
-    assert len(first) == 2 + len(FIGURES)
+    assert len(first) == 2 + 2 * len(FIGURES)
     assert first == again
 
 
@@ -295,7 +313,8 @@ def test_missing_sections_are_named(run, results, sections):
     assert f"> Missing from results.json: {listed[1]}." in report
     figures = {"training": "learning", "evaluation": "accuracy", "connectivity": "connectivity", "geometry": "cosine"}
     for section, figure in figures.items():
-        assert (run / "report" / "figures" / f"{figure}.svg").exists() == (section not in sections)
+        for ending in ("svg", "png"):
+            assert (run / "report" / "figures" / f"{figure}.{ending}").exists() == (section not in sections)
         assert (f"figures/{figure}.svg" in report) == (section not in sections)
 
 
