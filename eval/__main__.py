@@ -1,4 +1,4 @@
-"""`python -m eval score` and `python -m eval evaluate`."""
+"""`python -m eval score`, `python -m eval evaluate` and `python -m eval holdouts`."""
 
 import argparse
 import json
@@ -12,8 +12,9 @@ from tqdm import tqdm
 
 from eval.adapters import evaluation_row
 from eval.errors import UserError, exit_with_one_line
+from eval.external import HOLDOUTS, run_holdouts
 from eval.storage import write_json, write_text
-from eval.tasks import TASKS, Task, get_task
+from eval.tasks import PAPER_TASKS, TASKS, Task, get_task
 from eval.tasks.base import SPLITS
 
 
@@ -31,8 +32,8 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m eval", description="Score completions, or evaluate a model.", allow_abbrev=False)
-    commands = parser.add_subparsers(required=True, metavar="score|evaluate")
-    known = f"{', '.join(TASKS)}, or package.module:attribute"
+    commands = parser.add_subparsers(required=True, metavar="score|evaluate|holdouts")
+    known = f"{', '.join([*TASKS, *PAPER_TASKS])}, reasoning_gym/NAME, or package.module:attribute"
 
     score = commands.add_parser(
         "score",
@@ -98,7 +99,41 @@ def _parser() -> argparse.ArgumentParser:
         default=512,
         help="prompts answered at once; lower it if memory runs out (default: %(default)s)",
     )
+    evaluate.add_argument(
+        "--samples",
+        type=_at_least_1,
+        default=1,
+        help="completions of each prompt; several need a temperature and give pass@k (default: %(default)s)",
+    )
+    evaluate.add_argument(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        help="folder of earlier results; the same weights, task, rows and sampling are then not evaluated again",
+    )
     evaluate.set_defaults(run=evaluate_model)
+
+    holdouts = commands.add_parser(
+        "holdouts",
+        help="MMLU and IFEval through lm-evaluation-harness",
+        description="Evaluate a model on hold-outs with lm-evaluation-harness (pip install -e '.[holdouts]'; it "
+        "downloads their data). Writes the harness's own files, and holdouts.json with each metric, its 95 % interval "
+        "and the settings that it depends on.",
+        allow_abbrev=False,
+    )
+    holdouts.add_argument(
+        "--model", required=True, metavar="DIR", help="Hugging Face checkpoint folder, or the name of a hub model"
+    )
+    holdouts.add_argument(
+        "--tasks",
+        default=",".join(HOLDOUTS),
+        metavar="NAME,NAME",
+        help="hold-outs, separated by commas (default: %(default)s)",
+    )
+    holdouts.add_argument(
+        "--output", required=True, type=Path, metavar="DIR", help="folder to write to; made if it does not exist"
+    )
+    holdouts.set_defaults(run=evaluate_holdouts)
     return parser
 
 
@@ -189,6 +224,8 @@ def evaluate_model(arguments: argparse.Namespace) -> None:
     names = [task.name for task in tasks]
     if len(set(names)) < len(names):
         raise UserError(f"--tasks {arguments.tasks} names a task twice; name each once")
+    if arguments.samples > 1 and arguments.temperature == 0:
+        raise UserError(f"--samples {arguments.samples} without --temperature would all be the same; give both")
     _require_writable(arguments.output)
     # Imported here, because PyTorch takes seconds that `score`, `--help` and a typing mistake need not wait for.
     from eval.harness import evaluate_task
@@ -196,7 +233,7 @@ def evaluate_model(arguments: argparse.Namespace) -> None:
     from eval.rollout.hf import HFEngine
 
     engine = HFEngine.from_pretrained(arguments.model)
-    sampling = Sampling(arguments.max_new_tokens, arguments.temperature, seed=arguments.seed)
+    sampling = Sampling(arguments.max_new_tokens, arguments.temperature, arguments.samples, arguments.seed)
     results_file = arguments.output / "results.json"
     results_file.unlink(missing_ok=True)
     results = {
@@ -206,13 +243,22 @@ def evaluate_model(arguments: argparse.Namespace) -> None:
         "seed": arguments.seed,
         "temperature": arguments.temperature,
         "max_new_tokens": arguments.max_new_tokens,
+        **({"samples": arguments.samples} if arguments.samples > 1 else {}),
         "tasks": {},
     }
     for task in tasks:
         result = evaluate_task(
-            engine, task, arguments.split, arguments.size, arguments.seed, sampling, arguments.batch_size
+            engine,
+            task,
+            arguments.split,
+            arguments.size,
+            arguments.seed,
+            sampling,
+            arguments.batch_size,
+            arguments.cache,
         )
-        _write_jsonl(arguments.output / f"{task.name}.jsonl", result.pop("records"))
+        # A reasoning-gym task has a slash in its name.
+        _write_jsonl(arguments.output / f"{task.name.replace('/', '-')}.jsonl", result.pop("records"))
         results["tasks"][task.name] = result
     write_json(results_file, results)
     for name, result in results["tasks"].items():
@@ -228,6 +274,16 @@ def _describe(result: dict[str, Any]) -> str:
         f"accuracy {result['accuracy']:.3f}, 95 % interval {result['low']:.3f} to {result['high']:.3f}, "
         f"{result['total']} rows scored, {result['unscorable']} unscorable"
     )
+
+
+def evaluate_holdouts(arguments: argparse.Namespace) -> None:
+    """`holdouts`: see `eval.external`."""
+    _require_writable(arguments.output)
+    result = run_holdouts(arguments.model, arguments.tasks.split(","), arguments.output)
+    for task, metrics in result["tasks"].items():
+        for metric, found in metrics.items():
+            print(f"{task:8} {metric:24} {found['value']:.3f}, {found['rows']} rows")
+    print(f"results in {arguments.output / 'holdouts.json'}")
 
 
 def _require_writable(folder: Path) -> None:

@@ -6,20 +6,37 @@ from difflib import get_close_matches
 from eval.errors import UserError
 from eval.tasks.arithmetic import Arithmetic
 from eval.tasks.base import Score, Task
+from eval.tasks.boolq import BoolQ
+from eval.tasks.conciseness import Conciseness
 from eval.tasks.countdown import Countdown
+from eval.tasks.countdown_hub import CountdownHub
 from eval.tasks.four_choice import FourChoice
+from eval.tasks.gsm8k import GSM8K
+from eval.tasks.hendrycks_math import HendrycksMath
+from eval.tasks.reasoning_gym import PREFIX, ReasoningGym
+from eval.tasks.sciknoweval import SciKnowEvalChemistry
 from eval.tasks.yes_no import YesNo
 
 
-__all__ = ["TASKS", "Score", "Task", "get_task"]
+__all__ = ["PAPER_TASKS", "TASKS", "Score", "Task", "get_task"]
 
+# The offline tasks that the tiny models can do.
 TASKS: dict[str, Task] = {task.name: task for task in (Countdown(), Arithmetic(), FourChoice(), YesNo())}
+
+# The papers' tasks, for models that have read more than the tiny ones.
+PAPER_TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (CountdownHub(), HendrycksMath(), SciKnowEvalChemistry(), BoolQ(), GSM8K(), Conciseness())
+}
 
 
 def get_task(name: str) -> Task:
-    """The task called `name`, or the object at the dotted path "package.module:attribute"."""
-    if name in TASKS:
-        return TASKS[name]
+    """The task called `name`, a `reasoning_gym/<generator>`, or the object at "package.module:attribute"."""
+    known = {**TASKS, **PAPER_TASKS}
+    if name in known:
+        return known[name]
+    if name.startswith(PREFIX):
+        return ReasoningGym(name.removeprefix(PREFIX))
     if ":" in name:
         module_name, attribute = name.split(":", 1)
         try:
@@ -28,6 +45,8 @@ def get_task(name: str) -> Task:
             raise UserError(f"task {name!r}: cannot import {module_name} ({error}); check the dotted path") from error
         except KeyError as error:
             raise UserError(f"task {name!r}: {module_name} has no {attribute!r}; check the dotted path") from error
-    close = get_close_matches(name, TASKS, n=1)
+    close = get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    raise UserError(f"unknown task {name!r}; {hint}known tasks: {', '.join(TASKS)}, or package.module:attribute")
+    raise UserError(
+        f"unknown task {name!r}; {hint}known tasks: {', '.join(known)}, {PREFIX}NAME, or package.module:attribute"
+    )

@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 import datasets
 
+from eval.errors import UserError
+
 
 SPLITS = ("train", "validation", "test")
 
@@ -65,3 +67,11 @@ class GeneratedTask(Task, Protocol):
     def careless_answer(self, problem: dict[str, Any], generator: random.Random) -> str:
         """An answer without any steps, mostly wrong."""
         ...
+
+
+def check_request(task: str, split: str, size: int) -> None:
+    """Raise UserError for a split that no task has, or for less than one row."""
+    if split not in SPLITS:
+        raise UserError(f"unknown split {split!r} of task {task}; choose one of {', '.join(SPLITS)}")
+    if size < 1:
+        raise UserError(f"size {size} of task {task} is too small; ask for at least 1 row")

@@ -5,8 +5,7 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from eval.errors import UserError
-from eval.tasks.base import SPLITS
+from eval.tasks.base import check_request
 
 
 # Of 20 hash buckets of problems, test takes 3, validation 2, train the rest: 15 %, 10 % and 75 % of all problems.
@@ -48,10 +47,7 @@ def problems(
     draw: makes one problem from a random generator of its own.
     identity: what a problem asks, written so that two equivalent problems have the same text.
     """
-    if split not in SPLITS:
-        raise UserError(f"unknown split {split!r} of task {task}; choose one of {', '.join(SPLITS)}")
-    if size < 1:
-        raise UserError(f"size {size} of task {task} is too small; ask for at least 1 row")
+    check_request(task, split, size)
     for index in range(first, first + size):
         generator = random.Random(hash64(task, seed, split, index))
         problem = draw(generator)

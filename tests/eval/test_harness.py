@@ -1,15 +1,20 @@
 """eval/harness.py: what an evaluation counts. The engine is a script, because it is not what is tested here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import combinations
 
 import pytest
+import torch
 from datasets import Dataset
 
 from eval.errors import UserError
-from eval.harness import accuracy_interval, evaluate_task
+from eval.harness import accuracy_interval, evaluate_task, pass_at, pass_at_k, weights_hash
 from eval.intervals import mean_interval, wilson_interval
 from eval.rollout.base import Completion, Sampling
+from eval.rollout.hf import HFEngine
 from eval.tasks import TASKS, Score
+from tests.tiny import random_model
 
 
 GREEDY = Sampling(max_new_tokens=8)
@@ -133,7 +138,7 @@ def test_a_progress_bar_on_stderr(capsys):
 def test_mistakes():
     with pytest.raises(UserError, match="batch_size is 0; give at least 1"):
         evaluate(["1"], batch_size=0)
-    with pytest.raises(ValueError, match="one sample per prompt, not 2"):
+    with pytest.raises(ValueError, match="2 greedy samples of a prompt are all the same"):
         evaluate_task(ScriptedEngine([]), Number(), "test", 1, 0, Sampling(max_new_tokens=8, samples=2), 1)
 
     class NoRows(Number):
@@ -142,3 +147,118 @@ def test_mistakes():
 
     with pytest.raises(UserError, match="task number has no rows in its test split"):
         evaluate(["1"], NoRows())
+
+
+@pytest.mark.parametrize(("correct", "samples"), [(0, 4), (1, 4), (2, 4), (4, 4), (3, 7), (1, 1)])
+def test_pass_at_k_counts_the_subsets_with_a_right_one(correct, samples):
+    right = [True] * correct + [False] * (samples - correct)
+    for k in range(1, samples + 1):
+        subsets = [any(subset) for subset in combinations(right, k)]
+        assert pass_at_k(correct, samples, k) == pytest.approx(float(Fraction(sum(subsets), len(subsets))), abs=1e-15)
+
+
+@pytest.mark.parametrize("arguments", [(0, 0, 1), (1, 2, 3), (1, 2, 0), (3, 2, 1), (-1, 2, 1)])
+def test_pass_at_k_that_is_not_defined(arguments):
+    with pytest.raises(ValueError, match="is not defined"):
+        pass_at_k(*arguments)
+
+
+def records(*rows):
+    return [{"index": index, "value": value} for index, row in enumerate(rows) for value in row]
+
+
+def test_pass_at_over_rows():
+    found = pass_at(records([1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0], [0.5, 0.0, 0.0, 0.0]))
+    assert {k: entry["value"] for k, entry in found.items()} == {
+        "1": pytest.approx((1 / 4 + 1 / 2 + 0) / 3),
+        "2": pytest.approx((1 / 2 + 5 / 6 + 0) / 3),
+        "4": pytest.approx(2 / 3),
+    }
+    assert (found["4"]["low"], found["4"]["high"]) == wilson_interval(2, 3)
+    # The row with the fewest scored samples limits k; a row without any is left out.
+    assert list(pass_at(records([1.0, 0.0, None, None], [1.0] * 4, [None] * 4))) == ["1", "2"]
+    assert pass_at(records([None, None])) == {}
+
+
+class Sampler(ScriptedEngine):
+    """Several samples of each prompt."""
+
+    def generate(self, prompts, sampling, members=(None,)):
+        texts = [[next(self.texts) for _ in range(sampling.samples)] for _ in prompts]
+        return [[[Completion(text, [0] * len(text), True) for text in row] for row in texts]]
+
+
+def test_several_samples_of_a_prompt():
+    sampling = Sampling(max_new_tokens=8, temperature=1.0, samples=2)
+    result = evaluate_task(Sampler(["1", "0", "1", "1", "?", "0"]), Number(), "test", 3, 0, sampling, 2)
+    assert [(record["index"], record["sample"]) for record in result["records"]] == [
+        (0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)
+    ]  # fmt: skip
+    assert (result["correct"], result["total"], result["unscorable"]) == (3, 5, 1)
+    # Rows are the independent units: the interval is that of their means, 1/2, 1 and 0.
+    assert (result["accuracy"], result["low"], result["high"]) == (0.5, *accuracy_interval([0.5, 1.0, 0.0]))
+    assert result["pass_at"]["1"]["value"] == 0.5
+    assert list(result["pass_at"]) == ["1"]
+
+
+@pytest.fixture(scope="module")
+def tiny_engine():
+    return HFEngine(*random_model())
+
+
+@pytest.mark.parametrize("sampling", [Sampling(6), Sampling(6, temperature=1.0, samples=3, seed=5)])
+def test_results_do_not_depend_on_the_batch_size(tiny_engine, sampling):
+    results = [
+        evaluate_task(tiny_engine, TASKS["yes_no"], "test", 7, 3, sampling, batch_size) for batch_size in (1, 3, 100)
+    ]
+    assert results[0] == results[1] == results[2]
+    assert len({record["completion"] for record in results[0]["records"]}) > 1
+
+
+class Forbidden(HFEngine):
+    def generate(self, prompts, sampling, members=(None,)):
+        raise AssertionError("this should have come from the cache")
+
+
+def test_a_result_is_made_once(tmp_path):
+    model, tokenizer = random_model()
+    arguments = (TASKS["yes_no"], "test", 3, 0)
+    sampling = Sampling(4, temperature=1.0, samples=2)
+    first = evaluate_task(HFEngine(model, tokenizer), *arguments, sampling, 2, cache=tmp_path)
+    again = evaluate_task(Forbidden(model, tokenizer), *arguments, sampling, 3, cache=tmp_path)
+    assert again == first
+    [file] = tmp_path.iterdir()
+    assert file.name.startswith("yes_no-")
+    # Anything that decides the result makes another entry.
+    others = [
+        (TASKS["countdown"], "test", 3, 0, sampling),
+        (replace(TASKS["yes_no"], closest=3), "test", 3, 0, sampling),
+        (TASKS["yes_no"], "train", 3, 0, sampling),
+        (TASKS["yes_no"], "test", 2, 0, sampling),
+        (TASKS["yes_no"], "test", 3, 1, sampling),
+        (TASKS["yes_no"], "test", 3, 0, replace(sampling, seed=1)),
+    ]
+    for count, other in enumerate(others, start=2):
+        evaluate_task(HFEngine(model, tokenizer), *other, 8, cache=tmp_path)
+        assert len(list(tmp_path.iterdir())) == count
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] += 1e-3
+    with pytest.raises(AssertionError, match="from the cache"):
+        evaluate_task(Forbidden(model, tokenizer), *arguments, sampling, 2, cache=tmp_path)
+    # A name that the caller vouches for stands in for the hash.
+    evaluate_task(HFEngine(model, tokenizer), *arguments, sampling, 2, cache=tmp_path, checkpoint="step 3")
+    evaluate_task(Forbidden(model, tokenizer), *arguments, sampling, 2, cache=tmp_path, checkpoint="step 3")
+
+
+def test_the_hash_of_weights():
+    weights = {"a": torch.zeros(2, 3), "b": torch.ones(2)}
+    same = {"b": torch.ones(2), "a": torch.zeros(3, 2).t().contiguous()}
+    assert weights_hash(weights) == weights_hash(same)
+    others = [
+        {"a": torch.zeros(3, 2), "b": torch.ones(2)},
+        {"a": torch.zeros(2, 3), "c": torch.ones(2)},
+        {"a": torch.zeros(2, 3), "b": torch.ones(2, dtype=torch.bfloat16)},
+        {"a": torch.zeros(2, 3), "b": torch.tensor([1.0, 1.0 + 2**-23])},
+        {"a": torch.zeros(2, 3)},
+    ]
+    assert len({weights_hash(other) for other in [weights, *others]}) == 6

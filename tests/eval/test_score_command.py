@@ -212,8 +212,8 @@ def test_files_that_cannot_be_read_or_written(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("", "the following arguments are required: score|evaluate; "),
-        ("scor", "argument score|evaluate: invalid choice: 'scor'"),
+        ("", "the following arguments are required: score|evaluate|holdouts; "),
+        ("scor", "argument score|evaluate|holdouts: invalid choice: 'scor'"),
         ("score --task countdown", "the following arguments are required: --input, --output; "),
         ("score --task countdwn --input a --output b", "unknown task 'countdwn'; did you mean 'countdown'? "),
         ("score --task countdown --inpt a --input a --output b", "unrecognized arguments: --inpt a; "),
@@ -226,6 +226,10 @@ def test_files_that_cannot_be_read_or_written(tmp_path, monkeypatch):
         (
             "evaluate --model m --tasks yes_no --output o --temperature nan",
             "argument --temperature: 'nan' is neither ",
+        ),
+        (
+            "evaluate --model m --tasks yes_no --output o --samples 4",
+            "--samples 4 without --temperature would all be ",
         ),
         ("evaluate --model m --tasks yes_no --output o --split dev", "argument --split: invalid choice: 'dev'"),
     ],
@@ -242,13 +246,14 @@ def test_mistakes_on_the_command_line(tmp_path, monkeypatch, arguments, message)
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
-        ("--help", ["score", "evaluate"]),
+        ("--help", ["score", "evaluate", "holdouts"]),
         ("score --help", ["--task", "--input", "--output"]),
         (
             "evaluate --help",
             ["--model", "--tasks", "--output", "--size", "--seed", "--split", "--temperature"]
-            + ["--max_new_tokens", "--batch_size"],
+            + ["--max_new_tokens", "--batch_size", "--samples", "--cache"],
         ),
+        ("holdouts --help", ["--model", "--tasks", "--output"]),
     ],
 )
 def test_help_explains_every_option(monkeypatch, capsys, arguments, names):
