@@ -5,6 +5,7 @@
     python -m analysis kl           how far the models' distributions over completions are apart
     python -m analysis report       a page from DIR/results.json
     python -m analysis table        one table from the results.json of many runs
+    python -m analysis clocks       when small models learn a rule and when they copy, with a page of its own
 
 Each part that is measured is one section of results.json. The file has
 
@@ -170,6 +171,24 @@ def build_parser() -> argparse.ArgumentParser:
         "--output", type=Path, metavar="DIR", help="folder for table.md and table.csv (default: the folder of runs)"
     )
     table.set_defaults(run=run_table)
+
+    clocks = commands.add_parser(
+        "clocks", help="when the models of a sweep over rules learn the rule and when they copy, as a page"
+    )
+    clocks.add_argument(
+        "--runs", type=Path, required=True, metavar="DIR", help="folder with runs of recipes/rules.py, at any depth"
+    )
+    clocks.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="folder for results.json and report/"
+    )
+    clocks.add_argument(
+        "--models",
+        type=_count,
+        default=4,
+        help="open the checkpoints of at most so many runs, for their score fields and their parts; 0 needs no "
+        "checkpoint and takes seconds (default: %(default)s)",
+    )
+    clocks.set_defaults(run=run_clocks)
     return parser
 
 
@@ -306,6 +325,12 @@ def run_table(arguments: argparse.Namespace) -> None:
     print(f"wrote {len(rows)} runs to {output / 'table.md'} and {output / 'table.csv'}")
 
 
+def run_clocks(arguments: argparse.Namespace) -> None:
+    from analysis.clocks_report import build
+
+    print(build(arguments.runs, arguments.output, arguments.models))
+
+
 def named_folders(entries: list[str]) -> dict[str, Path]:
     """["es=runs/es", ...] -> {"es": Path("runs/es"), ...}. Raises UserError for what is not NAME=DIR."""
     folders: dict[str, Path] = {}
@@ -395,6 +420,12 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
     return int(text)
 
 

@@ -1,5 +1,6 @@
-"""Run every recipe of recipes/tiny for two steps, each as its own command: `make smoke`.
+"""Run every recipe of recipes/tiny and of recipes/rules for two steps, each as its own command: `make smoke`.
 
+Those in folders below recipes/rules, which need a GPU, are left out.
 Results go to a temporary folder. The first failure ends the run with that command's status.
 """
 
@@ -19,11 +20,14 @@ SHORT = {
     "recipes/es.py": ["--steps", "2"],
     "recipes/grpo.py": ["--max_steps", "2", "--save_steps", "1"],
     "recipes/pretrain.py": ["--steps", "2"],
+    "recipes/rules.py": ["--steps", "2"],
+    "recipes/rules_sweep.py": ["--runs", "recipes/rules/parity-mlp.yaml steps=2 seed=0,1"],
 }
 
 
 def main() -> None:
     yamls = recipe_yamls("recipes/tiny")
+    yamls += [path for path in recipe_yamls("recipes/rules") if Path(path).parent == Path("recipes/rules")]
     without_entry = sorted({script_of(path) for path in yamls} - SHORT.keys())
     if without_entry:
         sys.exit(f"error: {', '.join(without_entry)} has no entry in SHORT of tests/smoke.py; add one")
