@@ -3,7 +3,8 @@
     python -m analysis geometry     norms, cosines, sparsity and spectra of the updates
     python -m analysis connectivity reward and loss between the models, and to both sides of an update
     python -m analysis kl           how far the models' distributions over completions are apart
-    python -m analysis report       a page from DIR/results.json
+    python -m analysis theory       a run of evolution strategies beside what theory predicts, from its logs
+    python -m analysis report       a page from DIR/results.json, or a gallery over a folder of runs
     python -m analysis table        one table from the results.json of many runs
 
 Each part that is measured is one section of results.json. The file has
@@ -20,6 +21,8 @@ Each part that is measured is one section of results.json. The file has
     probes         odd and even parts along updates and random directions: see analysis.probes.probes
     kl             {checkpoint: {task: {"forward", "reverse"}}}: see analysis.kl.kl_drift
     kl_matrices    {"order", "incremental", "cumulative"}: see analysis.kl.kl_matrices
+    theory         {run of evolution strategies: see analysis.predictions.predict}
+    claims         verdicts over many comparisons, by recipes/claims.py: see analysis.claims.judge
 
 and, if recipes/compare.py wrote it, what that recipe adds. Pairs are keyed "a|b". Rewards are shares of 1, losses and
 divergences in nats, norms Euclidean; every KL states its direction, estimator, sampling and prompts. A section that
@@ -32,10 +35,10 @@ from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
-from analysis.cache import Measurement, file_digest, measure_sections
+from analysis.cache import Measurement, file_digest, measure_sections, read_results
 from analysis.table import as_csv, as_markdown, runs_table
 from eval.errors import UserError, exit_with_one_line
-from eval.storage import write_text
+from eval.storage import write_json, write_text
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -160,8 +163,27 @@ def build_parser() -> argparse.ArgumentParser:
     _add_sampling_options(kl)
     kl.set_defaults(run=run_kl)
 
-    report = commands.add_parser("report", help="write DIR/report from DIR/results.json; needs no model")
-    report.add_argument("--run", dest="folder", type=Path, required=True, metavar="DIR", help="a run folder")
+    theory = commands.add_parser("theory", help="a run of evolution strategies beside theory; from its logs alone")
+    theory.add_argument(
+        "--runs",
+        nargs="+",
+        required=True,
+        metavar="NAME=DIR",
+        help="finished runs of evolution strategies, with names: es=runs/tiny/compare/es",
+    )
+    theory.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="folder whose results.json takes the results"
+    )
+    theory.set_defaults(run=run_theory)
+
+    report = commands.add_parser("report", help="a page from results.json, or a gallery of them; needs no model")
+    one_or_many = report.add_mutually_exclusive_group(required=True)
+    one_or_many.add_argument(
+        "--run", dest="folder", type=Path, metavar="DIR", help="a run folder: writes DIR/report from DIR/results.json"
+    )
+    one_or_many.add_argument(
+        "--runs", type=Path, metavar="DIR", help="a folder with runs in it, at any depth: writes DIR/gallery.html"
+    )
     report.set_defaults(run=run_report)
 
     table = commands.add_parser("table", help="collect the results.json of many runs in one table; needs no model")
@@ -292,10 +314,20 @@ def measure_parts(
     measure_sections(arguments.output, arguments.base, checkpoints, sections, arguments.recompute)
 
 
-def run_report(arguments: argparse.Namespace) -> None:
-    from analysis.report import build
+def run_theory(arguments: argparse.Namespace) -> None:
+    from analysis.predictions import predict
 
-    print(build(arguments.folder))
+    measured = {name: predict(folder) for name, folder in named_folders(arguments.runs).items()}
+    path = arguments.output / "results.json"
+    # Quickly computed from small files, so that it needs no cache.
+    write_json(path, read_results(path) | {"theory": measured})
+    print(f"wrote theory to {path}")
+
+
+def run_report(arguments: argparse.Namespace) -> None:
+    from analysis.report import build, build_gallery
+
+    print(build(arguments.folder) if arguments.folder else build_gallery(arguments.runs))
 
 
 def run_table(arguments: argparse.Namespace) -> None:

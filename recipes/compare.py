@@ -46,6 +46,9 @@ class CompareConfig:
     grpo_config: str = field(metadata={"help": "YAML file of recipes/grpo.py"})
     task: str = field(default="countdown", metadata={"help": "what both methods are rewarded for"})
     completions: int = field(default=61440, metadata={"help": "training completions that each method generates"})
+    grpo_completions: int = field(
+        default=0, metadata={"help": "completions of GRPO where its budget is another one; 0: the same"}
+    )
     seed: int = field(default=0, metadata={"help": "seed of both trainings"})
     data_seed: int = field(default=0, metadata={"help": "fixes the training, validation and test problems"})
     test_tasks: str = field(default=",".join(TASKS), metadata={"help": "tasks evaluated at the end, comma-separated"})
@@ -59,6 +62,7 @@ class CompareConfig:
     def __post_init__(self):
         for name in ("completions", "test_size", "max_new_tokens", "kl_prompts", "line_size", "batch_size"):
             check_positive(name, getattr(self, name))
+        check_at_least("grpo_completions", self.grpo_completions, 0)
         check_at_least("line_points", self.line_points, 3)
         for name in {self.task, *self.test_task_names()}:
             get_task(name)
@@ -140,7 +144,7 @@ def parse_grpo(config: CompareConfig) -> tuple[GRPOArguments, GRPOConfig]:
     _, one = parse(GRPOArguments, GRPOConfig, arguments=[*arguments, "--max_steps", "1"])
     # A generation of generation_batch_size completions lasts for generate_every micro-steps.
     per_step = one.generation_batch_size * one.gradient_accumulation_steps / one.generate_every
-    steps = whole_steps(config.completions, per_step, config.grpo_config)
+    steps = whole_steps(config.grpo_completions or config.completions, per_step, config.grpo_config)
     return parse(GRPOArguments, GRPOConfig, arguments=[*arguments, "--max_steps", str(steps)])
 
 

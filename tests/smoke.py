@@ -14,6 +14,9 @@ from tests.recipe_files import ROOT, recipe_yamls, script_of
 
 # What makes each script short. A script without an entry fails: add one when you add a recipe.
 SHORT = {
+    # One comparison, of two ES steps of 512 completions.
+    "recipes/claims.py": "--tasks countdown --seeds 1 --budgets matched --precisions fp32 --completions 1024 "
+    "--test_size 8 --kl_prompts 4 --line_points 3 --line_size 8 --probe_size 4 --random_directions 1".split(),
     # Two ES steps of 2,048 completions.
     "recipes/compare.py": "--completions 4096 --test_size 8 --kl_prompts 4 --line_points 3 --line_size 8".split(),
     "recipes/es.py": ["--steps", "2"],
