@@ -4,6 +4,7 @@
     python -m analysis connectivity reward and loss between the models, and to both sides of an update
     python -m analysis kl           how far the models' distributions over completions are apart
     python -m analysis theory       a run of evolution strategies beside what theory predicts, from its logs
+    python -m analysis circuits     what training did to the circuits of tasks
     python -m analysis report       a page from DIR/results.json, or a gallery over a folder of runs
     python -m analysis table        one table from the results.json of many runs
 
@@ -23,6 +24,7 @@ Each part that is measured is one section of results.json. The file has
     kl_matrices    {"order", "incremental", "cumulative"}: see analysis.kl.kl_matrices
     theory         {run of evolution strategies: see analysis.predictions.predict}
     claims         verdicts over many comparisons, by recipes/claims.py: see analysis.claims.judge
+    circuits       {task: {"nodes", "examples", ...}}: see analysis.circuits.change.task_change
 
 and, if recipes/compare.py wrote it, what that recipe adds. Pairs are keyed "a|b". Rewards are shares of 1, losses and
 divergences in nats, norms Euclidean; every KL states its direction, estimator, sampling and prompts. A section that
@@ -176,6 +178,38 @@ def build_parser() -> argparse.ArgumentParser:
     )
     theory.set_defaults(run=run_theory)
 
+    circuits = commands.add_parser(
+        "circuits", help="overlap, cross-faithfulness and transplants of the circuits of base and checkpoints"
+    )
+    _add_checkpoint_options(circuits)
+    _add_tasks_option(circuits, required=True)
+    circuits.add_argument(
+        "--examples",
+        type=_positive,
+        default=100,
+        help="examples that find a circuit, and others that judge it; all models solve them (default: %(default)s)",
+    )
+    circuits.add_argument(
+        "--method",
+        default="nap-ig-inputs",
+        help="attribution, see analysis.circuits.attribution (default: %(default)s)",
+    )
+    circuits.add_argument(
+        "--steps", type=_positive, default=5, help="steps of integrated gradients (default: %(default)s)"
+    )
+    circuits.add_argument(
+        "--circuit-share",
+        type=float,
+        default=0.2,
+        help="share of nodes, or edges, that make a circuit (default: %(default)s)",
+    )
+    circuits.add_argument("--seed", type=int, default=0, help="of examples and resamples (default: %(default)s)")
+    circuits.add_argument(
+        "--batch-size", type=_positive, default=256, help="prompts that run together (default: %(default)s)"
+    )
+    circuits.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the GPU if there is one)")
+    circuits.set_defaults(run=run_circuits)
+
     report = commands.add_parser("report", help="a page from results.json, or a gallery of them; needs no model")
     one_or_many = report.add_mutually_exclusive_group(required=True)
     one_or_many.add_argument(
@@ -304,6 +338,39 @@ def run_kl(arguments: argparse.Namespace) -> None:
 
     parts = {"drift": ("kl", measured(kl_drift)), "matrices": ("kl_matrices", measured(kl_matrices))}
     measure_parts(arguments, checkpoints, parts)
+
+
+def run_circuits(arguments: argparse.Namespace) -> None:
+    from analysis.circuits.attribution import METHODS, check_choice
+    from analysis.circuits.change import ChangeOptions, checkpoint_changes
+    from eval.circuit_tasks import get_circuit_task
+
+    checkpoints = named_folders(arguments.checkpoints)
+    tasks = task_names(arguments.tasks)
+    for task in tasks:
+        get_circuit_task(task)
+    check_choice("--method", arguments.method, METHODS)
+    options = {
+        "tasks": tasks,
+        "examples": arguments.examples,
+        "method": arguments.method,
+        "steps": arguments.steps,
+        "circuit_share": arguments.circuit_share,
+        "seed": arguments.seed,
+    }
+    chosen = ChangeOptions(
+        arguments.method,
+        arguments.steps,
+        arguments.circuit_share,
+        seed=arguments.seed,
+        rows=arguments.batch_size,
+    )
+    folders = {"base": arguments.base, **checkpoints}
+    measurement = (
+        options,
+        lambda: checkpoint_changes(folders, tasks, arguments.examples, arguments.device, chosen),
+    )
+    measure_sections(arguments.output, arguments.base, checkpoints, {"circuits": measurement}, arguments.recompute)
 
 
 def measure_parts(

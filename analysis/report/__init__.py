@@ -1,4 +1,4 @@
-"""The page a person reads: `results.json` of a finished comparison as HTML, Markdown and figures.
+"""The page a person reads: `results.json` of a comparison or a study of circuits as HTML, Markdown and figures.
 
 Needs neither a model nor a GPU, and every number it shows stands in `results.json`.
 """
@@ -6,6 +6,7 @@ Needs neither a model nor a GPU, and every number it shows stands in `results.js
 from pathlib import Path
 
 from analysis.report import html, markdown
+from analysis.report.circuit_document import compose_circuits
 from analysis.report.document import compose
 from analysis.report.gallery import render_gallery
 from analysis.report.results import read_results
@@ -24,7 +25,8 @@ def build(run: Path) -> Path:
     Raises UserError if `run` has no readable `results.json`. A section that it lacks is named in the report.
     """
     run = Path(run)
-    document = compose(read_results(run))
+    results = read_results(run)
+    document = compose_circuits(results) if results.get("study") == "circuits" else compose(results)
     with new_folder(run / "report") as folder:
         (folder / "figures").mkdir()
         for part in document.parts:

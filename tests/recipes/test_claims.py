@@ -19,7 +19,7 @@ SMALL = {
     "completions": 64, "published_grpo_completions": 32, "test_tasks": "countdown,yes_no", "test_size": 8,
     "max_new_tokens": 40, "kl_prompts": 4, "line_points": 3, "line_size": 8, "probe_size": 4, "random_directions": 1,
     "es_config": "recipes/tiny/es.yaml",
-    "es_options": "population=4,prompts_per_step=8,sigma=0.05,temperature=1.0,eval_every=0,log_completions_every=0",
+    "es_options": "population=4,prompts_per_step=8,sigma=0.01,temperature=1.0,eval_every=0,log_completions_every=0",
     "grpo_config": "recipes/tiny/grpo.yaml",
     "grpo_options": "per_device_train_batch_size=32,num_generations=4,eval_every=0,save_steps=2",
 }  # fmt: skip
@@ -58,7 +58,7 @@ def test_conditions_add_their_options_to_the_yaml_files_of_the_methods():
     }  # fmt: skip
     shipped = yaml.safe_load(Path("recipes/tiny/es.yaml").read_text())
     plain, rounded = settings["es-matched-fp32"], settings["es-matched-released"]
-    changed = {"population": 4, "prompts_per_step": 8, "sigma": 0.05, "temperature": 1.0, "eval_every": 0}
+    changed = {"population": 4, "prompts_per_step": 8, "sigma": 0.01, "temperature": 1.0, "eval_every": 0}
     assert plain == shipped | changed | {"log_completions_every": 0}
     assert rounded == plain | {"shared_noise": True, "sigma": 0.02}
     assert settings["grpo-matched-released"] == settings["grpo-matched-fp32"]
