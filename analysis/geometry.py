@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from analysis.weights import Checkpoint, check_same_parameters, parse_name
+from analysis.weights import Checkpoint, open_checkpoints, parse_name
 from eval.errors import UserError
 
 
@@ -73,9 +73,7 @@ def update_geometry(base: Path, checkpoints: dict[str, Path]) -> dict:
 
     Raises UserError if a folder cannot be read, the folders are of different models, or a weight is not finite.
     """
-    opened_base = Checkpoint(base)
-    opened = [Checkpoint(path) for path in checkpoints.values()]
-    check_same_parameters([opened_base, *opened])
+    opened_base, *opened = open_checkpoints(base, checkpoints.values())
     with one_thread():
         updates = {
             name: measure_tensor(opened_base, opened, name)

@@ -14,6 +14,23 @@ from tests.recipe_files import ROOT, recipe_yamls, script_of
 
 # What makes each script short. A script without an entry fails: add one when you add a recipe.
 SHORT = {
+    # One comparison, of two ES steps of 512 completions.
+    "recipes/claims.py": "--tasks countdown --seeds 1 --budgets matched --precisions fp32 --completions 1024 "
+    "--test_size 8 --kl_prompts 4 --line_points 3 --line_size 8 --probe_size 4 --random_directions 1".split(),
+    # The shipped models, which know other tasks: none is left out for that.
+    "recipes/circuits.py": [
+        "--models",
+        "small=recipes/tiny/models/llama-small",
+        "medium=recipes/tiny/models/llama-medium",
+        "--transfers",
+        "small>medium",
+        "--change_base",
+        "small",
+        *(
+            "--tasks ioi_short,docstring_short --change_tasks docstring_short --smallest_share 0 --examples 8 "
+            "--test_examples 8 --train_examples 8 --alignment_seeds 1 --resamples 20 --completions 4096"
+        ).split(),
+    ],
     # Two ES steps of 2,048 completions.
     "recipes/compare.py": "--completions 4096 --test_size 8 --kl_prompts 4 --line_points 3 --line_size 8".split(),
     "recipes/es.py": ["--steps", "2"],

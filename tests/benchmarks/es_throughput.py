@@ -58,7 +58,7 @@ def main():
 
 def measure(engine: HFEngine, members: int, prompts: int, fixed: bool, repeats: int) -> dict[str, float]:
     """Completions per second of each way, medians over `repeats` rounds after one warm-up."""
-    messages = TASKS["countdown"].load("train", prompts, 0)["prompt"]
+    messages = list(TASKS["countdown"].load("train", prompts, 0)["prompt"])
     population = [SeededMember(i, member_seed(0, 0, i), 1, SIGMA, Noise()) for i in range(members)]
     sampling = Sampling(LENGTH, temperature=0.0 if fixed else 1.0)
     ends = engine.end_ids
