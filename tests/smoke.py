@@ -36,6 +36,7 @@ SHORT = {
     "recipes/compare.py": "--completions 4096 --test_size 8 --kl_prompts 4 --line_points 3 --line_size 8".split(),
     "recipes/es.py": ["--steps", "2"],
     "recipes/grpo.py": ["--max_steps", "2", "--save_steps", "1"],
+    "recipes/precision.py": ["--steps", "2"],
     "recipes/pretrain.py": ["--steps", "2"],
     "recipes/rules.py": ["--steps", "2"],
     "recipes/rules_sweep.py": ["--runs", "recipes/rules/parity-mlp.yaml steps=2 seed=0,1"],
