@@ -667,6 +667,10 @@ def attention(results: Results) -> Figure:
     return figure
 
 
+# Parts whose loss moves less than this, in points, are drawn without their name.
+NAMED_EFFECT = 5
+
+
 def ablation(results: Results) -> Figure:
     """What samples lose when one head or one MLP is silenced, at the last checkpoint."""
     shown = results["mechanism"]
@@ -682,6 +686,8 @@ def ablation(results: Results) -> Figure:
             x, y = (100 * (effect[key] - whole[key]) for key in ("valid", "copies"))
             shade = RULE_COLOUR if unit.startswith("a") else MEMORY_COLOUR
             axes.plot(x, y, "o" if unit.startswith("a") else "s", color=shade, markersize=5, alpha=0.8)
+            if max(abs(x), abs(y)) < NAMED_EFFECT:
+                continue
             axes.annotate(unit, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=8, color=shade)
         axes.margins(0.18)
         axes.set_xlabel("Valid (points)", fontsize=10)
