@@ -116,7 +116,10 @@ def telling_runs(runs: Sequence[Run]) -> list[Run]:
         rank = 2 if window.state != "open" else 1 if window.width is None else 0
         return rank, -(window.width or window.at_least or 0.0), run.name
 
-    groups = group_by(sorted(runs, key=shown), lambda run: run.model)
+    # The second seed of a setting comes after the first of every other.
+    by_setting = group_by(sorted(runs, key=shown), lambda run: run.setting()).values()
+    ordered = [run for turn in zip_longest(*by_setting) for run in turn if run is not None]
+    groups = group_by(ordered, lambda run: run.model)
     return [run for turn in zip_longest(*groups.values()) for run in turn if run is not None]
 
 

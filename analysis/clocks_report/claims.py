@@ -290,9 +290,11 @@ def _basins(runs: Sequence[Run], model: str, fields: dict[str, Entry]) -> Entry:
     if not measured:
         return _entry("C7", model, "not measured", "the score field of no run was measured", [])
     texts, verdicts = [], []
+    complete = [run for run in measured if window_of(run).width is not None]
     for run in measured:
         changes = basin_changes(fields[run.name], clock(run.rows, RULE_NOVEL), clock(run.rows, MEMORY))
-        verdicts += [None if value is None else value >= BASIN_FACTOR for value in changes]
+        if run in complete:
+            verdicts += [None if value is None else value >= BASIN_FACTOR for value in changes]
         grown, shrunk, dominance = ("unknown" if value is None else f"{value:.2f}" for value in changes)
         texts.append(
             f"{run.name}: at tau_rule valid basins {grown} times as wide as without a rule, violating ones "
@@ -301,7 +303,7 @@ def _basins(runs: Sequence[Run], model: str, fields: dict[str, Entry]) -> Entry:
     if False in verdicts:
         verdict = "not seen"
     else:
-        verdict = "censored" if None in verdicts else "seen"
+        verdict = "censored" if None in verdicts or not complete else "seen"
     return _entry("C7", model, verdict, "; ".join(texts), measured)
 
 

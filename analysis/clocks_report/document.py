@@ -42,7 +42,7 @@ def compose(results: Results) -> Document:
         ),
         _part(
             "samples", "What the models draw", figures.samples, results,
-            "A few samples at a few steps, each a small grid (a line of a parity string is one group). Green frames "
+            "A few samples at a few steps, each a small grid (lines hold whole groups). Green frames "
             "are new and valid, orange ones are copies of training strings, grey ones break the rule.",
             needed=("samples",),
         ),

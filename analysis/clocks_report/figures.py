@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -230,7 +231,8 @@ def _clocks_against(results: Results, key: str, quantity: str, label: str, logar
         values = sorted({setting[key] for setting in settings})
         axes.set_xticks(values, [f"{value:g}" for value in values])
         axes.minorticks_off()
-        axes.margins(x=0.14, y=0.12)
+        axes.margins(x=0.14, y=0.16)
+        _log_ticks(axes.yaxis, *axes.get_ylim())
         axes.set_title(title, fontsize=10)
         axes.grid(axis="y")
     for axes in grid[:, 0]:
@@ -353,9 +355,15 @@ def _shown_width(setting: Entry) -> tuple[float | None, str]:
 
 def _steps_axis(axes: Axes) -> None:
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(numticks=12))
-    axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    _log_ticks(axes.xaxis, *axes.get_xlim())
+
+
+def _log_ticks(axis: Axis, low: float, high: float) -> None:
+    """Ticks at 1, 2, 5 or at 1, 3 of a decade where there is room, written as 300 or 3k."""
+    decades = np.log10(high / low)
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.2 else (1, 3) if decades < 2.2 else (1,)))
+    axis.set_major_formatter(FuncFormatter(_thousands))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _thousands(value: float, _: int) -> str:
@@ -369,8 +377,12 @@ def _numbers(values: Sequence[float | None]) -> np.ndarray:
 def samples(results: Results) -> Figure:
     """What the shown runs generate at a few steps: each string a small grid, framed by what it is."""
     shown = results["samples"]
-    heights = [len(entry["steps"]) for entry in shown.values()]
-    figure = Figure(figsize=(WIDTH, 0.5 + sum(0.45 + 0.72 * height for height in heights)), layout="constrained")
+    # Inches: rows of samples that fill the width, which differ in height with the shape of the strings.
+    heights = [
+        0.3 + len(entry["steps"]) * 1.35 * entry["shape"][0] / entry["shape"][1] * 0.93 * WIDTH / (1.35 * SHOWN + 2.6)
+        for entry in shown.values()
+    ]
+    figure = Figure(figsize=(WIDTH, 0.5 + sum(heights)), layout="constrained")
     panels = figure.subplots(len(shown), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axes, (name, entry) in zip(panels, shown.items(), strict=True):
         _sample_grid(axes, entry)
@@ -385,6 +397,8 @@ def samples(results: Results) -> Figure:
     return figure
 
 
+# Samples beside each other.
+SHOWN = 8
 KIND_COLOURS = {"novel": WINDOW_COLOUR, "copy": MEMORY_COLOUR, "invalid": INVALID_COLOUR}
 
 
@@ -452,10 +466,12 @@ def stages(field: Entry, run: Entry) -> dict[str, int]:
     def first_after(step: float | None, fallback: int) -> int:
         return fallback if step is None else next((i for i, other in enumerate(steps) if other >= step), last)
 
+    early = first_after(rule, last // 3)
+    late = first_after(memory, max(2 * last // 3, min(early + 1, last)))
     return {
         "start": 0,
-        "rule" if rule is not None else "early": first_after(rule, last // 3),
-        "memory" if memory is not None else "late": first_after(memory, 2 * last // 3),
+        "rule" if rule is not None else "early": early,
+        "memory" if memory is not None else "late": late,
         "end": last,
     }
 
@@ -523,7 +539,8 @@ def score_clock(results: Results) -> Figure:
         axes.set_title(run_title(run), fontsize=10)
     for axes in grid[:, 0]:
         axes.set_ylabel("Noise level sigma")
-    figure.supxlabel("Optimiser step (log scale)", fontsize=11)
+    for axes in list(grid.flat)[max(len(fields) - 2, 0) : len(fields)]:
+        axes.set_xlabel("Optimiser step (log)")
     figure.colorbar(
         image, ax=list(grid.flat), location="bottom", shrink=0.75, aspect=34, pad=0.03,
         label="\N{MINUS SIGN}1: training set's optimum     +1: rule's optimum",
@@ -650,6 +667,10 @@ def attention(results: Results) -> Figure:
     return figure
 
 
+# Parts whose loss moves less than this, in points, are drawn without their name.
+NAMED_EFFECT = 5
+
+
 def ablation(results: Results) -> Figure:
     """What samples lose when one head or one MLP is silenced, at the last checkpoint."""
     shown = results["mechanism"]
@@ -665,6 +686,8 @@ def ablation(results: Results) -> Figure:
             x, y = (100 * (effect[key] - whole[key]) for key in ("valid", "copies"))
             shade = RULE_COLOUR if unit.startswith("a") else MEMORY_COLOUR
             axes.plot(x, y, "o" if unit.startswith("a") else "s", color=shade, markersize=5, alpha=0.8)
+            if max(abs(x), abs(y)) < NAMED_EFFECT:
+                continue
             axes.annotate(unit, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=8, color=shade)
         axes.margins(0.18)
         axes.set_xlabel("Valid (points)", fontsize=10)

@@ -1,5 +1,6 @@
 """A few samples of a few steps, with what each of them is."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ def sample_grids(run: Run) -> dict[str, Any] | None:
         drawn = load_file(files[step])["samples"][:SAMPLES]
         copied = is_member(drawn, run.data["train"])
         valid = run.rule.valid(drawn)
-        strings.append(in_rows(run, drawn).tolist())
+        strings.append(drawn.tolist())
         kinds.append(["copy" if c else "novel" if v else "invalid" for c, v in zip(copied, valid, strict=True)])
     return {
         "steps": chosen,
@@ -40,18 +41,12 @@ def sample_grids(run: Run) -> dict[str, Any] | None:
     }
 
 
-def in_rows(run: Run, strings: np.ndarray) -> np.ndarray:
-    """The symbols of each string, int8 [M, n], in the order of the rows in which it is drawn."""
-    if len(run.rule.shape) == 1 and run.config.get("group"):
-        return strings.reshape(len(strings), -1, run.config["group"]).swapaxes(1, 2).reshape(len(strings), -1)
-    return strings
-
-
 def drawn_shape(run: Run) -> tuple[int, int]:
-    """A grid as it is; a string of groups with a column for each group; another of even length in two rows."""
+    """(height, width): a grid as it is; a string in rows of whole groups, somewhat wider than high."""
     shape = run.rule.shape
     if len(shape) == 2:
         return shape[0], shape[1]
-    if run.config.get("group"):
-        return run.config["group"], run.rule.positions // run.config["group"]
-    return (2, run.rule.positions // 2) if run.rule.positions % 2 == 0 else (1, run.rule.positions)
+    count, group = run.rule.positions, run.config.get("group") or 1
+    widths = [width for width in range(group, count + 1, group) if count % width == 0]
+    width = min(widths, key=lambda each: abs(math.log(each / math.sqrt(1.5 * count))))
+    return count // width, width
