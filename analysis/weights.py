@@ -17,6 +17,8 @@ SINGLE_FILE = "model.safetensors"
 SHARD_INDEX = "model.safetensors.index.json"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
+# Floating point numbers as safetensors names them.
+FLOATING = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # What PEFT puts before the name of every module of the base model.
 ADAPTER_PREFIX = "base_model.model."
 # Modules that inference engines make of several Hugging Face ones.
@@ -26,8 +28,8 @@ FUSED = ("qkv_proj", "gate_up_proj")
 class Checkpoint:
     """The weights of one checkpoint folder, by Hugging Face parameter name.
 
-    Weights lie in `model.safetensors`, or in the shards that `model.safetensors.index.json` names. Files are mapped
-    into memory and opened anew for every tensor: what is not being read takes no memory.
+    Weights lie in `model.safetensors`, or in the shards that `model.safetensors.index.json` names. Files are opened
+    anew for every tensor: what is not being read takes no memory.
 
     names: every parameter once. If the configuration ties the output embedding to the input embedding and the folder
         holds equal copies of both, only the input embedding is listed, as in the loaded model.
@@ -41,8 +43,11 @@ class Checkpoint:
         self.path = Path(path)
         self._file_of = _locate_tensors(self.path)
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self._stored_as: dict[str, str] = {}
+        self._start: dict[str, int] = {}
         for file in sorted(set(self._file_of.values())):
-            self.shapes |= _shapes_in(file, [name for name in self._file_of if self._file_of[name] == file])
+            for name, entry in _header(file, [name for name in self._file_of if self._file_of[name] == file]).items():
+                self.shapes[name], self._stored_as[name], self._start[name] = entry
         copy = self._copy_of_input_embedding()
         if copy is not None:
             del self.shapes[copy]
@@ -58,19 +63,33 @@ class Checkpoint:
         return ((name, self.read(name)) for name in self.names)
 
     def blocks(self, name: str, size: int = 2**20) -> Iterator[torch.Tensor]:
-        """One parameter as consecutive flat float32 pieces of at most `size` scalars, converted one at a time."""
-        for block in self._stored(name).reshape(-1).split(size):
-            yield block.to(torch.float32)
+        """One parameter as consecutive flat float32 pieces of at most `size` scalars, converted one at a time.
+
+        Read from the file, not from a mapping of it: the system then reads ahead, and no page of it has to be mapped.
+        """
+        if self._stored_as[name] not in FLOATING:
+            raise self._not_floating(name)
+        dtype, left = FLOATING[self._stored_as[name]], math.prod(self.shapes[name])
+        with open(self._file_of[name], "rb") as file:
+            file.seek(self._start[name])
+            while left:
+                buffer = bytearray(min(size, left) * dtype.itemsize)
+                file.readinto(buffer)
+                yield torch.frombuffer(buffer, dtype=dtype).to(torch.float32)
+                left -= min(size, left)
 
     def _stored(self, name: str) -> torch.Tensor:
         with safe_open(self._file_of[name], framework="pt") as file:
             tensor = file.get_tensor(name)
         if not tensor.is_floating_point():
-            raise UserError(
-                f"{name} in {self.path} is stored as {tensor.dtype}, not as floating point numbers; "
-                "give an unquantised checkpoint"
-            )
+            raise self._not_floating(name)
         return tensor
+
+    def _not_floating(self, name: str) -> UserError:
+        return UserError(
+            f"{name} in {self.path} is stored as {self._stored_as[name]}, not as 16, 32 or 64 bit floating point "
+            "numbers; give an unquantised checkpoint"
+        )
 
     def _copy_of_input_embedding(self) -> str | None:
         """The name of an output embedding that is only a second copy of the input embedding.
@@ -249,12 +268,22 @@ def _lora_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _shapes_in(file: Path, names: list[str]) -> dict[str, tuple[int, ...]]:
-    with _open(file) as opened:
+def _header(file: Path, names: list[str]) -> dict[str, tuple[tuple[int, ...], str, int]]:
+    """(shape, type, position of the first byte in the file) of each of these tensors.
+
+    A file begins with the length of a JSON header, in 8 bytes; positions in it count from its end.
+    """
+    with _open(file) as opened:  # which checks that the file is whole
         absent = sorted(set(names) - set(opened.keys()))
-        if absent:
-            raise UserError(f"{file} lacks {absent[0]}, which {SHARD_INDEX} says it holds; copy the folder again")
-        return {name: tuple(opened.get_slice(name).get_shape()) for name in names}
+    if absent:
+        raise UserError(f"{file} lacks {absent[0]}, which {SHARD_INDEX} says it holds; copy the folder again")
+    with open(file, "rb") as raw:
+        length = int.from_bytes(raw.read(8), "little")
+        header = json.loads(raw.read(length))
+    return {
+        name: (tuple(header[name]["shape"]), header[name]["dtype"], 8 + length + header[name]["data_offsets"][0])
+        for name in names
+    }
 
 
 def _open(file: Path) -> safe_open:
