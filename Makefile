@@ -9,19 +9,26 @@ INSTALLED := .venv/.installed
 INSTALLED_GPU := .venv/.installed-gpu
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help compare test check smoke install install-gpu
+.PHONY: help compare clocks test check smoke install install-gpu
 
 help:
 	@echo "make compare      ES and GRPO on the embedded tiny model, compared in one report"
+	@echo "make clocks       when small models learn a rule and when they copy, in one report (20 minutes)"
 	@echo "make test         the tests"
 	@echo "make check        format and lint, as they must be before a commit"
-	@echo "make smoke        every recipe for the tiny models, for 2 steps"
+	@echo "make smoke        every recipe for the tiny models and for rules, for 2 steps"
 	@echo "make install      only install, into .venv"
 	@echo "make install-gpu  the same with vLLM, for Linux with a CUDA GPU"
 
 compare: $(INSTALLED)
 	$(BIN)/accelerate launch --quiet --config_file accelerate_configs/cpu.yaml \
 	    recipes/compare.py --config recipes/tiny/compare.yaml
+
+# Runs that are finished stay; interrupted ones go on.
+clocks: $(INSTALLED)
+	$(BIN)/accelerate launch --quiet --config_file accelerate_configs/cpu.yaml \
+	    recipes/rules_sweep.py --config recipes/rules/clocks.yaml
+	$(BIN)/python -m analysis clocks --runs runs/rules/clocks --output runs/rules/clocks
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist worksteal

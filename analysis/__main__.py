@@ -3,8 +3,11 @@
     python -m analysis geometry     norms, cosines, sparsity and spectra of the updates
     python -m analysis connectivity reward and loss between the models, and to both sides of an update
     python -m analysis kl           how far the models' distributions over completions are apart
-    python -m analysis report       a page from DIR/results.json
+    python -m analysis theory       a run of evolution strategies beside what theory predicts, from its logs
+    python -m analysis circuits     what training did to the circuits of tasks
+    python -m analysis report       a page from DIR/results.json, or a gallery over a folder of runs
     python -m analysis table        one table from the results.json of many runs
+    python -m analysis clocks       when small models learn a rule and when they copy, with a page of its own
 
 Each part that is measured is one section of results.json. The file has
 
@@ -20,6 +23,9 @@ Each part that is measured is one section of results.json. The file has
     probes         odd and even parts along updates and random directions: see analysis.probes.probes
     kl             {checkpoint: {task: {"forward", "reverse"}}}: see analysis.kl.kl_drift
     kl_matrices    {"order", "incremental", "cumulative"}: see analysis.kl.kl_matrices
+    theory         {run of evolution strategies: see analysis.predictions.predict}
+    claims         verdicts over many comparisons, by recipes/claims.py: see analysis.claims.judge
+    circuits       {task: {"nodes", "examples", ...}}: see analysis.circuits.change.task_change
 
 and, if recipes/compare.py wrote it, what that recipe adds. Pairs are keyed "a|b". Rewards are shares of 1, losses and
 divergences in nats, norms Euclidean; every KL states its direction, estimator, sampling and prompts. A section that
@@ -32,10 +38,10 @@ from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
-from analysis.cache import Measurement, file_digest, measure_sections
+from analysis.cache import Measurement, file_digest, measure_sections, read_results
 from analysis.table import as_csv, as_markdown, runs_table
 from eval.errors import UserError, exit_with_one_line
-from eval.storage import write_text
+from eval.storage import write_json, write_text
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -160,8 +166,59 @@ def build_parser() -> argparse.ArgumentParser:
     _add_sampling_options(kl)
     kl.set_defaults(run=run_kl)
 
-    report = commands.add_parser("report", help="write DIR/report from DIR/results.json; needs no model")
-    report.add_argument("--run", dest="folder", type=Path, required=True, metavar="DIR", help="a run folder")
+    theory = commands.add_parser("theory", help="a run of evolution strategies beside theory; from its logs alone")
+    theory.add_argument(
+        "--runs",
+        nargs="+",
+        required=True,
+        metavar="NAME=DIR",
+        help="finished runs of evolution strategies, with names: es=runs/tiny/compare/es",
+    )
+    theory.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="folder whose results.json takes the results"
+    )
+    theory.set_defaults(run=run_theory)
+
+    circuits = commands.add_parser(
+        "circuits", help="overlap, cross-faithfulness and transplants of the circuits of base and checkpoints"
+    )
+    _add_checkpoint_options(circuits)
+    _add_tasks_option(circuits, required=True)
+    circuits.add_argument(
+        "--examples",
+        type=_positive,
+        default=100,
+        help="examples that find a circuit, and others that judge it; all models solve them (default: %(default)s)",
+    )
+    circuits.add_argument(
+        "--method",
+        default="nap-ig-inputs",
+        help="attribution, see analysis.circuits.attribution (default: %(default)s)",
+    )
+    circuits.add_argument(
+        "--steps", type=_positive, default=5, help="steps of integrated gradients (default: %(default)s)"
+    )
+    circuits.add_argument(
+        "--circuit-share",
+        type=float,
+        default=0.2,
+        help="share of nodes, or edges, that make a circuit (default: %(default)s)",
+    )
+    circuits.add_argument("--seed", type=int, default=0, help="of examples and resamples (default: %(default)s)")
+    circuits.add_argument(
+        "--batch-size", type=_positive, default=256, help="prompts that run together (default: %(default)s)"
+    )
+    circuits.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the GPU if there is one)")
+    circuits.set_defaults(run=run_circuits)
+
+    report = commands.add_parser("report", help="a page from results.json, or a gallery of them; needs no model")
+    one_or_many = report.add_mutually_exclusive_group(required=True)
+    one_or_many.add_argument(
+        "--run", dest="folder", type=Path, metavar="DIR", help="a run folder: writes DIR/report from DIR/results.json"
+    )
+    one_or_many.add_argument(
+        "--runs", type=Path, metavar="DIR", help="a folder with runs in it, at any depth: writes DIR/gallery.html"
+    )
     report.set_defaults(run=run_report)
 
     table = commands.add_parser("table", help="collect the results.json of many runs in one table; needs no model")
@@ -170,6 +227,24 @@ def build_parser() -> argparse.ArgumentParser:
         "--output", type=Path, metavar="DIR", help="folder for table.md and table.csv (default: the folder of runs)"
     )
     table.set_defaults(run=run_table)
+
+    clocks = commands.add_parser(
+        "clocks", help="when the models of a sweep over rules learn the rule and when they copy, as a page"
+    )
+    clocks.add_argument(
+        "--runs", type=Path, required=True, metavar="DIR", help="folder with runs of recipes/rules.py, at any depth"
+    )
+    clocks.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="folder for results.json and report/"
+    )
+    clocks.add_argument(
+        "--models",
+        type=_count,
+        default=4,
+        help="open the checkpoints of at most so many runs, for their score fields and their parts; 0 needs no "
+        "checkpoint and takes seconds (default: %(default)s)",
+    )
+    clocks.set_defaults(run=run_clocks)
     return parser
 
 
@@ -284,6 +359,39 @@ def run_kl(arguments: argparse.Namespace) -> None:
     measure_parts(arguments, checkpoints, parts)
 
 
+def run_circuits(arguments: argparse.Namespace) -> None:
+    from analysis.circuits.attribution import METHODS, check_choice
+    from analysis.circuits.change import ChangeOptions, checkpoint_changes
+    from eval.circuit_tasks import get_circuit_task
+
+    checkpoints = named_folders(arguments.checkpoints)
+    tasks = task_names(arguments.tasks)
+    for task in tasks:
+        get_circuit_task(task)
+    check_choice("--method", arguments.method, METHODS)
+    options = {
+        "tasks": tasks,
+        "examples": arguments.examples,
+        "method": arguments.method,
+        "steps": arguments.steps,
+        "circuit_share": arguments.circuit_share,
+        "seed": arguments.seed,
+    }
+    chosen = ChangeOptions(
+        arguments.method,
+        arguments.steps,
+        arguments.circuit_share,
+        seed=arguments.seed,
+        rows=arguments.batch_size,
+    )
+    folders = {"base": arguments.base, **checkpoints}
+    measurement = (
+        options,
+        lambda: checkpoint_changes(folders, tasks, arguments.examples, arguments.device, chosen),
+    )
+    measure_sections(arguments.output, arguments.base, checkpoints, {"circuits": measurement}, arguments.recompute)
+
+
 def measure_parts(
     arguments: argparse.Namespace, checkpoints: dict[str, Path], parts: dict[str, tuple[str, Measurement]]
 ) -> None:
@@ -292,10 +400,20 @@ def measure_parts(
     measure_sections(arguments.output, arguments.base, checkpoints, sections, arguments.recompute)
 
 
-def run_report(arguments: argparse.Namespace) -> None:
-    from analysis.report import build
+def run_theory(arguments: argparse.Namespace) -> None:
+    from analysis.predictions import predict
 
-    print(build(arguments.folder))
+    measured = {name: predict(folder) for name, folder in named_folders(arguments.runs).items()}
+    path = arguments.output / "results.json"
+    # Quickly computed from small files, so that it needs no cache.
+    write_json(path, read_results(path) | {"theory": measured})
+    print(f"wrote theory to {path}")
+
+
+def run_report(arguments: argparse.Namespace) -> None:
+    from analysis.report import build, build_gallery
+
+    print(build(arguments.folder) if arguments.folder else build_gallery(arguments.runs))
 
 
 def run_table(arguments: argparse.Namespace) -> None:
@@ -304,6 +422,12 @@ def run_table(arguments: argparse.Namespace) -> None:
     write_text(output / "table.csv", as_csv(columns, rows))
     write_text(output / "table.md", as_markdown(columns, rows))
     print(f"wrote {len(rows)} runs to {output / 'table.md'} and {output / 'table.csv'}")
+
+
+def run_clocks(arguments: argparse.Namespace) -> None:
+    from analysis.clocks_report import build
+
+    print(build(arguments.runs, arguments.output, arguments.models))
 
 
 def named_folders(entries: list[str]) -> dict[str, Path]:
@@ -395,6 +519,12 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
     return int(text)
 
 

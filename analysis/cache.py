@@ -13,6 +13,8 @@ from eval.storage import read_json, write_json
 # What a model computes depends on these files of its folder.
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*config.json", "tokenizer*", "chat_template*",
                "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt")  # fmt: skip
+# Sections whose checkpoints are steps of one run, not methods to be compared.
+ALONG_A_RUN = ("trajectory",)
 # What the numbers depend on beside the checkpoints, and the measurement itself.
 Measurement = tuple[dict[str, Any], Callable[[], dict]]
 
@@ -57,12 +59,13 @@ def is_stored(output: Path, section: str, inputs: dict[str, Any]) -> bool:
 def store(output: Path, section: str, measured: dict, checkpoints: dict[str, Path], inputs: dict[str, Any]) -> None:
     """Put `measured` under `section` of OUTPUT/results.json and leave the other sections as they are.
 
-    "methods" lists the names of all checkpoints in the file, in the order in which they came; "inputs" keeps what
-    each section was measured from.
+    "methods" lists the names of all checkpoints in the file, in the order in which they came, but for those of
+    `ALONG_A_RUN`; "inputs" keeps what each section was measured from.
     """
     path = output / "results.json"
     results = read_results(path)
-    results["methods"] = list(dict.fromkeys([*results.get("methods", []), *checkpoints]))
+    names = [] if section in ALONG_A_RUN else checkpoints
+    results["methods"] = list(dict.fromkeys([*results.get("methods", []), *names]))
     results["inputs"] = results.get("inputs", {}) | {section: inputs}
     results[section] = measured
     write_json(path, results)
@@ -80,16 +83,17 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def folder_digests(folders: dict[str, Path]) -> dict[str, str]:
-    """SHA-256 over the weights, configuration and tokenizer of each checkpoint folder.
+    """SHA-256 over the weights, configuration and tokenizer of each checkpoint folder, of which base is the first.
 
     Raises UserError if a folder holds no weights, or the checkpoints are of different models.
     """
     # Here, because a misspelt option or --help should not wait for torch.
     from tqdm import tqdm
 
-    from analysis.weights import Checkpoint, check_same_parameters
+    from analysis.weights import open_checkpoints
 
-    check_same_parameters([Checkpoint(path) for path in folders.values()])
+    base, *others = folders.values()
+    open_checkpoints(base, others)
     return {name: folder_digest(path) for name, path in tqdm(folders.items(), desc="checksums", unit="checkpoint")}
 
 

@@ -1,7 +1,9 @@
 """How far, where and in which direction training moved the weights."""
 
 import math
+import os
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations
@@ -11,15 +13,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from analysis.weights import Checkpoint, check_same_parameters, parse_name
+from analysis.weights import Checkpoint, open_checkpoints, parse_name
 from eval.errors import UserError
 
 
 NO_LAYER = "-"
 THRESHOLDS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 
-# Scalars of all checkpoints together that are in work at once. Small, so that they stay in the cache of one core and
-# the allocator reuses their memory: with blocks of a megabyte, handing out fresh pages costs more than the arithmetic.
+# Threads that measure one tensor each.
+MOST_WORKERS = 4
+# Scalars of all checkpoints together that are in work at once, in each thread. Small, so that they stay in the cache
+# of one core and the allocator reuses their memory: with blocks of a megabyte, handing out fresh pages costs more than
+# the arithmetic.
 BLOCK = 2**16
 
 
@@ -55,7 +60,7 @@ class TensorUpdate:
 def update_geometry(base: Path, checkpoints: dict[str, Path]) -> dict:
     """Norms, orientation and sparsity of the updates theta - theta_base of the named checkpoints.
 
-    Reads every file once, block by block; sums in float64. Returns
+    Reads every file once, block by block, a few tensors at a time; sums in float64. Returns
 
         {"parameters": d, "base_norm": ||theta_base||,
          "checkpoints": {name: {"norm", "relative_norm" (by base's norm of the same parameters; None where that is 0),
@@ -73,14 +78,16 @@ def update_geometry(base: Path, checkpoints: dict[str, Path]) -> dict:
 
     Raises UserError if a folder cannot be read, the folders are of different models, or a weight is not finite.
     """
-    opened_base = Checkpoint(base)
-    opened = [Checkpoint(path) for path in checkpoints.values()]
-    check_same_parameters([opened_base, *opened])
-    with one_thread():
-        updates = {
-            name: measure_tensor(opened_base, opened, name)
-            for name in tqdm(opened_base.names, desc="geometry", unit="tensor")
-        }
+    opened_base, *opened = open_checkpoints(base, checkpoints.values())
+
+    def measure(name: str) -> TensorUpdate:
+        return measure_tensor(opened_base, opened, name)
+
+    # Several tensors side by side: while one waits for the disk, another is computed.
+    with one_thread(), ThreadPoolExecutor(min(MOST_WORKERS, os.cpu_count() or 1)) as pool:
+        measured = pool.map(measure, opened_base.names)
+        measured = tqdm(measured, desc="geometry", total=len(opened_base.names), unit="tensor")
+        updates = dict(zip(opened_base.names, measured, strict=True))
     total = sum_up(updates.values())
     per_kind = group(updates, lambda layer, kind: kind)
     per_layer = group(updates, lambda layer, kind: layer)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from analysis.geometry import BLOCK
 from analysis.subspaces import compare_subspaces, energy_in_subspaces
-from analysis.weights import Checkpoint, check_same_parameters, parse_name
+from analysis.weights import Checkpoint, open_checkpoints, parse_name
 from eval.errors import UserError
 
 
@@ -59,9 +59,8 @@ def update_spectra(base: Path, checkpoints: dict[str, Path], top: int = 16, devi
     top: k, number of singular vectors on each side, at least 1. device: where matrices are multiplied and decomposed.
     Raises UserError if a folder cannot be read, the folders are of different models, or a weight is not finite.
     """
-    opened_base = Checkpoint(base)
-    opened = {name: Checkpoint(path) for name, path in checkpoints.items()}
-    check_same_parameters([opened_base, *opened.values()])
+    opened_base, *others = open_checkpoints(base, checkpoints.values())
+    opened = dict(zip(checkpoints, others, strict=True))
     matrices = [name for name, shape in opened_base.shapes.items() if len(shape) == 2]
     pairs = list(combinations(checkpoints, 2))
     of_checkpoint: dict[str, dict] = {name: {} for name in checkpoints}

@@ -25,6 +25,8 @@ SECTIONS = (
     "probes",
     "kl",
     "kl_matrices",
+    "theory",
+    "claims",
 )
 TABLE_NOTE = """
 Accuracy: greedy decoding on held-out examples of the trained task. KL: exact over the vocabulary, in nats per token,
@@ -135,14 +137,20 @@ def as_csv(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
 
 def as_markdown(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
     """The table with four digits, each interval beside its value, and what its columns mean."""
-    ends = {f"{column}{end}" for column in columns for end in (" low", " high")}
-    shown = [column for column in columns if column not in ends]
-    lines = [shown, ["---"] * len(shown), *([_cell(row, column) for column in shown] for row in rows)]
+    shown = [column for column in columns if not is_interval_end(column, columns)]
+    lines = [shown, ["---"] * len(shown), *([cell_text(row, column) for column in shown] for row in rows)]
     escaped = [[text.replace("|", r"\|") for text in line] for line in lines]
     return "".join(f"| {' | '.join(line)} |\n" for line in escaped) + TABLE_NOTE
 
 
-def _cell(row: dict[str, Any], column: str) -> str:
+def is_interval_end(column: str, columns: Sequence[str]) -> bool:
+    """Whether a column holds the end of another's interval."""
+    name, _, end = column.rpartition(" ")
+    return end in ("low", "high") and name in columns
+
+
+def cell_text(row: dict[str, Any], column: str) -> str:
+    """A value with four digits and its interval in brackets; nothing where the run holds none."""
     value = row.get(column)
     if not isinstance(value, float):
         return "" if value is None else str(value)

@@ -182,6 +182,22 @@ def decayed_walk_norm(
     return math.sqrt(parameters * variance) * (1 if decay_first else kept)
 
 
+def walk_norms(variances: Sequence[float], decays: Sequence[float], parameters: int) -> list[float]:
+    """Expected ||theta_t - theta_0|| after each step of a walk whose steps may differ: alpha schedules, ties, pairs.
+
+    The recursion V_t = (1 - decay_t)^2 (V_{t-1} + v_t), with norms sqrt(d V_t). With v_t = alpha^2 / N throughout it
+    is `decayed_walk_norm`, and without decay `random_walk_norm`.
+
+    variances: v_t, what step t adds to the variance of every parameter. decays: share of the distance that step t then
+    takes back. parameters: d.
+    """
+    variance, norms = 0.0, []
+    for added, decay in zip(variances, decays, strict=True):
+        variance = (1 - decay) ** 2 * (variance + added)
+        norms.append(math.sqrt(parameters * variance))
+    return norms
+
+
 def effective_dimension(shapes: Iterable[Sequence[int]], shared_noise: bool, across_sizes: bool = False) -> float:
     """Participation ratio (tr C)^2 / tr(C^2) of the covariance C of one perturbation of all parameters.
 

@@ -8,7 +8,7 @@ import torch
 from tqdm import tqdm
 
 from analysis.geometry import BLOCK, one_thread
-from analysis.weights import Checkpoint, check_same_parameters, parse_name
+from analysis.weights import Checkpoint, open_checkpoints, parse_name
 from eval.errors import UserError
 
 
@@ -53,9 +53,7 @@ def drift(base: Path, checkpoints: dict[str, Path]) -> dict:
     Reads every file once, block by block, with sums in float64; memory does not grow with the model.
     Raises UserError if a folder cannot be read, the folders are of different models, or a weight is not finite.
     """
-    opened_base = Checkpoint(base)
-    opened = [Checkpoint(path) for path in checkpoints.values()]
-    check_same_parameters([opened_base, *opened])
+    opened_base, *opened = open_checkpoints(base, checkpoints.values())
     products: dict[str, torch.Tensor] = {}
     squares: dict[str, float] = {}
     with one_thread():

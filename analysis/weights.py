@@ -2,8 +2,9 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,13 +15,21 @@ from eval.errors import UserError
 
 SINGLE_FILE = "model.safetensors"
 SHARD_INDEX = "model.safetensors.index.json"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_FILE = "adapter_model.safetensors"
+# Floating point numbers as safetensors names them.
+FLOATING = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+# What PEFT puts before the name of every module of the base model.
+ADAPTER_PREFIX = "base_model.model."
+# Modules that inference engines make of several Hugging Face ones.
+FUSED = ("qkv_proj", "gate_up_proj")
 
 
 class Checkpoint:
     """The weights of one checkpoint folder, by Hugging Face parameter name.
 
-    Weights lie in `model.safetensors`, or in the shards that `model.safetensors.index.json` names. Files are mapped
-    into memory and opened anew for every tensor: what is not being read takes no memory.
+    Weights lie in `model.safetensors`, or in the shards that `model.safetensors.index.json` names. Files are opened
+    anew for every tensor: what is not being read takes no memory.
 
     names: every parameter once. If the configuration ties the output embedding to the input embedding and the folder
         holds equal copies of both, only the input embedding is listed, as in the loaded model.
@@ -34,8 +43,11 @@ class Checkpoint:
         self.path = Path(path)
         self._file_of = _locate_tensors(self.path)
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self._stored_as: dict[str, str] = {}
+        self._start: dict[str, int] = {}
         for file in sorted(set(self._file_of.values())):
-            self.shapes |= _shapes_in(file, [name for name in self._file_of if self._file_of[name] == file])
+            for name, entry in _header(file, [name for name in self._file_of if self._file_of[name] == file]).items():
+                self.shapes[name], self._stored_as[name], self._start[name] = entry
         copy = self._copy_of_input_embedding()
         if copy is not None:
             del self.shapes[copy]
@@ -51,19 +63,33 @@ class Checkpoint:
         return ((name, self.read(name)) for name in self.names)
 
     def blocks(self, name: str, size: int = 2**20) -> Iterator[torch.Tensor]:
-        """One parameter as consecutive flat float32 pieces of at most `size` scalars, converted one at a time."""
-        for block in self._stored(name).reshape(-1).split(size):
-            yield block.to(torch.float32)
+        """One parameter as consecutive flat float32 pieces of at most `size` scalars, converted one at a time.
+
+        Read from the file, not from a mapping of it: the system then reads ahead, and no page of it has to be mapped.
+        """
+        if self._stored_as[name] not in FLOATING:
+            raise self._not_floating(name)
+        dtype, left = FLOATING[self._stored_as[name]], math.prod(self.shapes[name])
+        with open(self._file_of[name], "rb") as file:
+            file.seek(self._start[name])
+            while left:
+                buffer = bytearray(min(size, left) * dtype.itemsize)
+                file.readinto(buffer)
+                yield torch.frombuffer(buffer, dtype=dtype).to(torch.float32)
+                left -= min(size, left)
 
     def _stored(self, name: str) -> torch.Tensor:
         with safe_open(self._file_of[name], framework="pt") as file:
             tensor = file.get_tensor(name)
         if not tensor.is_floating_point():
-            raise UserError(
-                f"{name} in {self.path} is stored as {tensor.dtype}, not as floating point numbers; "
-                "give an unquantised checkpoint"
-            )
+            raise self._not_floating(name)
         return tensor
+
+    def _not_floating(self, name: str) -> UserError:
+        return UserError(
+            f"{name} in {self.path} is stored as {self._stored_as[name]}, not as 16, 32 or 64 bit floating point "
+            "numbers; give an unquantised checkpoint"
+        )
 
     def _copy_of_input_embedding(self) -> str | None:
         """The name of an output embedding that is only a second copy of the input embedding.
@@ -83,6 +109,86 @@ class Checkpoint:
         return copy if tied and torch.equal(self._stored(source), self._stored(copy)) else None
 
 
+class AdaptedCheckpoint(Checkpoint):
+    """The weights that a LoRA adapter folder makes of its base: W + scale * B A, merged tensor by tensor in float32.
+
+    scale is lora_alpha / r, or lora_alpha / sqrt(r) for rank-stabilised LoRA. Parameters that the adapter holds as a
+    whole (PEFT's modules_to_save, biases) replace those of the base. Names and shapes are the base's.
+
+    Raises UserError for adapters of another kind, and for tensors that belong to nothing in the base.
+    """
+
+    def __init__(self, path: Path, base: Checkpoint):
+        self.path, self._base = Path(path), base
+        self.names, self.shapes, self.parameters = base.names, base.shapes, base.parameters
+        self._config = _lora_config(self.path)
+        file = self.path / ADAPTER_FILE
+        if not file.is_file():
+            raise UserError(f"{self.path} lacks {ADAPTER_FILE}; save the adapter again with PEFT's save_pretrained")
+        with _open(file) as opened:
+            stored = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}
+        self._factors: dict[str, tuple[str, str]] = {}
+        self._whole: dict[str, str] = {}
+        strangers = []
+        for name, shape in stored.items():
+            parameter = name.removeprefix(ADAPTER_PREFIX)
+            module, is_a, _ = parameter.partition(".lora_A.weight")
+            other = name.replace(".lora_A.", ".lora_B.")
+            if is_a and self._fits(f"{module}.weight", shape, stored.get(other)):
+                self._factors[f"{module}.weight"] = (name, other)
+            elif not is_a and self.shapes.get(parameter) == shape:
+                self._whole[parameter] = name
+            elif not (parameter.endswith(".lora_B.weight") and name.replace(".lora_B.", ".lora_A.") in stored):
+                strangers.append(f"{name} {list(shape)}")
+        if strangers:
+            more = f", and {len(strangers) - 3} more" if len(strangers) > 3 else ""
+            raise UserError(
+                f"{self.path} is no LoRA adapter of {base.path}, in which these tensors have no place: "
+                f"{', '.join(strangers[:3])}{more}"
+            )
+
+    def blocks(self, name: str, size: int = 2**20) -> Iterator[torch.Tensor]:
+        if name not in self._factors and name not in self._whole:
+            yield from self._base.blocks(name, size)
+        else:
+            yield from self._stored(name).reshape(-1).split(size)
+
+    def _stored(self, name: str) -> torch.Tensor:
+        with safe_open(self.path / ADAPTER_FILE, framework="pt") as file:
+            if name in self._whole:
+                return file.get_tensor(self._whole[name]).to(torch.float32)
+            weight = self._base.read(name)
+            if name not in self._factors:
+                return weight
+            a, b = (file.get_tensor(part).to(torch.float32) for part in self._factors[name])
+        rank = math.sqrt(len(a)) if self._config.get("use_rslora") else len(a)
+        return torch.addmm(weight, b, a, alpha=self._config["lora_alpha"] / rank)
+
+    def _fits(self, parameter: str, a: tuple[int, ...], b: tuple[int, ...] | None) -> bool:
+        return b is not None and len(a) == len(b) == 2 and a[0] == b[1] and self.shapes.get(parameter) == (b[0], a[1])
+
+
+def open_checkpoints(base: Path, paths: Iterable[Path]) -> list[Checkpoint]:
+    """The base, then each of `paths`: a checkpoint of the same model, or a LoRA adapter of the base.
+
+    Raises UserError, naming tensors, if one is of another model.
+    """
+    origin = Checkpoint(base)
+    opened = [origin]
+    for path in paths:
+        opened.append(AdaptedCheckpoint(path, origin) if is_adapter(path) else Checkpoint(path))
+    check_same_parameters(opened)
+    return opened
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter and no whole model."""
+    folder = Path(folder)
+    return (folder / ADAPTER_CONFIG).is_file() and not any(
+        (folder / name).is_file() for name in (SINGLE_FILE, SHARD_INDEX)
+    )
+
+
 def check_same_parameters(checkpoints: Sequence[Checkpoint]) -> None:
     """Raise UserError, naming the first few tensors, unless all checkpoints have the same names and shapes."""
     first = checkpoints[0]
@@ -96,7 +202,11 @@ def check_same_parameters(checkpoints: Sequence[Checkpoint]) -> None:
         ]
         if differences:
             more = f", and {len(differences) - 3} more differences" if len(differences) > 3 else ""
-            raise UserError(f"checkpoints of different models cannot be compared: {'; '.join(differences[:3])}{more}")
+            fused = sorted({kind for kind in FUSED for name in {*first.names} ^ {*other.names} if kind in name})
+            hint = f"; {', '.join(fused)} is an inference engine's: save under Hugging Face names" if fused else ""
+            raise UserError(
+                f"checkpoints of different models cannot be compared: {'; '.join(differences[:3])}{more}{hint}"
+            )
 
 
 def parse_name(hf_name: str) -> tuple[int | None, str]:
@@ -128,18 +238,52 @@ def _locate_tensors(folder: Path) -> dict[str, Path]:
             return dict.fromkeys(file.keys(), folder / SINGLE_FILE)
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give a checkpoint folder with {SINGLE_FILE}")
+    if is_adapter(folder):
+        raise UserError(
+            f"{folder} is an adapter, and a whole model is needed here; merge it into its base first (PEFT's "
+            "merge_and_unload, then save_pretrained). `python -m analysis geometry` takes adapters as they are"
+        )
+    pickled = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
+    other = f" ({pickled[0]} is not read: load the model and save it again)" if pickled else ""
     raise UserError(
-        f"{folder} holds no weights: neither {SINGLE_FILE} nor {SHARD_INDEX} is there; give a folder written by "
-        "save_pretrained (an adapter must be merged into its base model first)"
+        f"{folder} holds no weights: neither {SINGLE_FILE} nor {SHARD_INDEX} is there{other}; give a folder written "
+        "by save_pretrained"
     )
 
 
-def _shapes_in(file: Path, names: list[str]) -> dict[str, tuple[int, ...]]:
-    with _open(file) as opened:
+def _lora_config(folder: Path) -> dict[str, Any]:
+    """adapter_config.json of an adapter that is one plain low-rank term per matrix."""
+    config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    for unlike, what in (
+        (config.get("peft_type") != "LORA", f"of type {config.get('peft_type')}"),
+        (config.get("use_dora"), "with DoRA's magnitudes"),
+        (config.get("alpha_pattern"), "with an alpha_pattern"),
+        (config.get("fan_in_fan_out"), "for transposed weights"),
+    ):
+        if unlike:
+            raise UserError(
+                f"{folder} is an adapter {what}, which is not merged here; merge it into its base with PEFT's "
+                "merge_and_unload and save_pretrained, and give that folder"
+            )
+    return config
+
+
+def _header(file: Path, names: list[str]) -> dict[str, tuple[tuple[int, ...], str, int]]:
+    """(shape, type, position of the first byte in the file) of each of these tensors.
+
+    A file begins with the length of a JSON header, in 8 bytes; positions in it count from its end.
+    """
+    with _open(file) as opened:  # which checks that the file is whole
         absent = sorted(set(names) - set(opened.keys()))
-        if absent:
-            raise UserError(f"{file} lacks {absent[0]}, which {SHARD_INDEX} says it holds; copy the folder again")
-        return {name: tuple(opened.get_slice(name).get_shape()) for name in names}
+    if absent:
+        raise UserError(f"{file} lacks {absent[0]}, which {SHARD_INDEX} says it holds; copy the folder again")
+    with open(file, "rb") as raw:
+        length = int.from_bytes(raw.read(8), "little")
+        header = json.loads(raw.read(length))
+    return {
+        name: (tuple(header[name]["shape"]), header[name]["dtype"], 8 + length + header[name]["data_offsets"][0])
+        for name in names
+    }
 
 
 def _open(file: Path) -> safe_open:

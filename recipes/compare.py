@@ -20,15 +20,16 @@ from analysis.geometry import update_geometry
 from analysis.kl import kl_drift
 from analysis.report import build
 from analysis.theory import random_walk_norm
-from eval.errors import UserError, exit_with_one_line
+from eval.errors import exit_with_one_line
 from eval.harness import evaluate_task
 from eval.rollout.base import Sampling
 from eval.rollout.hf import HFEngine
 from eval.storage import append_jsonl, new_folder, read_json, read_jsonl, write_json
 from eval.tasks import TASKS, get_task
 from trainers.arguments import as_flat_dict, check_at_least, check_positive, parse
+from trainers.budget import es_at_budget, grpo_at_budget
 from trainers.es.train import ESConfig, train_es
-from trainers.grpo import GRPOArguments, GRPOConfig, train_grpo
+from trainers.grpo import train_grpo
 from trainers.launch import make_accelerator
 from trainers.run_folder import start_run
 
@@ -46,6 +47,9 @@ class CompareConfig:
     grpo_config: str = field(metadata={"help": "YAML file of recipes/grpo.py"})
     task: str = field(default="countdown", metadata={"help": "what both methods are rewarded for"})
     completions: int = field(default=61440, metadata={"help": "training completions that each method generates"})
+    grpo_completions: int = field(
+        default=0, metadata={"help": "completions of GRPO where its budget is another one; 0: the same"}
+    )
     seed: int = field(default=0, metadata={"help": "seed of both trainings"})
     data_seed: int = field(default=0, metadata={"help": "fixes the training, validation and test problems"})
     test_tasks: str = field(default=",".join(TASKS), metadata={"help": "tasks evaluated at the end, comma-separated"})
@@ -59,6 +63,7 @@ class CompareConfig:
     def __post_init__(self):
         for name in ("completions", "test_size", "max_new_tokens", "kl_prompts", "line_size", "batch_size"):
             check_positive(name, getattr(self, name))
+        check_at_least("grpo_completions", self.grpo_completions, 0)
         check_at_least("line_points", self.line_points, 3)
         for name in {self.task, *self.test_task_names()}:
             get_task(name)
@@ -76,8 +81,13 @@ def main() -> None:
     run = Path(config.output_dir)
 
     # Both trainings are checked before either begins.
-    es = parse_es(config)
-    grpo_arguments, grpo = parse_grpo(config)
+    shared = {"model": config.model, "task": config.task, "seed": config.seed, "data_seed": config.data_seed}
+    es = es_at_budget(
+        config.es_config, config.completions, config.max_new_tokens, output_dir=f"{config.output_dir}/es", **shared
+    )
+    grpo_arguments, grpo = grpo_at_budget(
+        config.grpo_config, config.grpo_completions or config.completions, config.max_new_tokens,
+        output_dir=f"{config.output_dir}/grpo", **shared)  # fmt: skip
     accelerator = make_accelerator()
     start_run(run, config)
 
@@ -119,40 +129,6 @@ def main() -> None:
         "connectivity": lines,
     })  # fmt: skip
     print(f"report: {build(run)}")
-
-
-def parse_es(config: CompareConfig) -> ESConfig:
-    """The ES half, with as many steps as the budget holds."""
-    shared = {"model": config.model, "task": config.task, "seed": config.seed, "data_seed": config.data_seed,
-              "output_dir": f"{config.output_dir}/es", "max_new_tokens": config.max_new_tokens}  # fmt: skip
-    arguments = ["--config", config.es_config, *flags(shared)]
-    (one,) = parse(ESConfig, arguments=[*arguments, "--steps", "1"])
-    steps = whole_steps(config.completions, one.completions_per_step, config.es_config)
-    (es,) = parse(ESConfig, arguments=[*arguments, "--steps", str(steps)])
-    return es
-
-
-def parse_grpo(config: CompareConfig) -> tuple[GRPOArguments, GRPOConfig]:
-    """The GRPO half, with as many optimiser steps as the budget holds."""
-    shared = {"model": config.model, "task": config.task, "seed": config.seed, "data_seed": config.data_seed,
-              "output_dir": f"{config.output_dir}/grpo", "max_completion_length": config.max_new_tokens}  # fmt: skip
-    arguments = ["--config", config.grpo_config, *flags(shared)]
-    _, one = parse(GRPOArguments, GRPOConfig, arguments=[*arguments, "--max_steps", "1"])
-    # A generation of generation_batch_size completions lasts for generate_every micro-steps.
-    per_step = one.generation_batch_size * one.gradient_accumulation_steps / one.generate_every
-    steps = whole_steps(config.completions, per_step, config.grpo_config)
-    return parse(GRPOArguments, GRPOConfig, arguments=[*arguments, "--max_steps", str(steps)])
-
-
-def flags(options: dict[str, Any]) -> list[str]:
-    return [word for name, value in options.items() for word in (f"--{name}", str(value))]
-
-
-def whole_steps(completions: int, per_step: float, path: str) -> int:
-    if completions < per_step or completions % per_step:
-        raise UserError(f"the budget of {completions} completions is not a whole number of steps of {per_step:g} as "
-                        f"{path} has them; change completions, or the batch in that file")  # fmt: skip
-    return round(completions / per_step)
 
 
 def stage(run: Path, name: str, compute: Callable[[], Any]) -> Any:

@@ -14,6 +14,8 @@ CONFIG_TYPES = (ESConfig,)
 def main():
     (config,) = parse(*CONFIG_TYPES)
     results = train_es(config)
+    if config.dry_run:
+        return
     print(f"{config.output_dir}/model: {results['steps']} steps, {results['completions']:,} completions, "
           f"{results['seconds']:.0f} s")  # fmt: skip
 

@@ -15,6 +15,7 @@ file is what surrounds it. The run folder, `output_dir`:
 import copy
 import math
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -91,6 +92,14 @@ class GRPOArguments:
     lora_target_modules: list[str] | None = field(
         default=None, metadata={"help": "Names of the modules that get LoRA. Default: all linear layers but the head."}
     )
+    lora_patterns: str | None = field(
+        default=None,
+        metadata={
+            "help": "JSON file with peft's rank_pattern and alpha_pattern: modules whose rank and alpha are others "
+            "than "
+            "lora_rank and lora_alpha. recipes/circuits.py writes such files."
+        },
+    )
 
     def __post_init__(self):
         if self.train_size is not None:
@@ -100,6 +109,31 @@ class GRPOArguments:
         check_at_least("lora_rank", self.lora_rank, 0)
         check_at_least("lora_alpha", self.lora_alpha, 1)
         check_between("lora_dropout", self.lora_dropout, 0.0, 1.0)
+        if self.lora_patterns is not None:
+            if not self.lora_rank:
+                raise UserError("lora_patterns changes the ranks of LoRA, but lora_rank is 0; give lora_rank")
+            read_lora_patterns(self.lora_patterns)
+
+
+def read_lora_patterns(path: str) -> dict[str, dict[str, int]]:
+    """{"rank_pattern": {regular expression: rank}, "alpha_pattern": {regular expression: alpha}} of a JSON file.
+
+    Raises UserError if there is no such file, or it holds something else.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"lora_patterns: there is no file {path}; recipes/circuits.py writes such files")
+    try:
+        patterns = read_json(path)
+        for name in ("rank_pattern", "alpha_pattern"):
+            for pattern, value in patterns[name].items():
+                re.compile(pattern)
+                check_at_least(f"{path}: {name} of {pattern!r}", value, 1)
+    except (ValueError, TypeError, KeyError, AttributeError, re.error) as error:
+        raise UserError(
+            f'lora_patterns: {path} is not {{"rank_pattern": {{regular expression: rank}}, "alpha_pattern": ...}} '
+            f"({type(error).__name__}: {error})"
+        ) from error
+    return {name: patterns[name] for name in ("rank_pattern", "alpha_pattern")}
 
 
 # Options that only make sense with one value here, and why.
@@ -337,6 +371,8 @@ def train_grpo(arguments: GRPOArguments, config: GRPOConfig) -> dict[str, Any]:
     if tokenizer.chat_template is None:
         raise UserError(f"{arguments.model} has no chat template, and the prompts are chats; take an instruct model")
     _check_lora_targets(model, arguments.lora_target_modules or [])
+    if arguments.lora_patterns is not None:
+        _check_lora_patterns(model, arguments.lora_patterns)
     problems = problems_of_run(task, arguments, config)
     start_run(folder, arguments, config, may_change=MAY_CHANGE)
     checkpoint = _last_complete_checkpoint(folder)
@@ -410,6 +446,7 @@ def _lora_config(arguments: GRPOArguments) -> LoraConfig:
         lora_dropout=arguments.lora_dropout,
         target_modules=arguments.lora_target_modules or "all-linear",
         task_type="CAUSAL_LM",
+        **({} if arguments.lora_patterns is None else read_lora_patterns(arguments.lora_patterns)),
     )
 
 
@@ -424,6 +461,19 @@ def _check_lora_targets(model: PreTrainedModel, targets: list[str]) -> None:
                 f"lora_target_modules: the model has no linear layer {target!r} below its head"
                 f"{did_you_mean(target, names)}; its layers are {', '.join(sorted(names))}"
             )
+
+
+def _check_lora_patterns(model: PreTrainedModel, path: str) -> None:
+    """Raise `UserError` for a pattern that fits no linear layer of the model; PEFT would pass over it."""
+    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    for name, patterns in read_lora_patterns(path).items():
+        for pattern in patterns:
+            # As PEFT matches them: the end of a module's name, from a dot on.
+            if not any(re.fullmatch(rf"(.*\.)?({pattern})", module) for module in linear):
+                raise UserError(
+                    f"lora_patterns: {name} {pattern!r} of {path} fits no linear layer of this model; "
+                    "take the file that belongs to it"
+                )
 
 
 def _finish(folder: Path, arguments: GRPOArguments, config: GRPOConfig) -> None:

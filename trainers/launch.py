@@ -10,6 +10,11 @@ from accelerate.utils import DistributedType
 from eval.errors import UserError
 
 
+SHARDED_LAUNCHES = {
+    "ACCELERATE_USE_DEEPSPEED": "DEEPSPEED",
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_MEGATRON_LM": "MEGATRON_LM",
+}
 SHARDED = (DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM)
 
 
@@ -41,6 +46,16 @@ def wait_for_everyone() -> None:
     """Return when every process of this run has come here; at once in a run of one process."""
     if torch.distributed.is_initialized():
         PartialState().wait_for_everyone()
+
+
+def refuse_sharded_launch(what: str) -> None:
+    """The same as `refuse_sharding` from what `accelerate launch` tells its processes, before they start to shard."""
+    for variable, name in SHARDED_LAUNCHES.items():
+        if os.environ.get(variable, "false").lower() in ("1", "true"):
+            raise UserError(
+                f"{what} cannot run with weights sharded by {name}, because noise is drawn for whole matrices; "
+                "use accelerate_configs/single_gpu.yaml or multi_gpu.yaml"
+            )
 
 
 def refuse_sharding(accelerator: Accelerator, what: str) -> None:

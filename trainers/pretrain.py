@@ -3,6 +3,8 @@
 A real base model has seen both careful and careless text, and post-training mostly changes which of the two it writes.
 The tiny models are made the same way: with probability `careless_share` an answer is a careless one (another style,
 mostly wrong), otherwise it is worked out step by step.
+
+Models whose circuits are studied learn circuit tasks instead: plain text, every answer right.
 """
 
 import math
@@ -18,6 +20,9 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from eval.circuit_tasks import CIRCUIT_TASKS, CircuitTask, get_circuit_task
+from eval.circuit_tasks.accuracy import pair_accuracy
+from eval.errors import UserError
 from eval.harness import evaluate_task
 from eval.rollout.base import Sampling
 from eval.rollout.hf import HFEngine, save_model
@@ -36,7 +41,7 @@ from eval.tasks.generate import conversation, hash64, problems
 from trainers.arguments import check_at_least, check_between, check_choice, check_positive
 from trainers.launch import make_accelerator
 from trainers.run_folder import checkpoint_folder, last_complete_step, save_checkpoint, start_run
-from trainers.tiny_tokenizer import character_tokenizer
+from trainers.tiny_tokenizer import CHAT_TEMPLATE, PLAIN_TEMPLATE, character_tokenizer
 
 
 # Conversations per forward pass.
@@ -54,8 +59,13 @@ class PretrainConfig:
     heads: int = field(default=4, metadata={"help": "query heads"})
     key_value_heads: int = field(default=2, metadata={"help": "key-value heads (grouped-query attention)"})
     intermediate_size: int = field(default=352, metadata={"help": "width of the gated MLP"})
-    tasks: str = field(default="countdown,arithmetic,four_choice,yes_no", metadata={"help": "tasks, comma-separated"})
-    careless_share: float = field(default=0.65, metadata={"help": "share of careless answers, 0 to 1"})
+    tasks: str = field(
+        default="countdown,arithmetic,four_choice,yes_no",
+        metadata={"help": "tasks, or circuit tasks, comma-separated"},
+    )
+    careless_share: float = field(
+        default=0.65, metadata={"help": "share of careless answers, 0 to 1; circuit tasks have none"}
+    )
     steps: int = field(default=1500, metadata={"help": "optimiser steps"})
     batch_size: int = field(default=128, metadata={"help": "conversations per step, over all processes"})
     learning_rate: float = field(default=3e-3, metadata={"help": "peak of AdamW's learning rate, cosine to a tenth"})
@@ -74,11 +84,16 @@ class PretrainConfig:
             check_positive(name, getattr(self, name))
         check_at_least("warmup_steps", self.warmup_steps, 0)
         check_between("careless_share", self.careless_share, 0.0, 1.0)
-        for name in self.task_names():
-            get_task(name)
+        circuit_tasks = [name for name in self.task_names() if name in CIRCUIT_TASKS]
+        if circuit_tasks and circuit_tasks != self.task_names():
+            raise UserError(f"tasks mixes circuit tasks ({', '.join(circuit_tasks)}) with others; give one kind")
+        self.chosen_tasks()
 
     def task_names(self) -> list[str]:
         return [name.strip() for name in self.tasks.split(",")]
+
+    def chosen_tasks(self) -> list[GeneratedTask] | list[CircuitTask]:
+        return [get_circuit_task(name) if name in CIRCUIT_TASKS else get_task(name) for name in self.task_names()]
 
 
 def pretrain(config: PretrainConfig) -> dict[str, Any]:
@@ -92,10 +107,10 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     run = Path(config.output_dir)
     accelerator = make_accelerator()
     start_run(run, config)
-    tokenizer = character_tokenizer()
+    tasks = config.chosen_tasks()
+    tokenizer = character_tokenizer(PLAIN_TEMPLATE if isinstance(tasks[0], CircuitTask) else CHAT_TEMPLATE)
     model = new_model(config, tokenizer)
     require_free_space(run, 4 * 4 * model.num_parameters(), "the checkpoints and the model of this run")
-    tasks = [get_task(name) for name in config.task_names()]
 
     # Norm weights and biases are not decayed.
     matrices = [parameter for parameter in model.parameters() if parameter.ndim == 2]
@@ -187,7 +202,12 @@ def schedule(step: int, steps: int, warmup_steps: int) -> float:
 
 
 def conversations(
-    tasks: list[GeneratedTask], split: str, config: PretrainConfig, step: int, process: int = 0, processes: int = 1
+    tasks: list[GeneratedTask] | list[CircuitTask],
+    split: str,
+    config: PretrainConfig,
+    step: int,
+    process: int = 0,
+    processes: int = 1,
 ) -> list[tuple[list[dict[str, str]], str]]:
     """This process's share of the (prompt, answer) pairs of one step; a pure function of its arguments."""
     pairs = []
@@ -196,6 +216,10 @@ def conversations(
         generator = random.Random(seed)
         task = generator.choice(tasks)
         (problem,) = problems(task.name, task.draw, task.identity, split, 1, seed)
+        if isinstance(task, CircuitTask):
+            text, answer = task.document(problem, generator)
+            pairs.append(([{"role": "user", "content": text}], answer))
+            continue
         careless = generator.random() < config.careless_share
         answer = (task.careless_answer if careless else task.worked_answer)(problem, generator)
         pairs.append((conversation(task.system_prompt, task.question(problem)), answer))
@@ -223,19 +247,24 @@ def collate(
 
 @torch.no_grad()
 def validate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tasks: list[GeneratedTask], config: PretrainConfig
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: list[GeneratedTask] | list[CircuitTask],
+    config: PretrainConfig,
 ) -> dict[str, Any]:
-    """Loss on validation problems and greedy accuracy on each task."""
+    """Loss on validation problems and accuracy on each task: greedy, or right before wrong on a circuit task."""
     model.eval()
     input_ids, labels = collate(tokenizer, conversations(tasks, "validation", config, step=0))
     loss = model(input_ids=input_ids.to(model.device), labels=labels.to(model.device)).loss.item()
     engine = HFEngine(model, tokenizer)
-    accuracy = {
-        task.name: evaluate_task(
-            engine, task, "validation", config.evaluate_size, config.seed, Sampling(max_new_tokens=80), batch_size=512
-        )["accuracy"]
-        for task in tasks
-    }
+    accuracy = {}
+    for task in tasks:
+        asked = (task, "validation", config.evaluate_size, config.seed)
+        if isinstance(task, CircuitTask):
+            result = pair_accuracy(model, tokenizer, *asked)
+        else:
+            result = evaluate_task(engine, *asked, Sampling(max_new_tokens=80), batch_size=512)
+        accuracy[task.name] = result["accuracy"]
     model.train()
     return {"loss": loss, "accuracy": accuracy}
 

@@ -18,9 +18,16 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+# Plain text: an answer goes on where the user's message ends.
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message.role == 'user' %}{{ message.content }}"
+    "{% elif message.role == 'assistant' %}{{ message.content }}<|end|>{% endif %}"
+    "{% endfor %}"
+)
 
 
-def character_tokenizer() -> PreTrainedTokenizerFast:
+def character_tokenizer(chat_template: str = CHAT_TEMPLATE) -> PreTrainedTokenizerFast:
     r"""One token for each printable ASCII character, for the line break and for `\boxed{`.
 
     It is written as a byte-level BPE without merges, because `AutoTokenizer` rebuilds the tokenizer of every qwen2
@@ -40,7 +47,7 @@ def character_tokenizer() -> PreTrainedTokenizerFast:
         unk_token=UNKNOWN,
         eos_token=END,
         additional_special_tokens=[USER, ASSISTANT],
-        chat_template=CHAT_TEMPLATE,
+        chat_template=chat_template,
         padding_side="left",
         clean_up_tokenization_spaces=False,
     )

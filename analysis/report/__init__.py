@@ -1,4 +1,4 @@
-"""The page a person reads: `results.json` of a finished comparison as HTML, Markdown and figures.
+"""The page a person reads: `results.json` of a comparison or a study of circuits as HTML, Markdown and figures.
 
 Needs neither a model nor a GPU, and every number it shows stands in `results.json`.
 """
@@ -6,8 +6,12 @@ Needs neither a model nor a GPU, and every number it shows stands in `results.js
 from pathlib import Path
 
 from analysis.report import html, markdown
+from analysis.report.circuit_document import compose_circuits
 from analysis.report.document import compose
+from analysis.report.gallery import render_gallery
 from analysis.report.results import read_results
+from analysis.table import SECTIONS
+from eval.errors import UserError
 from eval.storage import new_folder, write_text
 
 
@@ -21,7 +25,8 @@ def build(run: Path) -> Path:
     Raises UserError if `run` has no readable `results.json`. A section that it lacks is named in the report.
     """
     run = Path(run)
-    document = compose(read_results(run))
+    results = read_results(run)
+    document = compose_circuits(results) if results.get("study") == "circuits" else compose(results)
     with new_folder(run / "report") as folder:
         (folder / "figures").mkdir()
         for part in document.parts:
@@ -31,3 +36,24 @@ def build(run: Path) -> Path:
         write_text(folder / "report.md", markdown.render(document))
         write_text(folder / "index.html", html.render(document))
     return run / "report" / "index.html"
+
+
+def build_gallery(folder: Path) -> Path:
+    """Write `<folder>/gallery.html` over all runs in `folder`, at any depth, and return its path.
+
+    Every run whose results.json holds a section that can be reported gets a report if it has none that is newer.
+    Raises UserError if no run is there, or the results.json of one cannot be read.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; give a folder with runs in it")
+    runs = sorted(path.parent for path in folder.rglob("results.json"))
+    reported = [run for run in runs if read_results(run).keys() & set(SECTIONS)]
+    if not reported:
+        raise UserError(f"there is nothing to report in {folder}: no results.json below it holds a measurement")
+    for run in reported:
+        page = run / "report" / "index.html"
+        if not page.exists() or page.stat().st_mtime_ns < (run / "results.json").stat().st_mtime_ns:
+            build(run)
+    write_text(folder / "gallery.html", render_gallery(folder, reported))
+    return folder / "gallery.html"

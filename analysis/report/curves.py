@@ -22,7 +22,8 @@ def learning(results: Results) -> Figure:
     for method in methods(results):
         shade = colour(method, methods(results))
         evaluation = lookup(results, "training", method, "evaluation")
-        if evaluation:
+        # A training that was never evaluated has empty lists.
+        if evaluation and evaluation["completions"]:
             x, y = numbers(evaluation["completions"]), 100 * numbers(evaluation["accuracy"])
             low, high = 100 * numbers(evaluation["low"]), 100 * numbers(evaluation["high"])
             accuracy.fill_between(x, low, high, color=shade, alpha=0.16, linewidth=0)

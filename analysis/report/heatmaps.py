@@ -59,6 +59,46 @@ def cosine(results: Results) -> Figure:
     return figure
 
 
+def kl_matrices(results: Results) -> Figure:
+    """KL divergence of each stage of a sequence on every task: against the stage before, and against base."""
+    found = results["kl_matrices"]
+    parts = {"incremental": "against the stage before", "cumulative": "against base"}
+    stages = list(found["cumulative"])
+    measured = list(dict.fromkeys(task for stage in stages for task in found["cumulative"][stage]))
+    grids = {
+        part: np.array(
+            [[_number(lookup(found, part, stage, task, "per_token")) for task in measured] for stage in stages],
+            dtype=np.float64,
+        )
+        for part in parts
+    }
+    positive = [value for grid in grids.values() for value in grid.flat if value > 0] or [1e-3, 1.0]
+    scale = LogNorm(min(positive), max(positive) if max(positive) > min(positive) else 1.01 * min(positive))
+    figure = Figure(figsize=(WIDTH, 1.9 + 2 * (0.5 + 0.32 * len(stages))), layout="constrained")
+    for axes, (part, grid) in zip(figure.subplots(2, 1, sharex=True), grids.items(), strict=True):
+        # What did not drift has no place on a logarithmic scale.
+        image = axes.pcolormesh(
+            np.where(grid > 0, grid, np.nan), norm=scale, cmap="viridis", edgecolors="white", linewidth=1.2
+        )
+        axes.set_facecolor(NO_VALUE)
+        if len(measured) <= ANNOTATED_COLUMNS:
+            _annotate(axes, np.where(grid > 0, grid, np.nan), image, lambda value: significant(value, 2))
+        axes.set_title(f"{part.capitalize()}: {parts[part]}", weight="bold")
+        axes.set_yticks([y + 0.5 for y in range(len(stages))], [label(stage) for stage in stages])
+        axes.set_xticks([x + 0.5 for x in range(len(measured))], [label(task) for task in measured])
+        axes.set_ylim(len(stages), 0)
+        axes.tick_params(length=0)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+    figure.axes[0].set_ylabel("After training")
+    bar = figure.colorbar(
+        image, ax=figure.axes, location="bottom", shrink=0.7, aspect=34, pad=0.03,
+        label="KL divergence (nats per token, log scale)",
+    )  # fmt: skip
+    logarithmic(bar.ax.xaxis, scale.vmin, scale.vmax)
+    return figure
+
+
 def _maps(
     maps: Mapping[str, Cells], scale: Normalize, colours: str, write: Callable[[float], str]
 ) -> tuple[Figure, QuadMesh]:

@@ -44,6 +44,8 @@ th { border-bottom: 2px solid var(--ink); font-weight: 600; vertical-align: bott
 tr.group td { border-top: 1px solid var(--rule); }
 .numbers td { white-space: nowrap; }
 .numbers th.number, .numbers td.number { text-align: right; }
+.verdicts td { white-space: normal; }
+.verdicts td:nth-child(2), .verdicts td:nth-child(7) { min-width: 9rem; }
 .settings td { overflow-wrap: anywhere; }
 .settings td:first-child { color: var(--soft); white-space: nowrap; padding-right: 1.4rem; }
 dt { font-weight: 600; }
@@ -79,16 +81,16 @@ def render(document: Document) -> str:
         "<header>",
         f'<p class="context">{text(document.context)}</p>' if document.context else "",
         f"<h1>{text(document.title)}</h1>",
-        f'<p class="headline">{text(document.headline)}</p>',
+        f'<p class="headline">{text(document.headline)}</p>' if document.headline else "",
         *_tiles(document),
         _missing(document.missing),
         "</header>",
         *(_part(part) for part in document.parts),
         _numbers(document.numbers),
-        f"<section><h2>{text(document.budget.title)}</h2>{_budget(document.budget)}</section>",
-        '<section><h2>Definitions</h2><dl class="definitions">',
-        *(f"<div><dt>{text(term)}</dt><dd>{text(meaning)}</dd></div>" for term, meaning in document.definitions),
-        "</dl></section>",
+        f"<section><h2>{text(document.budget.title)}</h2>{_budget(document.budget)}</section>"
+        if document.budget
+        else "",
+        *_definitions(document),
         *(
             f"<section><h2>{text(table.title)}</h2>{_table(table, 'settings')}</section>"
             for table in (document.config, document.environment)
@@ -128,6 +130,11 @@ def _tiles(document: Document) -> list[str]:
     return ['<dl class="tiles">', *tiles, "</dl>"] if tiles else []
 
 
+def _definitions(document: Document) -> list[str]:
+    terms = [f"<div><dt>{text(term)}</dt><dd>{text(meaning)}</dd></div>" for term, meaning in document.definitions]
+    return ['<section><h2>Definitions</h2><dl class="definitions">', *terms, "</dl></section>"] if terms else []
+
+
 def _missing(locations: Sequence[Location]) -> str:
     if not locations:
         return ""
@@ -148,7 +155,7 @@ def _part(part: Part) -> str:
     )
     return (
         f'{heading}<figure><div class="plot">{drawing}</div><figcaption>{text(part.sentence)}</figcaption></figure>'
-        f"{_missing(part.missing)}</section>"
+        f"{_missing(part.missing)}{_table(part.table, 'verdicts numbers') if part.table else ''}</section>"
     )
 
 
@@ -167,7 +174,7 @@ def _budget(table: Table) -> str:
 
 
 def _table(table: Table, style: str) -> str:
-    numeric = [bool(table.rows) and style == "numbers" and cell.location is not None for cell in table.rows[0]]
+    numeric = [bool(table.rows) and style.endswith("numbers") and cell.location is not None for cell in table.rows[0]]
     head = "".join(
         f'<th class="number">{text(column)}</th>' if right else f"<th>{text(column)}</th>"
         for column, right in zip(table.columns, numeric, strict=True)
@@ -188,5 +195,5 @@ def _cell(cell: Cell, style: str) -> str:
     if cell.location is None:
         return f"<td>{text(cell.text)}</td>"
     at = escape(pointer(cell.location))
-    shown = text(cell.text) if style == "numbers" else escape(cell.text)
+    shown = text(cell.text) if style.endswith("numbers") else escape(cell.text)
     return f'<td class="number" data-source="{at}" title="{at}">{shown}</td>'

@@ -13,15 +13,14 @@ def render(document: Document) -> str:
     blocks = [
         f"# {text(document.title)}",
         text(document.context),
-        f"**{text(document.headline)}**",
+        f"**{text(document.headline)}**" if document.headline else "",
         "\n".join(f"- {text(tile.name)}: {text(tile.text)} ({text(tile.note)})" for tile in document.tiles),
         _missing(document.missing),
         *(block for part in document.parts for block in _part(part)),
         *(["## The numbers", "Intervals (low to high) are at 95 %."] if document.numbers else []),
         *(block for table in document.numbers for block in (f"### {text(table.title)}", *_table(table))),
-        f"## {text(document.budget.title)}",
-        *(_table(document.budget) if document.budget.rows else [_missing([("training",)])]),
-        "## Definitions",
+        *(_budget(document.budget) if document.budget else []),
+        "## Definitions" if document.definitions else "",
         "\n".join(f"- **{text(term)}**: {text(meaning)}" for term, meaning in document.definitions),
         *(
             block
@@ -44,7 +43,13 @@ def _part(part: Part) -> list[str]:
     heading = f"## {text(part.title)}"
     if part.drawing is None:
         return [heading, _missing(part.missing)]
-    return [heading, f"![{text(part.title)}](figures/{part.name}.svg)", text(part.sentence), _missing(part.missing)]
+    picture = f"![{text(part.title)}](figures/{part.name}.svg)"
+    below = _table(part.table) if part.table else []
+    return [heading, picture, text(part.sentence), _missing(part.missing), *below]
+
+
+def _budget(table: Table) -> list[str]:
+    return [f"## {text(table.title)}", *(_table(table) if table.rows else [_missing([("training",)])])]
 
 
 def _missing(locations: Sequence[Location]) -> str:

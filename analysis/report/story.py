@@ -47,8 +47,8 @@ def title(results: Results) -> str:
     return _capital(", ".join(known))
 
 
-def headline(results: Results) -> str:
-    """The answer in one or two sentences."""
+def headline(results: Results, expected: bool = True) -> str:
+    """The answer in one or two sentences. expected: whether there should be one."""
     task, before, after = _trained(results)
     completions = _completions(results)
     first = []
@@ -71,7 +71,8 @@ def headline(results: Results) -> str:
         listed = [f"{points(line['reward_barrier'])} ({pair_label(pair)})" for pair, line in lines.items()]
         second += [f"the largest reward gaps between them are {say.join(listed)}"] if listed else []
     stated = [_capital(text) + "." for text in (*first, say.join(second)) if text]
-    return " ".join(stated) or "The numbers that answer the question are not in results.json yet."
+    missing = "The numbers that answer the question are not in results.json yet." if expected else ""
+    return " ".join(stated) or missing
 
 
 def context(results: Results) -> str:
@@ -123,7 +124,7 @@ def tiles(results: Results) -> list[Tile]:
 def learning(results: Results) -> str:
     """Where each method's held-out accuracy began and ended."""
     evaluations = {label(m): lookup(results, "training", m, "evaluation") for m in methods(results)}
-    evaluations = {name: evaluation for name, evaluation in evaluations.items() if evaluation}
+    evaluations = {name: found for name, found in evaluations.items() if found and found["completions"]}
     if not evaluations:
         return "The reward of each training step; accuracy on held-out examples was not recorded."
     return _stop(f"On held-out {_task(results)} examples {say.rises(evaluations)}")

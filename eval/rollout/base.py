@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eval.errors import UserError
 
@@ -65,8 +66,35 @@ class Member(Protocol):
         ...
 
 
+Kind = Literal["dense", "low_rank", "frozen"]
+
+
+@runtime_checkable
+class LowRankMember(Member, Protocol):
+    """A member whose overlay on most matrices is a product of two thin ones, which engines need not multiply out.
+
+    `delta` still gives every overlay in full.
+    """
+
+    rank: int
+
+    def kind(self, name: str, weight: torch.Tensor) -> Kind:
+        """How this parameter is perturbed: "low_rank" has `factors`, "dense" only a `delta`, "frozen" not at all."""
+        ...
+
+    def factors(self, name: str, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(A [out, rank], B [in, rank]), float32 on the device of `weight`, with delta = A B^T. For "low_rank"."""
+        ...
+
+
 class RolloutEngine(Protocol):
-    """Weights plus prompts give completions; the pristine weights never change except through `set_weights`."""
+    """Weights plus prompts give completions; the pristine weights never change except through `set_weights`.
+
+    model: the transformers model, or one of the same architecture without memory for its weights.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
 
     def generate(
         self, prompts: Sequence[Messages], sampling: Sampling, members: Sequence[Member | None] = (None,)

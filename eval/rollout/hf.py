@@ -1,7 +1,7 @@
 """Rollouts through a transformers model, for one set of weights or for a whole population in one batch."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,18 +10,20 @@ from safetensors.torch import save_file
 from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.masking_utils import sdpa_mask
 
 from eval.errors import UserError
-from eval.rollout.base import Completion, Member, Messages, Sampling
+from eval.rollout.base import Completion, Kind, LowRankMember, Member, Messages, Sampling
 from eval.rollout.cache import roomy_cache
 from eval.rollout.noise import completion_key, gumbel
-from eval.rollout.population import stacked_weights, supports
+from eval.rollout.population import Factors, Overlays, stacked_weights, supports
 
 
 # Rows leave the batch once a quarter of it is finished: earlier, copying the cache costs more than it saves.
@@ -91,7 +93,7 @@ class HFEngine:
                 if group == [None]:
                     completions += self._generate_group(prompt_ids, sampling, group)
                 else:
-                    with stacked_weights(self.model, self._stacks(group)):
+                    with stacked_weights(self.model, len(group), self._overlays(group)):
                         completions += self._generate_group(prompt_ids, sampling, group)
         return completions
 
@@ -106,7 +108,7 @@ class HFEngine:
                 raise ValueError("ask for the pristine model (None) and for perturbed members in separate calls")
             yield [None]
             return
-        weights = sum(weight.nbytes for weight in self.named_weights().values())
+        weights = sum(self._overlay_bytes(members[0], *item) for item in self.named_weights().items())
         attention = self.model.get_decoder().layers[0].self_attn
         heads = self.model.config.num_key_value_heads
         per_token = 2 * self.model.config.num_hidden_layers * heads * attention.head_dim * self.model.dtype.itemsize
@@ -119,15 +121,31 @@ class HFEngine:
         for start in range(0, len(perturbed), size):
             yield perturbed[start : start + size]
 
-    def _stacks(self, members: list[Member]) -> dict[str, torch.Tensor]:
-        """By parameter name, pristine weight plus each member's delta, [members, *shape], in the model's dtype."""
-        stacks = {}
+    def _overlays(self, members: list[Member]) -> Overlays:
+        """By parameter name what the members have instead of it, in the model's dtype.
+
+        Low-rank overlays stay products if all members have them, and frozen parameters need nothing. Otherwise
+        pristine weight plus each member's delta, [members, *shape].
+        """
+        overlays = {}
         for name, weight in self.named_weights().items():
-            stack = weight.new_empty(len(members), *weight.shape)
-            for row, member in zip(stack, members, strict=True):
-                row.copy_(weight.float() + member.delta(name, weight))
-            stacks[name] = stack
-        return stacks
+            kinds = {_kind(member, name, weight) for member in members}
+            if kinds == {"low_rank"}:
+                factors = [member.factors(name, weight) for member in members]
+                a, b = (torch.stack(side).to(weight.dtype) for side in zip(*factors, strict=True))
+                overlays[name] = Factors(a, b)
+            elif kinds != {"frozen"}:
+                overlays[name] = stack = weight.new_empty(len(members), *weight.shape)
+                for row, member in zip(stack, members, strict=True):
+                    row.copy_(weight.float() + member.delta(name, weight))
+        return overlays
+
+    def _overlay_bytes(self, member: Member, name: str, weight: torch.Tensor) -> int:
+        """Memory that one member's overlay on a parameter takes."""
+        kind = _kind(member, name, weight)
+        if kind == "low_rank":
+            return member.rank * sum(weight.shape) * weight.itemsize
+        return 0 if kind == "frozen" else weight.nbytes
 
     def _generate_group(
         self, prompt_ids: list[list[int]], sampling: Sampling, members: list[Member | None]
@@ -213,8 +231,29 @@ class HFEngine:
         return [ids[:length] for ids, length in zip(output.tolist(), output_lengths.tolist(), strict=True)]
 
 
+def _kind(member: Member, name: str, weight: torch.Tensor) -> Kind:
+    return member.kind(name, weight) if isinstance(member, LowRankMember) else "dense"
+
+
 def load_model(path: str | Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer of a local checkpoint folder or a hub name, with one-line errors."""
+    return _load(path, lambda: AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="sdpa"))
+
+
+def load_architecture(path: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The same without the weights: parameters have names and shapes but take no memory."""
+
+    def build() -> PreTrainedModel:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path))
+        if (Path(path) / "generation_config.json").is_file() or not Path(path).exists():
+            model.generation_config = GenerationConfig.from_pretrained(path)
+        return model
+
+    return _load(path, build)
+
+
+def _load(path: str | Path, build: Callable[[], PreTrainedModel]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     folder = Path(path)
     if folder.exists():
         if not (folder / "config.json").is_file():
@@ -225,7 +264,7 @@ def load_model(path: str | Path, dtype: torch.dtype) -> tuple[PreTrainedModel, P
         raise UserError(f"there is no checkpoint folder {path}; check the path")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
+        model = build()
     except OSError as error:
         if folder.exists():
             raise UserError(f"cannot load the checkpoint {folder}: {error}") from error

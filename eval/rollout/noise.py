@@ -22,15 +22,18 @@ def completion_key(seed: int, step: int, prompt_ids: Sequence[int], sample: int,
     return int.from_bytes(hashlib.blake2b(address, digest_size=8).digest(), "big", signed=True)
 
 
-def gumbel(keys: torch.Tensor, position: int, vocabulary: int) -> torch.Tensor:
+def gumbel(keys: torch.Tensor, position: int | torch.Tensor, vocabulary: int) -> torch.Tensor:
     """Standard Gumbel noise for the token at `position` of each completion.
 
-    keys: int64 [rows], from `completion_key`. Returns float32 [rows, vocabulary]. Adding it to the log-probabilities
-    and taking the argmax draws an exact sample (the Gumbel-max trick). Completions that share a key share their noise
-    token by token, so that members with nearly the same distribution mostly choose the same token.
+    keys: int64 [rows], from `completion_key`. position: 0 for the first token; one number, or int64 [rows]. Returns
+    float32 [rows, vocabulary]. Adding it to the log-probabilities and taking the argmax draws an exact sample (the
+    Gumbel-max trick). Completions that share a key share their noise token by token, so that members with nearly the
+    same distribution mostly choose the same token.
     """
-    counts = torch.arange(max(vocabulary, position + 2), dtype=torch.int64, device=keys.device) * GOLDEN  # wraps
-    state = _mix(keys + counts[position + 1])[:, None] + counts[:vocabulary]  # [rows, vocabulary]
+    # A tensor, because a product of Python's integers would not wrap around at 64 bits.
+    place = torch.as_tensor(position, dtype=torch.int64, device=keys.device) + 1
+    counts = torch.arange(vocabulary, dtype=torch.int64, device=keys.device) * GOLDEN
+    state = _mix(keys + place * GOLDEN)[:, None] + counts  # [rows, vocabulary]
     # 53 random bits and a half: never 0, never 1.
     uniform = ((_mix(state) >> 11 & (2**53 - 1)).double() + 0.5) * 2.0**-53
     return -torch.log(-torch.log(uniform)).float()

@@ -2,9 +2,25 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import nn
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The members' low-rank overlays on one matrix: member i has weight + a[i] b[i]^T.
+
+    a: [members, out, rank], b: [members, in, rank], in the model's dtype.
+    """
+
+    a: torch.Tensor
+    b: torch.Tensor
+
+
+# What the members have instead of one parameter: weights of their own, [members, *shape], or factors to add to it.
+Overlays = Mapping[str, torch.Tensor | Factors]
 
 
 def supports(model: nn.Module) -> bool:
@@ -17,21 +33,21 @@ def supports(model: nn.Module) -> bool:
 
 
 @contextmanager
-def stacked_weights(model: nn.Module, stacks: Mapping[str, torch.Tensor]) -> Iterator[None]:
+def stacked_weights(model: nn.Module, members: int, overlays: Overlays) -> Iterator[None]:
     """Inside the block, `model` runs on rows that belong to different members.
 
-    stacks: by parameter name, the members' weights [members, *shape of the parameter]; all parameters of the model,
-        tied ones once. The rows of a batch are ordered by member, equally many each.
+    overlays: by parameter name, tied ones once. A parameter without an overlay is the model's own for all members.
+        Factors are for the weights of Linear modules. The rows of a batch are ordered by member, equally many each.
 
     The model's own forward runs unchanged; only its leaf modules (Linear, Embedding, RMSNorm) are replaced by
     batched products. The parameters themselves are not touched.
     """
-    stack_of = {id(parameter): stacks[name] for name, parameter in model.named_parameters()}
+    overlay_of = {id(parameter): overlays.get(name) for name, parameter in model.named_parameters()}
     patched = []
     for module in model.modules():
-        own = dict(module.named_parameters(recurse=False))
-        if own:
-            module.forward = _stacked_forward(module, {name: stack_of[id(p)] for name, p in own.items()})
+        own = {name: overlay_of[id(p)] for name, p in module.named_parameters(recurse=False)}
+        if any(overlay is not None for overlay in own.values()):
+            module.forward = _stacked_forward(module, members, own)
             patched.append(module)
     try:
         yield
@@ -44,9 +60,10 @@ def _is_rms_norm(module: nn.Module) -> bool:
     return type(module).__name__.endswith("RMSNorm")
 
 
-def _stacked_forward(module: nn.Module, stacks: dict[str, torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
-    weight = stacks["weight"]
-    members = weight.shape[0]
+def _stacked_forward(
+    module: nn.Module, members: int, own: dict[str, torch.Tensor | Factors | None]
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    weight = own["weight"]
 
     if isinstance(module, nn.Embedding):
         table = weight.reshape(-1, weight.shape[-1])  # [members * vocabulary, width]
@@ -59,12 +76,16 @@ def _stacked_forward(module: nn.Module, stacks: dict[str, torch.Tensor]) -> Call
         return embed
 
     if isinstance(module, nn.Linear):
+        bias = own.get("bias")  # [members, out], or None if there is none or it is the module's own
+        if not isinstance(weight, torch.Tensor):
+            return _shared_linear(module, members, weight, bias)
         transposed = weight.transpose(1, 2)  # [members, in, out]
-        bias = stacks["bias"][:, None] if "bias" in stacks else None  # [members, 1, out]
+        if bias is None and module.bias is not None:
+            bias = module.bias.expand(members, -1)
 
         def linear(x: torch.Tensor) -> torch.Tensor:  # [rows, ..., in] -> [rows, ..., out]
             flat = x.reshape(members, -1, x.shape[-1])
-            out = torch.bmm(flat, transposed) if bias is None else torch.baddbmm(bias, flat, transposed)
+            out = torch.bmm(flat, transposed) if bias is None else torch.baddbmm(bias[:, None], flat, transposed)
             return out.reshape(*x.shape[:-1], -1)
 
         return linear
@@ -75,3 +96,22 @@ def _stacked_forward(module: nn.Module, stacks: dict[str, torch.Tensor]) -> Call
         return (normalised.reshape(members, -1, x.shape[-1]) * weight[:, None]).reshape(x.shape)
 
     return rms_norm
+
+
+def _shared_linear(
+    module: nn.Linear, members: int, factors: Factors | None, bias: torch.Tensor | None
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """One product of all rows with the module's own weight; what the members add to it is thin."""
+    shared_bias = module.bias if bias is None else None
+
+    def linear(x: torch.Tensor) -> torch.Tensor:  # [rows, ..., in] -> [rows, ..., out]
+        out = nn.functional.linear(x, module.weight, shared_bias)
+        blocks = out.view(members, -1, out.shape[-1])
+        if factors is not None:
+            thin = torch.bmm(x.reshape(members, -1, x.shape[-1]), factors.b)  # [members, rows each, rank]
+            blocks = blocks.baddbmm_(thin, factors.a.transpose(1, 2))
+        if bias is not None:
+            blocks += bias[:, None]
+        return out
+
+    return linear

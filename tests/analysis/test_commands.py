@@ -11,6 +11,7 @@ import pytest
 from analysis.__main__ import build_parser, named_folders, run_report
 from analysis.geometry import update_geometry
 from eval.errors import UserError
+from tests.analysis.test_predictions import write_run
 from tests.tiny import random_checkpoint
 
 
@@ -162,7 +163,8 @@ def test_the_trajectory_of_a_run(folders, tmp_path):
     run("geometry", "--base", folders["base"], "--run", tmp_path / "run", "--output", tmp_path / "out",
         "--parts", "trajectory")  # fmt: skip
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert results["trajectory"]["checkpoints"] == results["methods"] == ["3", "20"]
+    assert results["trajectory"]["checkpoints"] == ["3", "20"]
+    assert results["methods"] == [], "steps of a run are not methods to be compared"
     with pytest.raises(UserError, match="--run: not allowed with argument --checkpoints"):
         run("geometry", "--base", "b", "--checkpoints", "a=b", "--run", "r", "--output", "o")
 
@@ -299,3 +301,26 @@ def test_every_option_is_explained(command, capsys):
 def test_report_of_a_folder_without_results(tmp_path):
     with pytest.raises(UserError, match=str(tmp_path)):
         run_report(build_parser().parse_args(["report", "--run", str(tmp_path)]))
+
+
+def test_theory_and_the_gallery_as_they_are_typed(commands, tmp_path, capsys):
+    _, output = commands
+    run("theory", "--runs", f"es={write_run(tmp_path / 'run')}", "--output", tmp_path / "out")
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["theory"]["es"]["walk"]["ratio"] == pytest.approx(1)
+    shutil.copytree(output, tmp_path / "compared")
+    run("report", "--runs", tmp_path)
+    assert capsys.readouterr().out.endswith(f"{tmp_path / 'gallery.html'}\n")
+    page = (tmp_path / "gallery.html").read_text()
+    assert 'href="out/report/index.html"' in page and 'href="compared/report/index.html"' in page
+    with pytest.raises(UserError, match="not allowed with argument"):
+        run("report", "--runs", tmp_path, "--run", tmp_path)
+
+
+def test_the_steps_of_a_trajectory_are_no_methods(commands, folders, tmp_path):
+    _, output = commands
+    shutil.copytree(output, tmp_path / "out")
+    run("geometry", "--base", folders["base"], "--checkpoints", f"5={folders['es']}", f"10={folders['grpo']}",
+        "--parts", "trajectory", "--output", tmp_path / "out")  # fmt: skip
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["methods"] == ["es", "grpo"] and results["trajectory"]["checkpoints"] == ["5", "10"]

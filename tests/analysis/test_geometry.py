@@ -8,6 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from analysis import geometry
 from analysis.geometry import update_geometry
+from analysis.spectra import update_spectra
 from eval.errors import UserError
 
 
@@ -258,3 +259,24 @@ def test_another_model_is_refused(tmp_path):
     a[NORM] = torch.ones(5)
     with pytest.raises(UserError, match=r"model\.norm\.weight has shape \[4\]"):
         update_geometry(save(tmp_path / "base", base), {"a": save(tmp_path / "a", a)})
+
+
+def test_a_lora_adapter_has_the_norm_of_its_factors_and_their_rank(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    base = save(tmp_path / "base", {Q0: torch.randn(12, 8, generator=generator), NORM: torch.ones(4)})
+    a, b = torch.randn(2, 8, generator=generator), torch.randn(12, 2, generator=generator)
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    module = f"base_model.model.{Q0.removesuffix('.weight')}"
+    save_file({f"{module}.lora_A.weight": a, f"{module}.lora_B.weight": b}, adapter / "adapter_model.safetensors")
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 3}))
+
+    norm = torch.linalg.matrix_norm(1.5 * b.double() @ a.double()).item()
+    of_adapter = update_geometry(base, {"lora": adapter})["checkpoints"]["lora"]
+    assert of_adapter["norm"] == pytest.approx(norm, rel=1e-6)
+    assert of_adapter["per_kind"]["norm"]["norm"] == 0.0
+    assert of_adapter["changed_share"] == 96 / 100
+    values = update_spectra(base, {"lora": adapter}, top=4)["checkpoints"]["lora"]["matrices"][Q0]["singular_values"]
+    expected = torch.linalg.svdvals(1.5 * b.double() @ a.double())[:2].tolist()
+    assert values[:2] == pytest.approx(expected, rel=1e-6)
+    assert values[2] < 1e-5 * values[0], "the update has the rank of the adapter"

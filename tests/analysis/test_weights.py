@@ -2,10 +2,11 @@ import json
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from analysis.weights import Checkpoint, check_same_parameters, parse_name
+from analysis.weights import Checkpoint, check_same_parameters, open_checkpoints, parse_name
 from eval.errors import UserError
 
 
@@ -164,3 +165,82 @@ def test_different_models_are_refused_by_naming_tensors(tmp_path):
 )
 def test_parse_name(name, expected):
     assert parse_name(name) == expected
+
+
+def lora_adapter(folder, base, rslora=False, **options):
+    """A PEFT adapter with random factors, saved; and the weights that PEFT makes of it when it merges."""
+    torch.manual_seed(5)
+    config = LoraConfig(r=3, lora_alpha=12, target_modules=["q_proj", "down_proj"], use_rslora=rslora, **options)
+    model = get_peft_model(LlamaForCausalLM.from_pretrained(base), config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(folder)
+    return dict(model.merge_and_unload().named_parameters())
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_a_lora_adapter_is_its_base_plus_its_factors(tmp_path, rslora):
+    tiny_llama(tied=True).save_pretrained(tmp_path / "base", max_shard_size="20KB")
+    merged = lora_adapter(tmp_path / "adapter", tmp_path / "base", rslora)
+
+    base, adapter = open_checkpoints(tmp_path / "base", [tmp_path / "adapter"])
+
+    assert sorted(adapter.names) == sorted(merged)
+    for name in adapter.names:
+        torch.testing.assert_close(adapter.read(name), merged[name].detach(), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(
+            torch.cat(list(adapter.blocks(name, 7))), adapter.read(name).flatten(), rtol=0, atol=0
+        )
+        moved = ("q_proj" in name) or ("down_proj" in name)
+        assert torch.equal(adapter.read(name), base.read(name)) != moved
+
+
+def test_modules_saved_as_a_whole_replace_those_of_the_base(tmp_path):
+    tiny_llama(tied=False).save_pretrained(tmp_path / "base")
+    merged = lora_adapter(tmp_path / "adapter", tmp_path / "base", modules_to_save=["lm_head"])
+    base, adapter = open_checkpoints(tmp_path / "base", [tmp_path / "adapter"])
+    assert torch.equal(adapter.read("lm_head.weight"), merged["lm_head.weight"].detach())
+    assert not torch.equal(adapter.read("lm_head.weight"), base.read("lm_head.weight"))
+
+
+def test_an_adapter_alone_or_of_another_base_or_kind_is_refused(tmp_path):
+    tiny_llama(tied=True).save_pretrained(tmp_path / "base")
+    lora_adapter(tmp_path / "adapter", tmp_path / "base")
+    with pytest.raises(UserError) as error:
+        Checkpoint(tmp_path / "adapter")
+    assert "is an adapter, and a whole model is needed here" in one_line(error)
+
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=40, hidden_size=16, intermediate_size=48, num_hidden_layers=2,
+                         num_attention_heads=4, num_key_value_heads=2)  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "narrow")
+    with pytest.raises(UserError) as error:
+        open_checkpoints(tmp_path / "narrow", [tmp_path / "adapter"])
+    assert "base_model.model.model.layers.0.mlp.down_proj.lora_A.weight [3, 48]" in one_line(error)
+    assert "and 1 more" in one_line(error)
+
+    path = tmp_path / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"use_dora": True}))
+    with pytest.raises(UserError) as error:
+        open_checkpoints(tmp_path / "base", [tmp_path / "adapter"])
+    assert "DoRA" in one_line(error)
+
+
+def test_an_engines_fused_names_are_named(tmp_path):
+    for folder, names in {"a": ["q_proj", "k_proj", "v_proj"], "b": ["qkv_proj"]}.items():
+        (tmp_path / folder).mkdir()
+        tensors = {f"model.layers.0.self_attn.{name}.weight": torch.ones(2, 2) for name in names}
+        save_file(tensors, tmp_path / folder / "model.safetensors")
+    with pytest.raises(UserError) as error:
+        open_checkpoints(tmp_path / "a", [tmp_path / "b"])
+    assert "model.layers.0.self_attn.q_proj.weight is only in" in one_line(error)
+    assert one_line(error).endswith("qkv_proj is an inference engine's: save under Hugging Face names")
+
+
+def test_pickled_weights_are_named(tmp_path):
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError) as error:
+        Checkpoint(tmp_path)
+    assert "pytorch_model.bin is not read" in one_line(error)

@@ -7,17 +7,15 @@ parameters) in shards of some 500 MB to a temporary folder, base and base plus n
 round then times, one after the other,
 
     read      every shard of both folders from beginning to end into one buffer of 16 MB
-    geometry  `update_geometry` of the two folders, which computes in one thread
+    geometry  `update_geometry` of the two folders, with a tensor for each of a few threads
 
 first with the files dropped from the page cache before each ("cold": the disk takes part), then with the files in it
 ("warm": only memory and processor do). Medians are printed. "warm" is the harder comparison, and the one that stays
 the same on another disk; files larger than the free memory are never warm.
 
 Peak memory is the process's highest resident size (`ru_maxrss`) after the rounds, less that before the first; another
-process writes the files. It counts the pages of the mapped weight files that are in use, at most one tensor of each
-folder at a time, although the system could take those back; pages of the page cache that no process maps are not in
-it. "of its own" is sampled during the rounds from RssAnon in /proc/self/status: memory that the system cannot take
-back.
+process writes the files. Pages of the page cache that no process maps are not in it. "of its own" is sampled during
+the rounds from RssAnon in /proc/self/status: memory that the system cannot take back.
 """
 
 import argparse
@@ -68,8 +66,8 @@ def main():
             for temperature in ("cold", "warm"):
                 seconds = measure(base, moved, files, temperature == "cold", arguments.repeats)
                 report(temperature, seconds, size, scalars)
-        print(f"peak resident memory above the start: {(peak_resident() - before) / 1e9:.2f} GB with mapped file "
-              f"pages, {own.peak / 1e9:.2f} GB of its own")  # fmt: skip
+        print(f"peak resident memory above the start: {(peak_resident() - before) / 1e9:.2f} GB with "
+              f"mapped files, {own.peak / 1e9:.2f} GB of its own")  # fmt: skip
 
 
 def shapes(parameters: float) -> dict[str, tuple[int, ...]]:

@@ -202,6 +202,38 @@ def test_lora_changes_its_layers_only_and_the_merged_model_is_base_plus_adapter(
         torch.testing.assert_close(after[f"{name}.weight"], before[f"{name}.weight"] + 8 / 4 * up @ down)
 
 
+def lora_pattern_file(folder, rank_pattern, alpha_pattern):
+    path = folder / "patterns.json"
+    path.write_text(json.dumps({"rank_pattern": rank_pattern, "alpha_pattern": alpha_pattern}))
+    return str(path)
+
+
+def test_lora_patterns_give_the_layers_they_fit_another_rank_and_alpha(model, tmp_path):
+    patterns = lora_pattern_file(tmp_path, {r"layers\.(1)\..*": 6}, {r"layers\.(1)\..*": 24})
+    train(tmp_path / "run", model=model, lora_rank=2, lora_alpha=4, lora_patterns=patterns, max_steps=2, save_steps=1)
+    adapter = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
+    ranks = {(name.split(".")[4], weight.shape[0]) for name, weight in adapter.items() if "lora_A" in name}
+    assert ranks == {("0", 2), ("1", 6)}
+    before, after = load_file(model / "model.safetensors"), weights(tmp_path / "run")
+    for layer, scale in ((0, 4 / 2), (1, 24 / 6)):
+        name = f"model.layers.{layer}.mlp.up_proj"
+        down, up = (adapter[f"base_model.model.{name}.lora_{side}.weight"] for side in "AB")
+        assert torch.allclose(after[f"{name}.weight"], before[f"{name}.weight"] + scale * up @ down, atol=1e-6)
+
+
+def test_wrong_lora_patterns_are_one_line(model, tmp_path):
+    path = lora_pattern_file(tmp_path, {r"layers\.(7)\..*": 6}, {})
+    with pytest.raises(UserError, match=r"fits no linear layer of this model"):
+        train(tmp_path / "run", model=model, lora_rank=2, lora_patterns=path)
+    assert not (tmp_path / "run").exists()
+    for content, message in (("{", "JSONDecodeError"), ('{"rank_pattern": {}}', "KeyError"),
+                             ('{"rank_pattern": {"(": 1}, "alpha_pattern": {}}', "missing"),
+                             ('{"rank_pattern": {"a": 0}, "alpha_pattern": {}}', "give at least 1")):  # fmt: skip
+        (tmp_path / "patterns.json").write_text(content)
+        with pytest.raises(UserError, match=message):
+            config_of(model, lora_rank=2, lora_patterns=path)
+
+
 RESUMED = {
     "several passes over the problems, reference model": {"train_size": 3, "beta": 0.1},
     "generation for two steps of two micro-steps": {
@@ -326,6 +358,8 @@ MISTAKES = {
     "multi_objective_aggregation is 'sum'": {"multi_objective_aggregation": "sum"},
     "eval_size is 1": {"eval_size": 1},
     "lora_rank is -1": {"lora_rank": -1},
+    "lora_patterns changes the ranks of LoRA, but lora_rank is 0": {"lora_patterns": "patterns.json"},
+    "there is no file nowhere.json": {"lora_rank": 4, "lora_patterns": "nowhere.json"},
     "train_size is 0": {"train_size": 0},
     "output_dir is not set": {"output_dir": None},
     "must be divisible by num_generations": {"num_generations": 3},  # TRL's own message

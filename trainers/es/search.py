@@ -8,14 +8,16 @@ from the same seeds. evotorch's hooks, status and loggers work as with any of it
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from evotorch import Problem, SolutionBatch
 from evotorch.algorithms import SearchAlgorithm
 
-from trainers.es.member import SeededMember
+from trainers.es.member import SeededMember, seeded_member
 from trainers.es.noise import Noise, member_seed
+from trainers.es.precision import InPlaceMember
 from trainers.es.shaping import member_fitness, shape
 from trainers.es.update import Update, Weights, apply_update
 
@@ -34,6 +36,9 @@ class Evaluation:
     unfinished: int
 
 
+CPU = torch.device("cpu")
+METRICS = ("reward", "reward_std", "reward_best", "members_tied", "members_unscored", "alpha", "sigma", "update_norm",
+           "distance_from_base")  # fmt: skip
 EvaluateMembers = Callable[[int, list[SeededMember]], Evaluation]
 
 
@@ -41,10 +46,15 @@ class SeedProblem(Problem):
     """Maximise the mean reward of a member. A solution is (seed, sign), int64.
 
     evaluate: gives the rewards of a list of members at a step. Called once per step with the whole population.
+    precision: one of `trainers.es.precision.PRECISIONS`. engines: in "released", how many engines the members go to in
+        turn; each has the rounding errors of the members before, and the update is made on the first.
     """
 
-    def __init__(self, evaluate: EvaluateMembers, noise: Noise, baseline: str):
+    def __init__(
+        self, evaluate: EvaluateMembers, noise: Noise, baseline: str, precision: str = "fp32_master", engines: int = 1
+    ):
         super().__init__("max", solution_length=2, dtype=torch.int64, eval_dtype=torch.float64)
+        self.precision, self.engines = precision, engines
         self.evaluate_members, self.noise, self.baseline = evaluate, noise, baseline
         self.step, self.sigma = 0, 0.0
         self.evaluation: Evaluation | None = None
@@ -60,11 +70,21 @@ class SeedProblem(Problem):
         batch.set_values(torch.tensor(rows))
         return batch
 
-    def members(self, batch: SolutionBatch) -> list[SeededMember]:
+    def members(self, batch: SolutionBatch) -> list[SeededMember | InPlaceMember]:
+        if self.precision in ("released", "exact_restore"):
+            rows = batch.values.tolist()
+            return [
+                InPlaceMember(index, seed, sign, self.sigma, self.noise, self.walked(rows, index))
+                for index, (seed, sign) in enumerate(rows)
+            ]
         return [
-            SeededMember(index, seed, sign, self.sigma, self.noise)
+            seeded_member(index, seed, sign, self.sigma, self.noise)
             for index, (seed, sign) in enumerate(batch.values.tolist())
         ]
+
+    def walked(self, rows: list[list[int]], before: int) -> list[list[int]]:
+        """(seed, sign) of those of the first `before` members that share the engine of member `before`."""
+        return rows[before % self.engines : before : self.engines] if self.precision == "released" else []
 
     def _evaluate_batch(self, batch: SolutionBatch) -> None:
         self.evaluation = self.evaluate_members(self.step, self.members(batch))
@@ -81,8 +101,11 @@ class EvolutionStrategy(SearchAlgorithm):
     weights: the float32 master, by parameter name; changed in place. base: where the search started, for the anchor.
     alpha, sigma: functions of the step (0-based). anchor: weight lambda of the anchored decay
         theta <- base + (1 - alpha lambda)(theta - base) (arXiv 2605.30148).
-    steps_done: steps that a resumed run has behind it.
+    steps_done: steps that a resumed run has behind it. device: where noise is drawn, that of the engine; the weights
+        may lie elsewhere and are then moved there and back, one tensor at a time.
     """
+
+    log = "seeds.jsonl"
 
     def __init__(
         self,
@@ -98,6 +121,7 @@ class EvolutionStrategy(SearchAlgorithm):
         antithetic: bool = False,
         anchor: float = 0.0,
         steps_done: int = 0,
+        device: torch.device = CPU,
     ):
         super().__init__(
             problem,
@@ -109,11 +133,12 @@ class EvolutionStrategy(SearchAlgorithm):
             alpha=lambda: self.alpha(self.steps_count - 1),
             sigma=lambda: self.problem.sigma,
             update_norm=lambda: self.update_norm,
-            distance_from_base=lambda: _distance(self.weights, self.base),
+            distance_from_base=lambda: distance(self.weights, self.base),
         )
         self.weights, self.base = weights, base
         self.run_seed, self.member_count, self.antithetic = run_seed, members, antithetic
         self.alpha, self.sigma, self.shaping, self.anchor = alpha, sigma, shaping, anchor
+        self.device = device
         self.update: Update | None = None
         self.update_norm = 0.0
         self._steps_count = steps_done
@@ -133,20 +158,53 @@ class EvolutionStrategy(SearchAlgorithm):
         alpha = self.alpha(step)
         z = shape(problem.fitness, self.shaping)
         seeds, signs = population.values.T.tolist()
+        # All members of the first engine: as many as come before the next that would go to it.
+        walked = problem.walked(population.values.tolist(), -(-self.member_count // problem.engines) * problem.engines)
         self.update = Update(
             step=step + 1,
             seeds=seeds,
             coefficients=[alpha / self.member_count * weight * sign for weight, sign in zip(z, signs, strict=True)],
             decay=alpha * self.anchor,
             shared_noise=problem.noise.shared,
-            device=next(iter(self.weights.values())).device.type,
+            device=self.device.type,
+            rank=problem.noise.rank,
+            rest=problem.noise.rest,
+            precision=problem.precision,
+            sigma=problem.sigma,
+            walked=walked,
         )
-        self.update_norm = apply_update(self.weights, self.base, self.update)
+        self.update_norm = self._apply()
+
+    def _apply(self) -> float:
+        squared_norm = 0.0
+        for name, weight in self.weights.items():
+            here = {name: weight.to(self.device)}
+            squared_norm += apply_update(here, {name: self.base[name].to(self.device)}, self.update) ** 2
+            if here[name] is not weight:
+                weight.copy_(here[name])
+        return math.sqrt(squared_norm)
+
+    @property
+    def pristine(self) -> Weights:
+        """The weights that members are overlays on."""
+        return self.weights
+
+    def finish(self) -> None:
+        """Nothing is left to do after the last step."""
+
+    def log_row(self) -> dict[str, Any]:
+        """What, with the weights before the step, decides those after it."""
+        return self.update.row()
+
+    def metrics(self) -> dict[str, Any]:
+        return {key: self.status[key] for key in METRICS}
 
 
 def _mean(rewards: np.ndarray) -> float | None:
     return None if np.isnan(rewards).all() else float(np.nanmean(rewards))
 
 
-def _distance(weights: Weights, others: Weights) -> float:
-    return math.sqrt(sum(float((weights[name] - others[name]).double().pow(2).sum()) for name in weights))
+def distance(weights: Weights, others: Weights) -> float:
+    """Euclidean distance, summed in float64 without copies of the tensors in it."""
+    norms = (torch.linalg.vector_norm(weights[name] - others[name], dtype=torch.float64) for name in weights)
+    return math.sqrt(sum(float(norm) ** 2 for norm in norms))

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from eval.errors import UserError
 from eval.storage import read_jsonl
 from trainers.es.noise import Noise
+from trainers.es.precision import apply_rounded_update
 
 
 Weights = dict[str, torch.Tensor]
@@ -23,6 +24,8 @@ class Update:
     coefficients: (alpha / members) * z_i * sign_i for each seed.
     decay: share of the distance to the base weights that the step takes back (alpha times the anchor's weight).
     device: kind of device that drew the noise; another kind draws other numbers.
+    rank, rest: the noise's (see `trainers.es.noise.Noise`).
+    precision, sigma, walked: how the update is rounded (see `trainers.es.precision.apply_rounded_update`).
     """
 
     step: int
@@ -31,6 +34,11 @@ class Update:
     decay: float
     shared_noise: bool
     device: str
+    rank: int = 0
+    rest: str = "dense"
+    precision: str = "fp32_master"
+    sigma: float = 0.0
+    walked: list[list[int]] = field(default_factory=list)
 
     def row(self) -> dict[str, Any]:
         return asdict(self)
@@ -41,20 +49,42 @@ def apply_update(weights: Weights, base: Weights, update: Update) -> float:
     """theta <- theta + sum_i coefficient_i * epsilon_i, then theta <- base + (1 - decay)(theta - base), in place.
 
     weights, base: float32, by parameter name. The sum is formed in float32, seed by seed in the order of the log, so
-    that every process and every replay gets the same bits. Returns the Euclidean norm of the step.
+    that every process and every replay gets the same bits. A sum of low-rank noise is one matrix product, the same to
+    the bit on the same kind of machine with the same number of threads. Returns the Euclidean norm of the step.
     """
-    noise = Noise(shared=update.shared_noise)
+    noise = Noise(update.shared_noise, update.rank, update.rest)
+    if update.precision != "fp32_master":
+        return apply_rounded_update(
+            weights, update.precision, update.seeds, update.coefficients, noise, sigma=update.sigma,
+            walked=update.walked, rounding_seed=update.seeds[0],
+        )  # fmt: skip
+    terms = [pair for pair in zip(update.seeds, update.coefficients, strict=True) if pair[1] != 0.0]
     squared_norm = 0.0
     for name, weight in weights.items():
-        total = torch.zeros_like(weight)
-        for seed, coefficient in zip(update.seeds, update.coefficients, strict=True):
-            if coefficient != 0.0:
+        kind = noise.kind(name, weight)
+        if kind == "frozen":
+            continue  # it is where it started, so the decay has nothing to take back
+        total = _low_rank_sum(noise, terms, name, weight) if kind == "low_rank" else torch.zeros_like(weight)
+        if kind == "dense":
+            for seed, coefficient in terms:
                 total.add_(noise.draw(seed, name, weight), alpha=coefficient)
         if update.decay:
             total.sub_(weight + total - base[name], alpha=update.decay)
         weight.add_(total)
-        squared_norm += float(total.double().pow(2).sum())
+        squared_norm += float(torch.linalg.vector_norm(total, dtype=torch.float64)) ** 2
     return math.sqrt(squared_norm)
+
+
+def _low_rank_sum(noise: Noise, terms: list[tuple[int, float]], name: str, weight: torch.Tensor) -> torch.Tensor:
+    """sum_i coefficient_i A_i B_i^T / sqrt(rank): [A_1 c_1 .. A_N c_N] [B_1 .. B_N]^T, of rank up to N times rank."""
+    if not terms:
+        return torch.zeros_like(weight)
+    left, right = [], []
+    for seed, coefficient in terms:
+        a, b = noise.factors(seed, name, weight)
+        left.append(a * (coefficient / math.sqrt(noise.rank)))
+        right.append(b)
+    return torch.cat(left, dim=1) @ torch.cat(right, dim=1).T
 
 
 def read_seed_log(path: Path) -> list[Update]:

@@ -71,6 +71,67 @@ def test_groups_of_any_size_give_the_same_completions():
     assert token_ids(together) == token_ids(in_turn)
 
 
+@dataclass
+class ThinMember:
+    """Rank-2 products on matrices, dense biases, norms and embeddings, or none there."""
+
+    index: int
+    rest: str = "dense"
+    sigma: float = 0.05
+    rank: int = 2
+
+    def kind(self, name, weight):
+        matrix = weight.ndim == 2 and "embed" not in name
+        return "low_rank" if matrix else self.rest
+
+    def factors(self, name, weight):
+        generator = torch.Generator().manual_seed(self.index * 1000 + len(name))
+        a, b = (torch.randn(size, 2, generator=generator) for size in weight.shape)
+        return self.sigma * a, b
+
+    def delta(self, name, weight):
+        if self.kind(name, weight) == "low_rank":
+            a, b = self.factors(name, weight)
+            return a @ b.T
+        return GaussianMember(self.index, self.sigma if self.rest == "dense" else 0.0).delta(name, weight)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("rest", ("dense", "frozen"))
+def test_low_rank_members_equal_plain_transformers_with_their_weights(architecture, rest):
+    model, tokenizer = random_model(architecture)
+    members = [ThinMember(index, rest) for index in range(4)]
+    found = token_ids(HFEngine(model, tokenizer).generate(PROMPTS, GREEDY, members))
+    for member, answers in zip(members, found, strict=True):
+        alone = copy.deepcopy(model)
+        with torch.no_grad():
+            for name, parameter in alone.named_parameters():
+                parameter.add_(member.delta(name, parameter))
+        assert answers == plain_generate(alone, tokenizer, PROMPTS, 24)
+    assert len({str(answers) for answers in found}) == len(members), "the answers should tell members apart"
+
+
+def test_low_rank_and_dense_members_mix():
+    model, tokenizer = random_model()
+    members = [ThinMember(0), GaussianMember(1), ThinMember(2, "frozen")]
+    engine = HFEngine(model, tokenizer)
+    alone = [engine.generate(PROMPTS, GREEDY, [member])[0] for member in members]
+    assert token_ids(engine.generate(PROMPTS, GREEDY, members)) == token_ids(alone)
+
+
+def test_low_rank_members_take_the_memory_of_their_factors():
+    model, tokenizer = random_model()
+    engine = HFEngine(model, tokenizer)
+    weights = engine.named_weights()
+    factors = sum(2 * sum(w.shape) * 4 for name, w in weights.items() if w.ndim == 2 and "embed" not in name)
+    sizes = {kind: sum(engine._overlay_bytes(ThinMember(0, kind), *item) for item in weights.items())
+             for kind in ("frozen", "dense")}  # fmt: skip
+    assert sizes["frozen"] == factors
+    assert sizes["dense"] == factors + sum(w.nbytes for name, w in weights.items() if w.ndim == 1 or "embed" in name)
+    overlays = engine._overlays([ThinMember(0, "frozen"), ThinMember(1, "frozen")])
+    assert sum(f.a.nbytes + f.b.nbytes for f in overlays.values()) == 2 * factors
+
+
 def test_groups_fit_the_memory_budget():
     model, tokenizer = random_model()
     weights = sum(parameter.nbytes for parameter in model.parameters())

@@ -12,6 +12,14 @@ def test_the_noise_of_a_row_is_a_function_of_its_key():
     assert torch.equal(noise[:, :20], gumbel(keys, position=4, vocabulary=20))
 
 
+def test_rows_may_be_at_positions_of_their_own():
+    keys = torch.tensor([completion_key(0, 0, [1, 2, 3], sample) for sample in range(3)])
+    positions = torch.tensor([4, 0, 70])
+    noise = gumbel(keys, positions, vocabulary=50)
+    for row, position in enumerate(positions.tolist()):
+        assert torch.equal(noise[row : row + 1], gumbel(keys[row : row + 1], position, vocabulary=50))
+
+
 def test_known_values():
     """Pinned: a change of the hash would silently change every sampled completion."""
     assert completion_key(0, 0, [1, 2, 3], 0) == -1869956201865293055

@@ -48,6 +48,45 @@ def test_anchored_decay():
         torch.testing.assert_close(decayed[name], base[name] + 0.9 * (plain[name] - base[name]))
 
 
+@pytest.mark.parametrize("rank", (1, 3))
+@pytest.mark.parametrize("rest", ("dense", "frozen"))
+def test_a_low_rank_update_is_the_sum_of_the_members_noise(rank, rest):
+    after, base = weights(), {name: weight - 1 for name, weight in weights().items()}
+    done = Update(1, [11, 12, 13], [0.5, 0.0, -0.25], 0.1, False, "cpu", rank, rest)
+    norm = apply_update(after, base, done)
+    noise, squares = Noise(rank=rank, rest=rest), 0.0
+    for name, before in weights().items():
+        moved = before + 0.5 * noise.draw(11, name, before) - 0.25 * noise.draw(13, name, before)
+        frozen = rest == "frozen" and name == "norm.weight"
+        expected = before if frozen else moved - 0.1 * (moved - base[name])
+        torch.testing.assert_close(after[name], expected)
+        squares += float((after[name] - before).double().pow(2).sum())
+    assert norm == pytest.approx(math.sqrt(squares), rel=1e-5)
+    step = after["a.weight"] - weights()["a.weight"] + 0.1 * (weights()["a.weight"] - base["a.weight"])
+    assert torch.linalg.matrix_rank(step, rtol=1e-4) == 2 * rank, "two members take part"
+
+
+def test_a_low_rank_update_of_a_whole_population_has_full_rank():
+    after = {"a.weight": torch.zeros(30, 20)}
+    seeds = [member_seed(0, 0, member) for member in range(40)]
+    apply_update(after, {"a.weight": torch.zeros(30, 20)}, Update(1, seeds, [0.1] * 40, 0.0, False, "cpu", 1))
+    assert torch.linalg.matrix_rank(after["a.weight"]) == 20
+
+
+def test_norm_of_a_low_rank_random_walk():
+    """The numbers of E have variance 1 and members are independent: the norm is that of full noise."""
+    alpha, members, steps = 0.01, 8, 60
+    after = {"w.weight": torch.zeros(200, 300)}
+    rng = np.random.default_rng(0)
+    for step in range(steps):
+        coefficients = [alpha / members * float(value) for value in shape(rng.random(members), "zscore")]
+        seeds = [member_seed(0, step, member) for member in range(members)]
+        apply_update(after, after, Update(step + 1, seeds, coefficients, 0.0, False, "cpu", 1))
+    expected = alpha * math.sqrt(steps * 60_000 / members)
+    # |a|^2 |b|^2 varies from member to member by 2/200 + 2/300 of its square, and 480 of them are summed.
+    assert float(after["w.weight"].norm()) == pytest.approx(expected, rel=0.02)
+
+
 def test_norm_of_a_random_walk():
     """With z-scored fitness that knows nothing of the noise, |theta_T - theta_0| = alpha sqrt(T d / N)."""
     alpha, members, steps = 0.01, 8, 40
@@ -84,7 +123,8 @@ def test_replay_gives_the_same_bits(tmp_path):
     rng = np.random.default_rng(1)
     for step in range(1, 21):
         seeds = [member_seed(7, step, member) for member in range(4)]
-        done = update(step, seeds, (rng.standard_normal(4) * 1e-3).tolist(), decay=0.01, shared=step % 2 == 0)
+        coefficients = (rng.standard_normal(4) * 1e-3).tolist()
+        done = Update(step, seeds, coefficients, 0.01, step % 2 == 0, "cpu", rank=step % 3)
         apply_update(after, base, done)
         append_jsonl(log, done.row())
     replayed = replay(base, read_seed_log(log))

@@ -1,0 +1,153 @@
+"""Statistics of times that are partly only known to lie beyond the end of a run (right-censored)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+
+# Spread of the residuals, in units of the response, below which the observed points count as lying on the line.
+SMALLEST_SPREAD = 1e-4
+LOG_ROOT = math.log(2 * math.pi) / 2
+
+
+@dataclass(frozen=True)
+class Line:
+    """A linear fit with normal residuals to partly censored responses.
+
+    coefficients: of the columns of the design, intercept first. errors: their standard errors, from the curvature of
+    the likelihood; None where the observed points lie on the line, which leaves no residual to judge by.
+    spread: standard deviation of the residuals, maximum likelihood (divided by n, not n - p).
+    """
+
+    coefficients: tuple[float, ...]
+    errors: tuple[float, ...] | None
+    spread: float
+    observed: int
+    censored: int
+
+    def interval(self, column: int, confidence: float = 0.95) -> tuple[float, float] | None:
+        """Wald interval of one coefficient."""
+        if self.errors is None:
+            return None
+        half = NormalDist().inv_cdf((1 + confidence) / 2) * self.errors[column]
+        return self.coefficients[column] - half, self.coefficients[column] + half
+
+
+def median_time(times: Sequence[float], observed: Sequence[bool]) -> float | None:
+    """The median of partly right-censored times: the first at which the Kaplan-Meier survival is at most one half.
+
+    Kaplan and Meier 1958, J. Am. Stat. Assoc. 53:457-481. Where survival is exactly one half after a time, the median
+    is the middle between this time and the next observed one in log time, so that without censoring an even number of
+    times gives their geometric median; without a next observed one it is this time.
+
+    times: positive; observed[i] False says that the true time lies beyond times[i]. A time censored at the moment of
+    an observed one counts as later. None if more than half of the survival is left at the end.
+    Raises ValueError if there is no time at all.
+    """
+    if not times:
+        raise ValueError("the median of no times")
+    events = sorted(zip(times, [not seen for seen in observed], strict=True))
+    survival, at_risk = 1.0, len(events)
+    for i, (time, censored) in enumerate(events):
+        if not censored:
+            survival *= 1 - 1 / at_risk
+            if abs(survival - 0.5) < 1e-9:
+                later = [other for other, unseen in events[i + 1 :] if not unseen]
+                return math.sqrt(time * later[0]) if later else time
+            if survival < 0.5:
+                return time
+        at_risk -= 1
+    return None
+
+
+def concordance(
+    low: Sequence[float], high: Sequence[float], low_observed: Sequence[bool], high_observed: Sequence[bool]
+) -> tuple[int, int]:
+    """(pairs in order, comparable pairs) of one time from `low` and one from `high`, in order if low's is smaller.
+
+    Harrell's concordance index (1982, JAMA 247:2543-2546) between two groups: a pair is comparable if both are
+    observed, or if the censored one lies at or beyond the observed one, so that the order is certain. Equal observed
+    times are comparable and not in order.
+    """
+    ordered = comparable = 0
+    for a, a_seen in zip(low, low_observed, strict=True):
+        for b, b_seen in zip(high, high_observed, strict=True):
+            if (a_seen and b_seen) or (a_seen and b >= a) or (b_seen and a >= b):
+                comparable += 1
+                ordered += a < b if a_seen and b_seen else a_seen
+    return ordered, comparable
+
+
+def censored_fit(
+    design: Sequence[Sequence[float]], response: Sequence[float], observed: Sequence[bool]
+) -> Line | None:
+    """Maximum likelihood of response = design @ coefficients + normal noise, with right-censored responses (Tobit).
+
+    Tobin 1958, Econometrica 26:24-36, in Olsen's parameters (1978, Econometrica 46:1211-1215) gamma = coefficients /
+    spread and theta = 1 / spread, in which the log-likelihood
+
+        sum_observed log theta - (theta y - x gamma)^2 / 2  +  sum_censored log Phi(x gamma - theta c)
+
+    is concave, so that Newton's method finds its one maximum.
+
+    design: a row per run, its first column 1. observed[i] False says that the response lies beyond response[i].
+    None if the observed rows do not determine the coefficients (too few, or all at the same place).
+    """
+    x, y = np.asarray(design, dtype=np.float64), np.asarray(response, dtype=np.float64)
+    seen = np.asarray(observed, dtype=bool)
+    count, columns = int(seen.sum()), x.shape[1]
+    if count < columns or np.linalg.matrix_rank(x[seen]) < columns:
+        return None
+    # Rows whose product with (gamma, theta) is the standardised residual, and its negative for censored ones.
+    residual_rows = np.column_stack([-x[seen], y[seen]])
+    censored_rows = np.column_stack([x[~seen], -y[~seen]])
+    start = np.linalg.lstsq(x[seen], y[seen], rcond=None)[0]
+    spread = max(0.1, float(np.sqrt(np.mean((y[seen] - x[seen] @ start) ** 2))))
+    parameters = np.append(start, 1.0) / spread
+
+    def likelihood(p: np.ndarray) -> float:
+        if p[-1] <= 0:
+            return -math.inf
+        return count * math.log(p[-1]) - np.sum((residual_rows @ p) ** 2) / 2 + log_normal(censored_rows @ p).sum()
+
+    for _ in range(100):
+        z = censored_rows @ parameters
+        mills = np.exp(-(z**2) / 2 - LOG_ROOT - log_normal(z))
+        gradient = censored_rows.T @ mills - residual_rows.T @ (residual_rows @ parameters)
+        gradient[-1] += count / parameters[-1]
+        hessian = -(censored_rows.T * (mills * (z + mills))) @ censored_rows - residual_rows.T @ residual_rows
+        hessian[-1, -1] -= count / parameters[-1] ** 2
+        step = np.linalg.solve(hessian, -gradient)
+        # Half of this is what the step would gain if the likelihood were a parabola.
+        if gradient @ step < 1e-12 or parameters[-1] > 1 / SMALLEST_SPREAD:
+            break
+        size, current = 1.0, likelihood(parameters)
+        while likelihood(parameters + size * step) < current and size > 1e-4:
+            size /= 2
+        parameters = parameters + size * step
+    gamma, theta = parameters[:-1], float(parameters[-1])
+    exact = theta > 1 / SMALLEST_SPREAD
+    # Standard errors of gamma / theta by the delta method from the inverse of the observed information.
+    transform = np.column_stack([np.eye(columns) / theta, -gamma / theta**2])
+    errors = np.sqrt(np.clip(np.diag(transform @ np.linalg.inv(-hessian) @ transform.T), 0, None))
+    return Line(
+        coefficients=tuple((gamma / theta).tolist()),
+        errors=None if exact or count == columns else tuple(errors.tolist()),
+        spread=0.0 if exact else 1 / theta,
+        observed=count,
+        censored=len(y) - count,
+    )
+
+
+def log_normal(z: np.ndarray) -> np.ndarray:
+    """log Phi(z), of the standard normal distribution; far to the left by its asymptotic series."""
+    return np.array([_log_normal(value) for value in z.tolist()])
+
+
+def _log_normal(z: float) -> float:
+    if z > -35:
+        return math.log(math.erfc(-z / math.sqrt(2)) / 2)
+    return -z * z / 2 - LOG_ROOT - math.log(-z) + math.log1p(-1 / z**2 + 3 / z**4)

@@ -1,0 +1,1 @@
+"""Which attention heads and MLPs do a task's work: attribution, faithfulness, and transfer between models."""

