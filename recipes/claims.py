@@ -10,19 +10,15 @@ with the rest; more seeds can be asked for later. The verdicts are in report/ind
 comparisons in gallery.html.
 """
 
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import yaml
-from tqdm import tqdm
 
 from analysis.cache import read_results
 from analysis.claims import Comparison, judge
@@ -36,6 +32,7 @@ from trainers.es.train import ESConfig
 from trainers.grpo import GRPOArguments, GRPOConfig
 from trainers.launch import make_accelerator
 from trainers.run_folder import start_run
+from trainers.side_by_side import run_python, side_by_side
 
 
 BUDGETS = ("matched", "published")
@@ -133,7 +130,7 @@ def main() -> None:
     unfinished = [job for job in planned if not is_finished(sweep / job.folder)]
     print(f"{len(planned)} comparisons, {len(planned) - len(unfinished)} of them finished", flush=True)
     began = time.perf_counter()
-    run_all(config, sweep, unfinished)
+    side_by_side([partial(run_one, config, sweep, job) for job in unfinished], config.processes, "comparison")
     print(f"{len(unfinished)} comparisons in {(time.perf_counter() - began) / 60:.1f} minutes", flush=True)
 
     # 2. The verdicts, over everything that is there.
@@ -189,19 +186,6 @@ def is_finished(run: Path) -> bool:
     return {"connectivity", "probes", "theory"} <= read_results(run / "results.json").keys()
 
 
-def run_all(config: ClaimsConfig, sweep: Path, unfinished: list[Job]) -> None:
-    """Run the comparisons, `processes` at a time. The first that fails keeps those that wait from starting."""
-    with ThreadPoolExecutor(config.processes) as pool, tqdm(total=len(unfinished), unit="comparison") as progress:
-        futures = [pool.submit(run_one, config, sweep, job) for job in unfinished]
-        for future in futures:
-            future.add_done_callback(lambda _: progress.update())
-        wait(futures, return_when=FIRST_EXCEPTION)
-        pool.shutdown(wait=False, cancel_futures=True)
-        for future in futures:
-            if not future.cancelled():
-                future.result()
-
-
 def run_one(config: ClaimsConfig, sweep: Path, job: Job) -> None:
     run = sweep / job.folder
     options = {
@@ -213,9 +197,13 @@ def run_one(config: ClaimsConfig, sweep: Path, job: Job) -> None:
         **{key: getattr(config, key) for key in ("data_seed", "test_tasks", "test_size", "max_new_tokens",
                                                  "kl_prompts", "line_points", "line_size", "batch_size")},
     }  # fmt: skip
-    launch(run, [str(Path(__file__).with_name("compare.py")), *(f"--{key}={value}" for key, value in options.items())])
+    run_python(
+        run,
+        "the comparison",
+        [str(Path(__file__).with_name("compare.py")), *(f"--{key}={value}" for key, value in options.items())],
+    )
     base = run / "base" if (run / "base").is_dir() else config.model
-    launch(run, [
+    run_python(run, "the comparison", [
         "-m", "analysis", "connectivity", "--parts", "probes", "--base", base, "--output", run,
         "--checkpoints", *(f"{method}={run / method / 'model'}" for method in METHODS),
         "--tasks", job.task, "--size", config.probe_size, "--seed", config.data_seed,
@@ -225,19 +213,6 @@ def run_one(config: ClaimsConfig, sweep: Path, job: Job) -> None:
     results = read_json(run / "results.json")
     write_json(run / "results.json", results | {"theory": {"es": predict(run / "es")}})
     build(run)
-
-
-def launch(run: Path, arguments: list[Any]) -> None:
-    """One Python command with one thread; what it prints goes to log.txt of its run."""
-    run.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    with open(run / "log.txt", "a", encoding="utf-8") as log:
-        command = [sys.executable, *map(str, arguments)]
-        status = subprocess.run(command, env=environment, stdout=log, stderr=log, check=False).returncode
-    if status != 0:
-        last = (run / "log.txt").read_text(encoding="utf-8").strip().splitlines()[-1:]
-        raise UserError(f"the comparison in {run} ended with status {status} ({' '.join(last)}); see its log.txt, "
-                        "then start the same command again")  # fmt: skip
 
 
 if __name__ == "__main__":

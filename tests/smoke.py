@@ -39,6 +39,9 @@ SHORT = {
     "recipes/precision.py": ["--steps", "2"],
     "recipes/pretrain.py": ["--steps", "2"],
     "recipes/rules.py": ["--steps", "2"],
+    # Two steps of evolution strategies for each of two tasks, and as many completions for the other arms.
+    "recipes/sequential.py": "--tasks countdown,yes_no --seeds 1 --budget 1024 --test_size 8 --kl_prompts 4".split(),
+    "recipes/sft.py": ["--problems", "64", "--num_train_epochs", "1"],
     "recipes/rules_sweep.py": ["--runs", "recipes/rules/parity-mlp.yaml steps=2 seed=0,1"],
 }
 

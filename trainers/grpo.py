@@ -18,18 +18,20 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import requests
 import torch
 import trl
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import reduce
+from accelerate.utils import broadcast_object_list, reduce
 from peft import LoraConfig, PeftModel
 from transformers import (
     PreTrainedModel,
@@ -41,6 +43,7 @@ from transformers import (
 )
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import GRPOTrainer
+from trl.generation.vllm_generation import VLLMGeneration
 from trl.import_utils import is_vllm_available
 
 from eval.adapters import TaskReward
@@ -59,8 +62,11 @@ from eval.storage import (
 )
 from eval.tasks import Task, get_task
 from trainers.arguments import check_at_least, check_between, check_choice, did_you_mean
+from trainers.ending import check_budgets, ended_by
 from trainers.launch import is_main_process
+from trainers.replay import MixedTask, Replay, check_replay, replay_names, replayed_prompts
 from trainers.run_folder import start_run
+from trainers.tracking import Tracking, tracker_names
 
 
 @dataclass
@@ -78,6 +84,16 @@ class GRPOArguments:
         default=None,
         metadata={"help": "Training problems. Default: as many as the run asks for, so that none comes twice."},
     )
+    stop_at_tokens: int = field(
+        default=0,
+        metadata={
+            "help": "End after the first step that reaches so many generated tokens and has used all completions "
+            "generated. max_steps stays the upper bound, and what the learning rate's schedule goes by. 0: no limit."
+        },
+    )
+    stop_at_seconds: float = field(
+        default=0.0, metadata={"help": "The same for seconds of training, without evaluation and saving."}
+    )
     eval_every: int = field(
         default=0,
         metadata={
@@ -86,6 +102,19 @@ class GRPOArguments:
         },
     )
     eval_size: int = field(default=200, metadata={"help": "Validation problems of each evaluation."})
+    replay: str = field(
+        default="", metadata={"help": "Earlier tasks whose training problems are mixed in, with commas."}
+    )
+    replay_share: float = field(
+        default=0.0, metadata={"help": "Share of the problems of every generation of completions that is theirs."}
+    )
+    optimizer_from: str = field(
+        default="",
+        metadata={
+            "help": "Run folder of an earlier GRPO run: the optimizer starts with the state it had at that run's end. "
+            "Its options, the learning rate among them, are this run's own."
+        },
+    )
     lora_rank: int = field(default=0, metadata={"help": "Rank of the LoRA adapter; 0 trains all parameters."})
     lora_alpha: int = field(default=32, metadata={"help": "LoRA scales its update by lora_alpha / lora_rank."})
     lora_dropout: float = field(default=0.0, metadata={"help": "Dropout on the input of the LoRA matrices."})
@@ -104,6 +133,8 @@ class GRPOArguments:
     def __post_init__(self):
         if self.train_size is not None:
             check_at_least("train_size", self.train_size, 1)
+        check_budgets(self.stop_at_tokens, self.stop_at_seconds)
+        check_replay(self.task, self.replay, self.replay_share)
         check_at_least("eval_every", self.eval_every, 0)
         check_at_least("eval_size", self.eval_size, 2)
         check_at_least("lora_rank", self.lora_rank, 0)
@@ -162,7 +193,7 @@ CHOICES = {
     "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
 }
 # What may change between a killed run and its continuation: how much is kept, not what is computed.
-MAY_CHANGE = ("save_total_limit",)
+MAY_CHANGE = ("save_total_limit", "report_to")
 MARKER = "complete.json"
 # Room for the tokenizer and other small files of a checkpoint, in bytes.
 BESIDE_WEIGHTS = 16 * 1024**2
@@ -190,7 +221,12 @@ class GRPOConfig(trl.GRPOConfig):
             raise UserError("save_total_limit: 1 leaves moments without a complete checkpoint; give 2 or more")
         if self.save_steps != int(self.save_steps) or self.save_steps < 1:
             raise UserError(f"save_steps is {self.save_steps}; give a whole number of optimiser steps, at least 1")
+        tracker_names(self.report_to)
         self._check_generation_boundary()
+
+    @property
+    def problems_per_generation(self) -> int:
+        return self.generation_batch_size // self.num_generations
 
     @property
     def generate_every(self) -> int:
@@ -226,23 +262,47 @@ def _check_run(arguments: GRPOArguments, config: GRPOConfig) -> None:
         raise UserError("use_vllm: true needs vLLM; install the vllm extra, or write use_vllm: false")
     if config.chat_template_kwargs and arguments.eval_every:
         raise UserError("greedy evaluation cannot pass chat_template_kwargs on to the prompts; set eval_every: 0")
+    if arguments.optimizer_from:
+        _optimizer_file(arguments.optimizer_from)
+    replayed_prompts(config.problems_per_generation, arguments.replay_share)
 
 
 def problems_of_run(task: Task, arguments: GRPOArguments, config: GRPOConfig) -> datasets.Dataset:
     """The problems in the order in which the whole run takes them, shuffled anew for each pass over `train_size`.
 
     TRL sees a single epoch: it would go through later epochs in another order after a resume, because no checkpoint
-    holds the state of its sampler.
+    holds the state of its sampler. With `replay`, those of earlier tasks end each generation, and the columns are
+    those of `trainers.replay.MixedTask`.
     """
     generations = math.ceil(config.max_steps * config.gradient_accumulation_steps / config.generate_every)
-    needed = generations * (config.generation_batch_size // config.num_generations)
+    replayed = replayed_prompts(config.problems_per_generation, arguments.replay_share)
+    new = config.problems_per_generation - replayed
+    needed = generations * new
     problems = task.load("train", arguments.train_size or needed, config.seed_of_problems)
     order = np.random.default_rng(config.seed)
     passes = [
         order.permutation(len(problems)) if config.shuffle_dataset else np.arange(len(problems))
         for _ in range(math.ceil(needed / len(problems)))
     ]
-    return problems.select(np.concatenate(passes)[:needed])
+    problems = problems.select(np.concatenate(passes)[:needed])
+    if not replayed:
+        return problems
+    replay = Replay.load(
+        arguments.task,
+        arguments.replay,
+        replayed,
+        arguments.train_size or math.ceil(generations * replayed / len(replay_names(arguments.replay))),
+        config.seed_of_problems,
+        config.seed,
+    )
+    rows = [replay.task.row(arguments.task, row) for row in problems.to_list()]
+    return datasets.Dataset.from_list(
+        [
+            row
+            for generation in range(generations)
+            for row in rows[generation * new : (generation + 1) * new] + replay.of_step(generation)
+        ]
+    )
 
 
 class CountedReward:
@@ -265,8 +325,10 @@ class CountedReward:
 class RunRecorder(TrainerCallback):
     """Writes metrics.jsonl and evaluations.jsonl, and marks the checkpoints that are complete.
 
+    Ends the run where a budget of tokens or seconds is reached, with a checkpoint there.
+
     evaluate: the greedy accuracy of the model as it is now, as `evaluate_task` returns it.
-    checkpoint: where the run goes on from, None at its beginning.
+    checkpoint: where the run goes on from, None at its beginning. tracking: has no trackers but on the main process.
     """
 
     def __init__(
@@ -274,11 +336,14 @@ class RunRecorder(TrainerCallback):
         folder: Path,
         reward: CountedReward,
         evaluate: Callable[[], dict[str, Any]],
-        eval_every: int,
+        arguments: GRPOArguments,
         checkpoint: Path | None,
+        tracking: Tracking,
     ):
-        self.folder, self.reward, self.evaluate, self.eval_every = folder, reward, evaluate, eval_every
+        self.folder, self.reward, self.evaluate, self.arguments = folder, reward, evaluate, arguments
         self.seconds = 0.0
+        self.tracking = tracking
+        self.ended_by: str | None = None
         last_step = -1
         if checkpoint is not None:
             reached = read_json(checkpoint / MARKER)
@@ -292,7 +357,7 @@ class RunRecorder(TrainerCallback):
         checkpoints = math.ceil((state.max_steps - state.global_step) / state.save_steps)
         needed = min(checkpoints, args.save_total_limit or checkpoints) * _checkpoint_bytes(model)
         require_free_space(self.folder, needed + _model_bytes(model), "this run")
-        if state.global_step == 0 and self.eval_every:
+        if state.global_step == 0 and self.arguments.eval_every:
             self._evaluate(state)
 
     def on_step_begin(self, args, state, control, **kwargs):
@@ -300,8 +365,11 @@ class RunRecorder(TrainerCallback):
 
     def on_step_end(self, args, state, control, model, **kwargs):
         self.seconds += time.perf_counter() - self.step_began
-        due = self.eval_every and (state.global_step % self.eval_every == 0 or state.global_step == state.max_steps)
-        if due:
+        self.ended_by = self._ended_by(args, state)
+        if self.ended_by is not None:
+            control.should_save = control.should_training_stop = True
+        every = self.arguments.eval_every
+        if every and (state.global_step % every == 0 or self.ended_by is not None):
             self._evaluate(state)
         if control.should_save:
             require_free_space(self.folder, _checkpoint_bytes(model), f"the checkpoint of step {state.global_step}")
@@ -312,7 +380,9 @@ class RunRecorder(TrainerCallback):
             return
         # NaN (the reward of a step without a scorable completion, say) is not JSON.
         logged = {name: None if value is None or math.isnan(value) else value for name, value in logs.items()}
-        append_jsonl(self.folder / "metrics.jsonl", {**self._reached(state), **logged})
+        row = {**self._reached(state), **logged}
+        append_jsonl(self.folder / "metrics.jsonl", row)
+        self.tracking.log(row)
         # Steps that go on with older completions have no reward of their own.
         reward = f"reward {logged['reward']:.3f}  " if logged.get("reward") is not None else ""
         print(
@@ -330,7 +400,17 @@ class RunRecorder(TrainerCallback):
                 if path.is_file():
                     with open(path, "rb") as file:
                         os.fsync(file.fileno())
-            write_json(checkpoint / MARKER, {**self._reached(state), "processes": args.world_size})
+            marker = {**self._reached(state), "processes": args.world_size, "ended_by": self.ended_by}
+            write_json(checkpoint / MARKER, marker)
+
+    def _ended_by(self, args: GRPOConfig, state: TrainerState) -> str | None:
+        """See `trainers.ending`. A budget waits until all completions that it has paid for are used."""
+        step, budgets = state.global_step, (self.arguments.stop_at_tokens, self.arguments.stop_at_seconds)
+        if step * args.gradient_accumulation_steps % args.generate_every:
+            budgets = (0, 0.0)
+        ended = ended_by(step, state.max_steps, self._reached(state), *budgets)
+        # The clocks of the processes differ.
+        return broadcast_object_list([ended])[0]
 
     def _evaluate(self, state: TrainerState) -> None:
         if state.is_world_process_zero:
@@ -340,6 +420,7 @@ class RunRecorder(TrainerCallback):
             kept = {key: evaluation[key] for key in ("correct", "total", "accuracy", "low", "high")}
             row = {"step": state.global_step, "completions": self.reward.completions, **kept}
             append_jsonl(self.folder / "evaluations.jsonl", row)
+            self.tracking.log(row)
             print(f"step {state.global_step}/{state.max_steps}  greedy accuracy {row['accuracy']:.3f}", flush=True)
         PartialState().wait_for_everyone()
 
@@ -350,6 +431,39 @@ class RunRecorder(TrainerCallback):
             "tokens": self.reward.tokens,
             "seconds": self.seconds,
         }
+
+
+class OptimizerStart(TrainerCallback):
+    """Gives the optimizer the state in `file` before the first step, but leaves it the options of its own run.
+
+    The state is of parameters by their number. Raises `UserError` if the shapes are others.
+    """
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    def on_train_begin(self, args, state, control, optimizer, **kwargs):
+        kept = torch.load(self.file, map_location="cpu", weights_only=True)["state"]
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        if kept.keys() != set(range(len(parameters))) or any(
+            moment.shape != parameter.shape
+            for number, parameter in enumerate(parameters)
+            for moment in kept[number].values()
+            if moment.ndim
+        ):
+            raise UserError(
+                f"optimizer_from: {self.file} belongs to other parameters; take a run of the same model and LoRA rank"
+            )
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": kept})
+
+
+def _optimizer_file(run: str) -> Path:
+    """The optimizer state at the end of the GRPO run in folder `run`. Raises `UserError` if that is not complete."""
+    complete = Path(run).glob(f"checkpoint-*/{MARKER}")
+    ended = [path.parent for path in complete if read_json(path)["ended_by"] is not None]
+    if not ended or not (ended[0] / "optimizer.pt").exists():
+        raise UserError(f"optimizer_from: {run} is no finished GRPO run with an unsharded optimizer state")
+    return ended[0] / "optimizer.pt"
 
 
 def train_grpo(arguments: GRPOArguments, config: GRPOConfig) -> dict[str, Any]:
@@ -376,10 +490,11 @@ def train_grpo(arguments: GRPOArguments, config: GRPOConfig) -> dict[str, Any]:
     problems = problems_of_run(task, arguments, config)
     start_run(folder, arguments, config, may_change=MAY_CHANGE)
     checkpoint = _last_complete_checkpoint(folder)
-    if checkpoint is None or _step_of(checkpoint) < config.max_steps:
+    if checkpoint is None or read_json(checkpoint / MARKER)["ended_by"] is None:
         _train(arguments, config, task, model, tokenizer, problems, checkpoint)
+        checkpoint = _last_complete_checkpoint(folder)
     if is_main_process():
-        _finish(folder, arguments, config)
+        _finish(folder, arguments, checkpoint)
     PartialState().wait_for_everyone()
     return read_json(folder / "results.json")
 
@@ -393,27 +508,32 @@ def _train(
     problems: datasets.Dataset,
     checkpoint: Path | None,
 ) -> None:
-    """Run TRL's trainer from `checkpoint` (None: from the beginning) to `max_steps`, where it leaves a checkpoint."""
+    """Run TRL's trainer from `checkpoint` (None: from the beginning) to its end, where it leaves a checkpoint."""
     if checkpoint is not None:
         before = read_json(checkpoint / MARKER)["processes"]
         if before != config.world_size:
             raise UserError(f"this run runs on {before} processes, not {config.world_size}; start it so")
-    reward = CountedReward(task)
+    reward = CountedReward(MixedTask.of(arguments.task, arguments.replay) if arguments.replay else task)
+    tracking = Tracking(tracker_names(config.report_to) if is_main_process() else [], Path(config.output_dir))
     config = copy.copy(config)
     config.shuffle_dataset = False  # `problems_of_run` has shuffled
+    config.report_to = []  # transformers would log on an axis of steps
     if config.device.type == "cpu":
         # accelerate numbers the CPUs of several processes (cpu:1), and torch.load knows only "cpu".
         config._setup_devices = torch.device("cpu")
     # An accelerator that this process made before would hold this run to its own precision.
     AcceleratorState._reset_state()
-    trainer = GRPOTrainer(
-        model,
-        reward,
-        args=config,
-        train_dataset=problems,
-        processing_class=tokenizer,
-        peft_config=_lora_config(arguments) if arguments.lora_rank else None,
-    )
+    with _generation_engine(config):
+        trainer = GRPOTrainer(
+            model,
+            reward,
+            args=config,
+            train_dataset=problems,
+            processing_class=tokenizer,
+            peft_config=_lora_config(arguments) if arguments.lora_rank else None,
+        )
+    if config.use_vllm and config.vllm_mode == "colocate" and config.device.type == "cpu":
+        _repack_after_sync(trainer.vllm_generation)
     if arguments.eval_every and (trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled()):
         raise UserError(
             "greedy evaluation needs whole weight matrices, but FSDP and ZeRO-3 shard them; "
@@ -435,8 +555,53 @@ def _train(
     # One line per step, written by the recorder, takes the place of transformers' table of numbers.
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(RunRecorder(Path(config.output_dir), reward, evaluate, arguments.eval_every, checkpoint))
+    trainer.add_callback(RunRecorder(Path(config.output_dir), reward, evaluate, arguments, checkpoint, tracking))
+    if arguments.optimizer_from and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        raise UserError("optimizer_from reads a whole optimizer state, but FSDP and ZeRO shard it; leave it out")
+    if arguments.optimizer_from and checkpoint is None:
+        trainer.add_callback(OptimizerStart(_optimizer_file(arguments.optimizer_from)))
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    tracking.close()
+
+
+@contextmanager
+def _generation_engine(config: GRPOConfig) -> Iterator[None]:
+    """Where TRL builds vLLM's engine, or looks for its server: what goes wrong there becomes one line."""
+    if not config.use_vllm:
+        yield
+    elif config.vllm_mode == "server":
+        try:
+            yield
+        except (ConnectionError, requests.ConnectionError) as error:
+            where = config.vllm_server_base_url or f"{config.vllm_server_host}:{config.vllm_server_port}"
+            raise UserError(
+                f"vllm_mode: server, but no vLLM server answers at {where} within {config.vllm_server_timeout:g} s; "
+                "start one as the header of recipes/qwen2.5-3b/grpo.yaml says, or write vllm_mode: colocate"
+            ) from error
+    elif config.device.type == "cpu":
+        from eval.rollout.vllm_cpu import editable_cpu_engine  # here, because vLLM is an extra
+
+        with editable_cpu_engine():
+            yield
+    else:
+        yield
+
+
+def _repack_after_sync(generation: VLLMGeneration) -> None:
+    """Let vLLM's CPU backend see the weights that TRL writes into it before each generation.
+
+    It computes with packed copies of the linear weights, which loading does not touch.
+    """
+    from eval.rollout.vllm_cpu import repack
+
+    sync = generation.sync_weights
+    engine_model = generation.llm.llm_engine.model_executor.driver_worker.model_runner.model
+
+    def sync_and_repack() -> None:
+        sync()
+        repack(engine_model)
+
+    generation.sync_weights = sync_and_repack
 
 
 def _lora_config(arguments: GRPOArguments) -> LoraConfig:
@@ -476,9 +641,8 @@ def _check_lora_patterns(model: PreTrainedModel, path: str) -> None:
                 )
 
 
-def _finish(folder: Path, arguments: GRPOArguments, config: GRPOConfig) -> None:
+def _finish(folder: Path, arguments: GRPOArguments, checkpoint: Path) -> None:
     """Write model/, adapter/ and results.json from the last checkpoint."""
-    checkpoint = folder / f"checkpoint-{config.max_steps}"
     if arguments.lora_rank:
         base, tokenizer = load_model(arguments.model, torch.float32)
         adapted = PeftModel.from_pretrained(base, checkpoint)

@@ -1,4 +1,4 @@
-"""The page a person reads: `results.json` of a comparison or a study of circuits as HTML, Markdown and figures.
+"""The page a person reads: `results.json` of a comparison or a study, as HTML, Markdown and figures.
 
 Needs neither a model nor a GPU, and every number it shows stands in `results.json`.
 """
@@ -7,12 +7,16 @@ from pathlib import Path
 
 from analysis.report import html, markdown
 from analysis.report.circuit_document import compose_circuits
+from analysis.report.continual_document import compose_continual
 from analysis.report.document import compose
-from analysis.report.gallery import render_gallery
+from analysis.report.gallery import has_report, render_gallery
 from analysis.report.results import read_results
-from analysis.table import SECTIONS
 from eval.errors import UserError
 from eval.storage import new_folder, write_text
+
+
+# What composes the report of a study; everything else is a comparison.
+STUDIES = {"circuits": compose_circuits, "sequential": compose_continual}
 
 
 def build(run: Path) -> Path:
@@ -26,7 +30,7 @@ def build(run: Path) -> Path:
     """
     run = Path(run)
     results = read_results(run)
-    document = compose_circuits(results) if results.get("study") == "circuits" else compose(results)
+    document = STUDIES.get(results.get("study"), compose)(results)
     with new_folder(run / "report") as folder:
         (folder / "figures").mkdir()
         for part in document.parts:
@@ -48,7 +52,7 @@ def build_gallery(folder: Path) -> Path:
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give a folder with runs in it")
     runs = sorted(path.parent for path in folder.rglob("results.json"))
-    reported = [run for run in runs if read_results(run).keys() & set(SECTIONS)]
+    reported = [run for run in runs if has_report(read_results(run))]
     if not reported:
         raise UserError(f"there is nothing to report in {folder}: no results.json below it holds a measurement")
     for run in reported:

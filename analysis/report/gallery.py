@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from analysis.report import continual_story
 from analysis.report.document import title
 from analysis.report.html import STYLE, text
-from analysis.report.results import read_results
+from analysis.report.results import Results, read_results
 from analysis.table import SECTIONS, TABLE_NOTE, cell_text, is_interval_end, runs_table
 
 
 # The figures of a report that are shown, in this order, as far as it has them.
-SHOWN = ("claims", "learning", "update-size", "connectivity", "trajectory", "theory-walk", "spectra", "kl")
+SHOWN = ("claims", "learning", "update-size", "connectivity", "trajectory", "theory-walk", "spectra", "kl", "matrices",
+         "drift")  # fmt: skip
 FIGURES_PER_RUN = 2
 GALLERY_STYLE = """
 main { max-width: 78rem; }
@@ -54,6 +56,11 @@ def render_gallery(folder: Path, reported: Sequence[Path]) -> str:
     )
 
 
+def has_report(results: Results) -> bool:
+    """Whether a run holds a measurement of a comparison, or is a sequential run."""
+    return results.get("study") == "sequential" or bool(results.keys() & set(SECTIONS))
+
+
 def _card(folder: Path, run: Path) -> str:
     name, results = str(run.relative_to(folder)), read_results(run)
     link = quote(f"{name}/report/index.html")
@@ -64,9 +71,13 @@ def _card(folder: Path, run: Path) -> str:
     )
     shown = folder.resolve().name if name == "." else name
     return (
-        f'<article class="run"><h3><a href="{link}">{text(shown)}</a></h3><p>{text(title(results))}</p>'
+        f'<article class="run"><h3><a href="{link}">{text(shown)}</a></h3><p>{text(_title(results))}</p>'
         f'<a class="thumbnails" href="{link}">{images}</a></article>'
     )
+
+
+def _title(results: Results) -> str:
+    return continual_story.title(results) if results.get("study") == "sequential" else title(results)
 
 
 def _table(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -1,8 +1,12 @@
 """trainers/grpo.py: real runs of TRL's trainer on a random two-layer model."""
 
+import importlib.util
 import json
+import math
+import os
 import random
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -11,17 +15,18 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from accelerate import Accelerator
 from datasets import Dataset
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from eval.errors import UserError
 from eval.storage import read_json, read_jsonl, write_json
 from eval.tasks.base import Score
-from tests.tiny import random_checkpoint
+from tests.tiny import random_checkpoint, random_model
 from trainers.arguments import parse
-from trainers.grpo import MARKER, GRPOArguments, GRPOConfig, RunRecorder, problems_of_run, train_grpo
+from trainers.grpo import CHOICES, MARKER, GRPOArguments, GRPOConfig, RunRecorder, problems_of_run, train_grpo
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -163,6 +168,7 @@ def test_metrics_count_every_completion_and_token(undisturbed):
         "tokens": tokens,
         "seconds": seconds[-1],
         "processes": 1,
+        "ended_by": "steps",
         "first_evaluation": None,
         "last_evaluation": None,
     }
@@ -254,6 +260,99 @@ def test_resumed_run_ends_with_the_same_bits(model, tmp_path, monkeypatch, optio
     train(tmp_path / "resumed", model=model, **options)
     assert same_bits(weights(tmp_path / "resumed"), weights(tmp_path / "undisturbed"))
     assert metrics(tmp_path / "resumed") == metrics(tmp_path / "undisturbed")
+
+
+BOUNDARIES = {
+    "every step": ({}, 6),
+    "generation for two steps": ({"steps_per_generation": 2}, 8),
+    "each completion used twice": ({"num_iterations": 2}, 8),
+}
+
+
+@pytest.mark.parametrize(("options", "step"), BOUNDARIES.values(), ids=BOUNDARIES.keys())
+def test_a_budget_of_tokens_ends_the_run_where_its_completions_are_used(model, tmp_path, monkeypatch, options, step):
+    options = options | {"model": model, "max_steps": 12, "save_steps": 4, "lr_scheduler_type": "constant"}
+    train(tmp_path / "long", **options)
+    rows = read_jsonl(tmp_path / "long" / "metrics.jsonl")
+    budget = rows[4]["tokens"] + 1  # reached by the generation after that of step 5
+    options |= {"stop_at_tokens": budget, "eval_every": 5}
+    results = train(tmp_path / "undisturbed", **options)
+    assert (results["ended_by"], results["steps"], results["tokens"]) == ("tokens", step, rows[step - 1]["tokens"])
+    logged = metrics(tmp_path / "undisturbed")
+    assert logged == metrics(tmp_path / "long")[:step]
+    assert results["last_evaluation"]["step"] == step
+    # The final model is that of the last step, and no earlier or later checkpoint's.
+    reached = load_file(tmp_path / "undisturbed" / f"checkpoint-{step}" / "model.safetensors")
+    assert torch.equal(weights(tmp_path / "undisturbed")["model.norm.weight"], reached["model.norm.weight"])
+
+    train_and_stop(monkeypatch, 5, tmp_path / "resumed", **options)
+    assert train(tmp_path / "resumed", **options)["ended_by"] == "tokens"
+    assert same_bits(weights(tmp_path / "resumed"), weights(tmp_path / "undisturbed"))
+    assert metrics(tmp_path / "resumed") == logged
+
+
+def test_a_run_killed_after_the_step_that_ended_it_is_only_finished(model, tmp_path):
+    options = {"model": model, "stop_at_tokens": 1, "max_steps": 4}
+    results = train(tmp_path, **options)
+    assert (results["ended_by"], results["steps"]) == ("tokens", 1)
+    before = weights(tmp_path)
+    shutil.rmtree(tmp_path / "model")
+    (tmp_path / "results.json").unlink()
+    assert train(tmp_path, **options) == results
+    assert same_bits(weights(tmp_path), before)
+
+
+def test_a_budget_of_seconds_ends_the_run(model, tmp_path):
+    results = train(tmp_path, model=model, max_steps=1000, stop_at_seconds=0.2, save_steps=1000)
+    seconds = [row["seconds"] for row in read_jsonl(tmp_path / "metrics.jsonl")]
+    assert results["ended_by"] == "seconds" and results["steps"] == len(seconds) < 1000
+    assert all(value < 0.2 for value in seconds[:-1]) and seconds[-1] == results["seconds"] >= 0.2
+
+
+def test_the_optimizer_can_start_with_the_state_of_an_earlier_run(model, undisturbed, tmp_path, monkeypatch):
+    options = {"model": undisturbed / "model", "optimizer_from": undisturbed, "max_steps": 2, "save_steps": 1}
+    train(tmp_path / "kept", **options, learning_rate=0.002)
+    before = torch.load(undisturbed / "checkpoint-4" / "optimizer.pt")
+    after = torch.load(tmp_path / "kept" / "checkpoint-1" / "optimizer.pt")
+    # Adam counts on, with this run's own learning rate (of a linear schedule, after the first of two steps).
+    assert {int(moments["step"]) for moments in before["state"].values()} == {4}
+    assert {int(moments["step"]) for moments in after["state"].values()} == {5}
+    assert {group["lr"] for group in after["param_groups"]} == {0.001}
+    first = load_file(tmp_path / "kept" / "checkpoint-1" / "model.safetensors")
+
+    # Equation by equation: one step of AdamW from the earlier moments.
+    gradient_share = {}
+    start = weights(undisturbed)
+    for number, (name, old) in enumerate(
+        sorted(start.items(), key=lambda item: [*grouped_names(undisturbed)].index(item[0]))
+    ):
+        moments, earlier = after["state"][number], before["state"][number]
+        corrected = moments["exp_avg"] / (1 - 0.9**5)
+        size = (moments["exp_avg_sq"] / (1 - 0.999**5)).sqrt() + 1e-8
+        torch.testing.assert_close(first[name], old - 0.002 * corrected / size, rtol=1e-5, atol=1e-6)
+        gradient_share[name] = (moments["exp_avg"] - 0.9 * earlier["exp_avg"]).abs().sum()
+    assert all(share > 0 for share in gradient_share.values())
+
+    train(tmp_path / "reset", **options | {"optimizer_from": ""}, learning_rate=0.002)
+    assert not same_bits(weights(tmp_path / "kept"), weights(tmp_path / "reset"))
+    # A resumed run goes on with its own state.
+    train_and_stop(monkeypatch, 1, tmp_path / "resumed", **options, learning_rate=0.002)
+    train(tmp_path / "resumed", **options, learning_rate=0.002)
+    assert same_bits(weights(tmp_path / "resumed"), weights(tmp_path / "kept"))
+
+
+def grouped_names(run):
+    """Parameter names in the optimizer's order: those with weight decay first."""
+    names = [name for name, _ in AutoModelForCausalLM.from_pretrained(run / "model").named_parameters()]
+    return [name for name in names if "norm" not in name] + [name for name in names if "norm" in name]
+
+
+def test_an_optimizer_state_that_does_not_fit_is_one_line(model, undisturbed, tmp_path):
+    with pytest.raises(UserError, match="belongs to other parameters; take a run of the same model"):
+        train(tmp_path / "lora", model=model, lora_rank=2, optimizer_from=undisturbed)
+    with pytest.raises(UserError, match="nowhere is no finished GRPO run"):
+        train(tmp_path / "none", model=model, optimizer_from="nowhere")
+    assert not (tmp_path / "none").exists()
 
 
 def test_half_written_checkpoint_is_never_picked_up(model, undisturbed, tmp_path, monkeypatch):
@@ -361,6 +460,8 @@ MISTAKES = {
     "lora_patterns changes the ranks of LoRA, but lora_rank is 0": {"lora_patterns": "patterns.json"},
     "there is no file nowhere.json": {"lora_rank": 4, "lora_patterns": "nowhere.json"},
     "train_size is 0": {"train_size": 0},
+    "stop_at_tokens and stop_at_seconds are both given": {"stop_at_tokens": 5, "stop_at_seconds": 5.0},
+    "stop_at_tokens is -1": {"stop_at_tokens": -1},
     "output_dir is not set": {"output_dir": None},
     "must be divisible by num_generations": {"num_generations": 3},  # TRL's own message
     "unknown key 'learnign_rate'.* did you mean learning_rate": {"learnign_rate": 0.1},
@@ -413,6 +514,111 @@ def test_too_full_a_disk_is_refused_before_the_first_step(model, tmp_path, monke
     with pytest.raises(UserError, match="this run needs 51 MB but only 30 MB are free"):
         train(tmp_path, model=model)
     assert not (tmp_path / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("loss_type", CHOICES["loss_type"])
+def test_every_loss_trains(model, tmp_path, loss_type):
+    train(tmp_path, model=model, loss_type=loss_type, max_steps=2, save_steps=2)
+    rows = read_jsonl(tmp_path / "metrics.jsonl")
+    assert all(math.isfinite(row["loss"]) and row["grad_norm"] > 0 for row in rows) and len(rows) == 2
+    before, after = load_file(model / "model.safetensors"), weights(tmp_path)
+    assert all(torch.isfinite(after[name]).all() for name in before) and not same_bits(before, after)
+
+
+def divergence(model, base):
+    """KL(model || base) of the next token, nats, exact and averaged over the positions of some text."""
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    ids = tokenizer("Write digits. train 0 1+2=3 7*8 boxed", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        p, q = (AutoModelForCausalLM.from_pretrained(path)(ids).logits.log_softmax(-1) for path in (model, base))
+    return float((p.exp() * (p - q)).sum(-1).mean())
+
+
+def test_the_kl_penalty_keeps_the_policy_near_the_base(model, tmp_path):
+    options = {"model": model, "max_steps": 12, "save_steps": 12, "per_device_train_batch_size": 32,
+               "learning_rate": 0.003, "lr_scheduler_type": "constant"}  # fmt: skip
+    train(tmp_path / "free", **options)
+    train(tmp_path / "held", **options, beta=1.0)
+    free, held = (divergence(tmp_path / name / "model", model) for name in ("free", "held"))
+    assert 0 < held < free / 2
+    logged = [row["kl"] for row in read_jsonl(tmp_path / "held" / "metrics.jsonl")]
+    assert abs(logged[0]) < 1e-5 < logged[-1]
+
+
+HAS_VLLM = importlib.util.find_spec("vllm") is not None
+needs_vllm = pytest.mark.skipif(not HAS_VLLM, reason="vLLM is not installed (make installs it on Linux on x86-64)")
+VLLM_OPTIONS = {"use_vllm": True, "vllm_max_model_length": 64}
+
+
+@pytest.mark.skipif(HAS_VLLM, reason="vLLM is installed here")
+def test_without_vllm_it_is_refused_in_one_line(model, tmp_path):
+    with pytest.raises(UserError, match="use_vllm: true needs vLLM; install the vllm extra"):
+        train(tmp_path / "run", model=model, **VLLM_OPTIONS)
+    assert not (tmp_path / "run").exists()
+
+
+def run_command(folder, **options):
+    """The recipe as a command, with room for a small cache of vLLM's CPU build."""
+    return subprocess.run(
+        [sys.executable, ROOT / "recipes" / "grpo.py", *command_line(folder, **options)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"},
+        cwd=folder.parent,
+    )
+
+
+@pytest.fixture(scope="module")
+def model_for_vllm(tmp_path_factory):
+    """vLLM's CPU build has no attention for heads as small as those of the other tests."""
+    folder = tmp_path_factory.mktemp("model_for_vllm")
+    for part in random_model(hidden_size=64, num_attention_heads=2, num_key_value_heads=1):
+        part.save_pretrained(folder)
+    return folder
+
+
+@needs_vllm
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="vLLM here is not its CPU build")
+@pytest.mark.parametrize("options", [{}, {"lora_rank": 4}], ids=["full", "lora"])
+def test_vllm_beside_the_trainer_generates_with_the_weights_of_each_step(model_for_vllm, tmp_path, options):
+    # Steps so long that completions of stale weights would be as unlikely as they can be.
+    options = options | {"model": model_for_vllm, "learning_rate": 0.1, "max_steps": 6, **VLLM_OPTIONS}
+    done = run_command(tmp_path / "run", **options)
+    assert done.returncode == 0, done.stderr
+    rows = read_jsonl(tmp_path / "run" / "metrics.jsonl")
+    assert [row["completions"] for row in rows] == [8, 16, 24, 32, 40, 48]
+    # vLLM computes in bfloat16, the trainer in float32.
+    assert all(row["sampling/sampling_logp_difference/mean"] < 0.2 for row in rows)
+    assert not same_bits(load_file(model_for_vllm / "model.safetensors"), weights(tmp_path / "run"))
+
+
+@needs_vllm
+def test_a_vllm_server_that_does_not_answer_is_one_line(model_for_vllm, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = {"vllm_mode": "server", "vllm_server_host": "127.0.0.1", "vllm_server_port": port}
+    done = run_command(tmp_path / "run", model=model_for_vllm, **VLLM_OPTIONS, **options, vllm_server_timeout=0.5)
+    assert done.returncode == 2
+    assert f"no vLLM server answers at 127.0.0.1:{port} within 0.5 s" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+SHARDED = {
+    "zero2": ("deepspeed_config", {"zero_stage": 2, "zero3_init_flag": False}),
+    "zero3": ("deepspeed_config", {"zero_stage": 3, "zero3_init_flag": True, "zero3_save_16bit_model": True}),
+    "fsdp2": ("fsdp_config", {"fsdp_version": 2, "fsdp_state_dict_type": "FULL_STATE_DICT"}),
+}
+
+
+@pytest.mark.parametrize("name", SHARDED)
+def test_the_configs_that_shard_say_so_and_leave_the_precision_to_the_recipe(name):
+    config = yaml.safe_load((ROOT / "accelerate_configs" / f"{name}.yaml").read_text())
+    section, expected = SHARDED[name]
+    assert config[section] | expected == config[section]
+    assert config["mixed_precision"] == "no" and config["num_processes"] == 8
+    # What saves the final model gathers it whole: these are not the options that offload it.
+    assert "offload" not in " ".join(str(value) for value in config[section].values())
 
 
 def config_of(model, **options):

@@ -33,6 +33,7 @@ from eval.storage import (
 )
 from eval.tasks import Task, get_task
 from trainers.arguments import check_at_least, check_between, check_choice, check_positive
+from trainers.ending import check_budgets, ended_by
 from trainers.es.assignment import Assignment, portions
 from trainers.es.checksum import require_equal_weights
 from trainers.es.memory import (
@@ -62,7 +63,9 @@ from trainers.es.vector_search import (
     make_algorithm,
 )
 from trainers.launch import make_accelerator, refuse_sharded_launch, refuse_sharding
+from trainers.replay import Replay, check_replay, replay_names, replayed_prompts
 from trainers.run_folder import checkpoint_folder, last_complete_step, save_checkpoint, start_run
+from trainers.tracking import Tracking, tracker_names
 from trainers.watch import watch_processes
 
 
@@ -79,7 +82,13 @@ class ESConfig:
     model: str = field(metadata={"help": "checkpoint folder or hub name of the model to start from"})
     output_dir: str = field(metadata={"help": "run folder; the finished model is in its folder model/"})
     task: str = field(default="countdown", metadata={"help": "what is rewarded: a task's name or dotted path"})
-    steps: int = field(default=100, metadata={"help": "updates"})
+    steps: int = field(default=100, metadata={"help": "updates; schedules go by this number"})
+    stop_at_tokens: int = field(
+        default=0, metadata={"help": "end after the first step with so many tokens generated in all; 0: no limit"}
+    )
+    stop_at_seconds: float = field(
+        default=0.0, metadata={"help": "end after the first step with so many seconds of training; 0: no limit"}
+    )
     population: int = field(default=32, metadata={"help": "members per step, N"})
     prompts_per_step: int = field(default=64, metadata={"help": "prompts that every member answers in a step"})
     samples: int = field(default=1, metadata={"help": "completions per prompt and member"})
@@ -106,6 +115,11 @@ class ESConfig:
     max_new_tokens: int = field(default=64, metadata={"help": "longest completion"})
     seed: int = field(default=0, metadata={"help": "fixes members, prompt order and sampling"})
     data_seed: int = field(default=0, metadata={"help": "fixes which problems are in the training set"})
+    replay: str = field(default="", metadata={"help": "earlier tasks whose problems are mixed in, with commas"})
+    replay_share: float = field(default=0.0, metadata={"help": "share of every step's prompts that is theirs"})
+    report_to: str | list[str] = field(
+        default="none", metadata={"help": "tensorboard, trackio, wandb, several of them, or none"}
+    )
     eval_every: int = field(default=10, metadata={"help": "steps between greedy evaluations on validation; 0: never"})
     eval_size: int = field(default=200, metadata={"help": "validation problems"})
     save_every: int = field(default=25, metadata={"help": "steps between checkpoints"})
@@ -192,6 +206,7 @@ class ESConfig:
         check_choice("noise", self.noise, NOISES)
         check_choice("rest", self.rest, RESTS)
         check_positive("rank", self.rank)
+        check_budgets(self.stop_at_tokens, self.stop_at_seconds)
         if self.engine == "vllm" and self.noise == "low_rank" and self.rest == "dense":
             raise UserError("engine vllm batches members as adapters of matrices; set rest: frozen, or engine: hf")
         check_choice("precision", self.precision, PRECISIONS)
@@ -203,6 +218,9 @@ class ESConfig:
         if self.algorithm != "es":
             self._check_vector_search()
         get_task(self.task)
+        check_replay(self.task, self.replay, self.replay_share)
+        replayed_prompts(self.prompts_per_step, self.replay_share)
+        tracker_names(self.report_to)
 
     def _check_vector_search(self) -> None:
         check_choice("space", self.space, SPACES)
@@ -257,7 +275,7 @@ def _train(config: ESConfig) -> dict[str, Any]:
     refuse_sharding(accelerator, "evolution strategies")
     if not check_memory(config, accelerator):
         return {}
-    start_run(run, config)
+    start_run(run, config, may_change=("report_to",))
     finished = read_json(run / "results.json") if (run / "results.json").exists() else None
     if (finished := broadcast_object_list([finished])[0]) is not None:
         return finished
@@ -282,6 +300,7 @@ def _train(config: ESConfig) -> dict[str, Any]:
         for log in ("metrics.jsonl", "evaluations.jsonl", "seeds.jsonl", "fitness.jsonl"):
             truncate_jsonl(run / log, done)
 
+    tracking = Tracking(tracker_names(config.report_to) if accelerator.is_main_process else [], run)
     rollout = MemberRollout(config, engine, task, rows, accelerator, run)
     make_search = evolution_strategy if config.algorithm == "es" else vector_search
     search = make_search(config, rollout, base, accelerator, run, done)
@@ -293,44 +312,52 @@ def _train(config: ESConfig) -> dict[str, Any]:
             sampling = Sampling(config.max_new_tokens)
             found = evaluate_task(engine, task, "validation", config.eval_size, config.data_seed, sampling, 1024)
             kept = {key: found[key] for key in ("correct", "total", "accuracy", "low", "high")}
-            append_jsonl(run / "evaluations.jsonl", {"step": step, "completions": progress["completions"], **kept})
+            row = {"step": step, "completions": progress["completions"], **kept}
+            append_jsonl(run / "evaluations.jsonl", row)
+            tracking.log(row)
 
     if done == 0:
         engine.set_weights(weights.items())
         evaluate(0)
-    while search.steps_count < config.steps:
+    ended = None
+    while ended is None:
         began = time.perf_counter()
         engine.set_weights(search.pristine.items())
         search.step()
-        if search.steps_count == config.steps:
-            search.finish()
-        engine.set_weights(weights.items())
         step, evaluation = search.steps_count, search.problem.evaluation
         progress["completions"] += evaluation.completions
         progress["tokens"] += evaluation.tokens
+        reached = progress | {"seconds": progress["seconds"] + time.perf_counter() - began}
+        ended = ended_by(step, config.steps, reached, config.stop_at_tokens, config.stop_at_seconds)
+        ended = broadcast_object_list([ended])[0]  # the clocks of the processes differ
+        if ended is not None:
+            search.finish()
+        engine.set_weights(weights.items())
         progress["seconds"] += time.perf_counter() - began
         if accelerator.is_main_process:
             append_jsonl(run / search.log, search.log_row())
             metrics = step_metrics(search, evaluation)
             append_jsonl(run / "metrics.jsonl", {"step": step, **progress, **metrics})
+            tracking.log(progress | metrics)
             reward = metrics["reward"]
             accelerator.print(f"es step {step}/{config.steps}  reward {math.nan if reward is None else reward:.3f}  "
                               f"{progress['seconds'] / step:.2f} s/step", flush=True)  # fmt: skip
-        if (config.eval_every and step % config.eval_every == 0) or step == config.steps:
+        if (config.eval_every and step % config.eval_every == 0) or ended is not None:
             evaluate(step)
-        saving = step % config.save_every == 0 or step == config.steps
+        saving = step % config.save_every == 0 or ended is not None
         if saving or (config.check_every and step % config.check_every == 0):
             require_equal_weights(accelerator, weights, step)
-        if saving and step < config.steps:
+        if saving and ended is None:
             save_checkpoint(run, step, lambda folder: _save(folder, engine, weights, progress), keep=config.keep)
             accelerator.wait_for_everyone()
 
+    tracking.close()
     if accelerator.is_main_process:
         with new_folder(run / "model") as folder:
             save_model(folder, engine.model, engine.tokenizer, weights)
         updates = sum(not row["members_tied"] for row in read_jsonl(run / "metrics.jsonl"))
-        finished = {"method": "es", "task": config.task, "parameters": parameters, "steps": config.steps,
-                    "updates": updates, **progress}  # fmt: skip
+        finished = {"method": "es", "task": config.task, "parameters": parameters, "steps": step,
+                    "ended_by": ended, "updates": updates, **progress}  # fmt: skip
         write_json(run / "results.json", finished)
     return broadcast_object_list([finished])[0]
 
@@ -357,7 +384,10 @@ def longest_prompt(config: ESConfig) -> int:
     folder = Path(config.model)
     if folder.exists() and not (folder / "tokenizer_config.json").exists():
         return PROMPT_TOKENS
-    prompts = get_task(config.task).load("train", config.train_size, config.data_seed)["prompt"]
+    tasks = [get_task(name) for name in (config.task, *replay_names(config.replay))]
+    prompts = [
+        prompt for task in tasks for prompt in task.load("train", config.train_size, config.data_seed)["prompt"]
+    ]
     tokenizer = AutoTokenizer.from_pretrained(config.model)
     encoded = tokenizer.apply_chat_template(list(prompts), add_generation_prompt=True, return_dict=True)
     return max(map(len, encoded["input_ids"]))
@@ -449,10 +479,24 @@ class MemberRollout:
         self.config, self.engine, self.task, self.rows = config, engine, task, rows
         self.accelerator, self.run = accelerator, run
         self.assignment = Assignment(accelerator)
+        self.replayed = replayed_prompts(config.prompts_per_step, config.replay_share)
+        if self.replayed:
+            self.replay = Replay.load(config.task, config.replay, self.replayed, config.train_size, config.data_seed,
+                                      config.seed)  # fmt: skip
+            self.task = self.replay.task
+
+    def prompts_of_step(self, step: int) -> list[dict[str, Any]]:
+        """The rows that every member answers in `step` (0-based)."""
+        config = self.config
+        indices = prompt_indices(len(self.rows), config.prompts_per_step - self.replayed, config.seed, step)
+        rows = self.rows.select(indices).to_list()
+        if self.replayed:
+            rows = [self.replay.task.row(config.task, row) for row in rows] + self.replay.of_step(step)
+        return rows
 
     def __call__(self, step: int, members: list[Member]) -> Evaluation:
         config = self.config
-        rows = self.rows.select(prompt_indices(len(self.rows), config.prompts_per_step, config.seed, step)).to_list()
+        rows = self.prompts_of_step(step)
         sampling = Sampling(config.max_new_tokens, config.temperature, config.samples, config.seed, step,
                             config.member_noise)  # fmt: skip
         prompts = [row["prompt"] for row in rows]

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,6 +94,7 @@ def whole(base, tmp_path_factory) -> Path:
 def test_a_run_folder_holds_everything(whole, base):
     results = read_json(whole / "results.json")
     assert results["completions"] == 6 * 4 * 3 and results["updates"] == 6
+    assert (results["steps"], results["ended_by"]) == (6, "steps")
     metrics = read_jsonl(whole / "metrics.jsonl")
     assert [row["step"] for row in metrics] == list(range(1, 7))
     assert metrics[-1]["completions"] == 72 and metrics[-1]["tokens"] == results["tokens"]
@@ -220,6 +222,40 @@ def test_too_little_free_space_is_refused_before_work(base, tmp_path, monkeypatc
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+@pytest.mark.parametrize("options", [{}, {"algorithm": "snes"}], ids=["es", "snes"])
+def test_a_budget_of_tokens_ends_the_run_and_is_exact_under_resume(base, tmp_path, options):
+    train_es(config(base, tmp_path / "long", **options))
+    rows = read_jsonl(tmp_path / "long" / "metrics.jsonl")
+    options |= {"stop_at_tokens": rows[2]["tokens"] + 1, "steps": 50}
+    run = config(base, tmp_path / "run", **options)
+    results = train_es(run)
+    assert (results["ended_by"], results["steps"], results["tokens"]) == ("tokens", 4, rows[3]["tokens"])
+    assert results["completions"] == rows[3]["completions"]
+    assert rewards(tmp_path / "run") == rewards(tmp_path / "long")[:4]
+    assert [row["step"] for row in read_jsonl(tmp_path / "run" / "evaluations.jsonl")] == [0, 3, 4]
+    before = weights(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "model")
+    (tmp_path / "run" / "results.json").unlink()
+    again = train_es(run)  # from the checkpoint of step 2
+    assert again | {"seconds": 0} == results | {"seconds": 0}
+    assert same(weights(tmp_path / "run"), before)
+
+
+def test_ending_early_gives_the_weights_of_a_run_of_as_many_steps(base, tmp_path):
+    for name, options in (("es", {}), ("snes", {"algorithm": "snes"})):
+        train_es(config(base, tmp_path / name, **options, steps=1))
+        ended = train_es(config(base, tmp_path / f"{name}-ended", **options, stop_at_tokens=1))
+        assert ended["steps"] == 1
+        assert same(weights(tmp_path / name), weights(tmp_path / f"{name}-ended"))
+
+
+def test_a_budget_of_seconds_ends_the_run(base, tmp_path):
+    results = train_es(config(base, tmp_path, steps=10000, stop_at_seconds=0.1, eval_every=0))
+    seconds = [row["seconds"] for row in read_jsonl(tmp_path / "metrics.jsonl")]
+    assert results["ended_by"] == "seconds" and results["steps"] == len(seconds) < 10000
+    assert all(value < 0.1 for value in seconds[:-1]) and seconds[-1] == results["seconds"] >= 0.1
+
+
 def test_unscorable_completions_are_left_out_and_counted(base, tmp_path):
     train_es(config(base, tmp_path / "run", task="tests.trainers.es.test_train:UNSCORABLE", steps=4))
     metrics = read_jsonl(tmp_path / "run" / "metrics.jsonl")
@@ -258,6 +294,8 @@ def test_schedules():
         ({"prompts_per_step": 50}, "train_size"),
         ({"anchor": 1000.0}, "anchor"),
         ({"engine_dtype": "float16"}, "engine_dtype"),
+        ({"stop_at_tokens": -1}, "stop_at_tokens is -1"),
+        ({"stop_at_tokens": 9, "stop_at_seconds": 9.0}, "keep one"),
     ],
 )
 def test_mistakes_are_found_before_a_model_loads(options, message):

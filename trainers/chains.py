@@ -1,0 +1,201 @@
+"""Chains of trainings: one method with its options, on one task after the other, each starting from the model before.
+
+An arm is a line `NAME METHOD FILE key=value ...`: what it is called, es, grpo or sft, the method's YAML file, and
+options that go before those in the file. A chain is an arm and a seed; its folder holds one run folder per task,
+`<k>-<task>` with k from 1.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from eval.errors import UserError
+from eval.rollout.hf import HFEngine, load_architecture
+from eval.storage import new_folder, read_json
+from trainers.arguments import check_choice, read_flat_yaml
+from trainers.budget import es_at_budget, grpo_at_budget, sft_at_budget
+from trainers.es.train import train_es
+from trainers.grpo import train_grpo
+from trainers.launch import is_main_process, wait_for_everyone
+from trainers.sft import train_sft
+
+
+AT_BUDGET = {"es": es_at_budget, "grpo": grpo_at_budget, "sft": sft_at_budget}
+TRAIN = {"es": train_es, "grpo": train_grpo, "sft": train_sft}
+# Those whose optimiser has a state that the next training can take over.
+WITH_OPTIMIZER = ("grpo", "sft")
+# Options that a study sets by itself, and not an arm.
+DECIDED = ("model", "task", "seed", "data_seed", "output_dir", "steps", "max_steps", "problems", "max_new_tokens",
+           "max_completion_length", "stop_at_tokens", "stop_at_seconds", "replay", "optimizer_from")  # fmt: skip
+MATCHES = ("completions", "tokens", "seconds")
+# Where tokens or seconds are matched to a reference, at most so many times its completions.
+MOST = 4
+# Each stage of a chain has a seed of its own: with one for all, ES would draw the same directions for every task.
+SEEDS_BETWEEN_STAGES = 1000
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A method with its options; `options` go before those of the YAML file `path`."""
+
+    name: str
+    method: str
+    path: str
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every task of a chain may cost.
+
+    match: completions, tokens or seconds: what all arms are to spend alike.
+    amount: so many of them for each task; with a reference, the completions of the reference.
+    reference: the arm whose tokens or seconds, task by task and seed by seed, are the others' budget; "" for none.
+    """
+
+    match: str
+    amount: float
+    reference: str = ""
+    most_completions: int = 0
+
+    def __post_init__(self):
+        check_choice("match", self.match, MATCHES)
+        in_seconds = self.match == "seconds" and not self.reference
+        if not self.amount > 0 or (self.amount != int(self.amount) and not in_seconds):
+            raise UserError(f"budget is {self.amount}; give a {'' if in_seconds else 'whole and '}positive number")
+        if self.match == "completions" and self.reference:
+            raise UserError("reference is for match: tokens or seconds; leave it out, all arms have the completions")
+        if self.match != "completions" and not self.reference and not self.most_completions:
+            raise UserError(f"match: {self.match} without a reference needs most_completions, to end in any case")
+
+    def follows(self, arm: Arm) -> bool:
+        """Whether this arm can only be trained after the reference."""
+        return bool(self.reference) and arm.name != self.reference
+
+    def of_stage(self, arm: Arm, spent: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Completions and further options of one training; spent: results.json of the reference's, where it counts."""
+        if self.match == "completions" or arm.name == self.reference:
+            return int(self.amount), {}
+        amount = spent[self.match] if self.reference else self.amount
+        most = self.most_completions or MOST * int(self.amount)
+        return most, {f"stop_at_{self.match}": int(amount) if self.match == "tokens" else amount}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all chains of a study share. `folder` holds `<arm>/seed-<s>/<k>-<task>`; `model` is where they start."""
+
+    folder: Path
+    model: Path
+    tasks: Sequence[str]
+    budget: Budget
+    max_new_tokens: int
+    data_seed: int
+    keep_optimizer: bool
+
+    def chain(self, arm: str, seed: int) -> Path:
+        return self.folder / arm / f"seed-{seed}"
+
+    def stages(self, arm: str, seed: int) -> list[Path]:
+        """The run folders of a chain, in order."""
+        return [self.chain(arm, seed) / f"{k}-{task_folder(task)}" for k, task in enumerate(self.tasks, start=1)]
+
+
+def task_folder(task: str) -> str:
+    """A task's name as the name of a folder."""
+    return re.sub(r"[^\w.-]", "-", task)
+
+
+def read_arm(line: str) -> Arm:
+    """`NAME METHOD FILE key=value ...` as an arm. Raises `UserError` for a line that is none."""
+    words = line.split()
+    if len(words) < 3:
+        raise UserError(
+            f"the arm {line!r} is no `NAME METHOD FILE key=value ...`, such as `es es recipes/tiny/es.yaml`"
+        )
+    name, method, path, *pairs = words
+    if not re.fullmatch(r"[\w.-]*\w", name):
+        raise UserError(f"{name!r} is the name of a folder; write it with letters, digits, dots, - and _")
+    check_choice(f"the method of arm {name}", method, TRAIN)
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not (key and equals and value):
+            raise UserError(f"{pair!r} of arm {name} is no key=value; write for example beta=0.1")
+        if key in DECIDED:
+            raise UserError(f"{key} of arm {name} is decided for all arms of the study; leave it out")
+        options[key] = yaml.safe_load(value)
+    return Arm(name, method, path, options)
+
+
+def stage_config(plan: Plan, arm: Arm, seed: int, k: int, spent: dict[str, Any]) -> tuple[Any, ...]:
+    """The options of the k-th training of a chain (k from 1), as its trainer takes them.
+
+    spent: results.json of the reference's k-th training with the same seed; empty where there is no reference.
+    """
+    folders = plan.stages(arm.name, seed)
+    completions, limits = plan.budget.of_stage(arm, spent)
+    shared = arm.options | limits | {
+        "model": plan.model if k == 1 else folders[k - 2] / "model",
+        "task": plan.tasks[k - 1],
+        "seed": SEEDS_BETWEEN_STAGES * k + seed,
+        "data_seed": plan.data_seed,
+        "output_dir": folders[k - 1],
+    }  # fmt: skip
+    settings = read_flat_yaml(Path(arm.path)) | arm.options
+    if settings.get("replay_share"):
+        # Before the first task there is nothing to replay.
+        shared |= {"replay": ",".join(plan.tasks[: k - 1])} if k > 1 else {"replay_share": 0.0}
+    if plan.keep_optimizer and k > 1 and arm.method in WITH_OPTIMIZER:
+        shared |= {"optimizer_from": folders[k - 2]}
+    found = AT_BUDGET[arm.method](arm.path, completions, plan.max_new_tokens, **shared)
+    return found if isinstance(found, tuple) else (found,)
+
+
+def check_arm(plan: Plan, arm: Arm) -> None:
+    """Raise `UserError` for anything that would stop a chain of this arm later because of its options."""
+    for k in range(1, len(plan.tasks) + 1):
+        stage_config(plan, arm, 0, k, {"tokens": 1, "seconds": 1.0})
+
+
+def train_chain(plan: Plan, arm: Arm, seed: int) -> list[Path]:
+    """Train, or finish training, a chain; returns its run folders. Finished trainings are left as they are."""
+    folders = plan.stages(arm.name, seed)
+    for k, folder in enumerate(folders, start=1):
+        spent = {}
+        if plan.budget.follows(arm):
+            results = plan.stages(plan.budget.reference, seed)[k - 1] / "results.json"
+            if not results.exists():
+                raise UserError(f"{folder} needs what {results.parent} has spent; train that chain first")
+            spent = read_json(results)
+        print(f"chain {arm.name} seed {seed}: task {k} of {len(folders)}, {plan.tasks[k - 1]}", flush=True)
+        results = TRAIN[arm.method](*stage_config(plan, arm, seed, k, spent))
+        match = plan.budget.match
+        if match != "completions" and arm.name != plan.budget.reference and results["ended_by"] != match:
+            print(
+                f"{folder} ended after {results['completions']} completions, before its budget of {match}; "
+                "most_completions allows no more",
+                flush=True,
+            )
+    return folders
+
+
+def local_model(model: str, folder: Path) -> Path:
+    """A model as a folder: one from the hub is written to `folder` once, so that the analysis reads files.
+
+    Every process calls this. Raises `UserError` for a model that is not there.
+    """
+    load_architecture(model)
+    if Path(model).is_dir():
+        return Path(model)
+    if is_main_process() and not folder.exists():
+        engine = HFEngine.from_pretrained(model, "cpu")
+        with new_folder(folder) as unfinished:
+            engine.model.save_pretrained(unfinished)
+            engine.tokenizer.save_pretrained(unfinished)
+    wait_for_everyone()
+    return folder

@@ -1,0 +1,103 @@
+"""Earlier tasks in the training of a later one: a share of the prompts of every step, each scored by its own task.
+
+Experience replay against forgetting (Robins 1995, "Catastrophic forgetting, rehearsal and pseudorehearsal"). The
+prompts of a step follow from its number and the run's seed alone, so that a resumed run sees the same ones.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+
+from eval.errors import UserError
+from eval.tasks import Score, Task, get_task
+from trainers.arguments import check_between
+
+
+def check_replay(task: str, replay: str, replay_share: float) -> None:
+    """Raise `UserError` for unknown earlier tasks, and for tasks without a share or a share without tasks."""
+    names = replay_names(replay)
+    for name in names:
+        get_task(name)
+    if len({task, *names}) <= len(names):
+        raise UserError(f"replay is {replay!r}; name every earlier task once, and not {task}, which is trained")
+    check_between("replay_share", replay_share, 0.0, 1.0)
+    if bool(names) != bool(replay_share):
+        raise UserError(f"replay is {replay!r} and replay_share {replay_share}; give both, or neither")
+
+
+def replay_names(replay: str) -> list[str]:
+    """The names in a comma list."""
+    return [name.strip() for name in replay.split(",") if name.strip()]
+
+
+def replayed_prompts(prompts: int, replay_share: float) -> int:
+    """How many of the `prompts` of a step come from earlier tasks; `UserError` if it is all or none of them."""
+    replayed = round(prompts * replay_share)
+    if replay_share and not 0 < replayed < prompts:
+        raise UserError(
+            f"replay_share {replay_share} of the {prompts} prompts of a step is {replayed} prompts; "
+            "change it, or the prompts of a step, so that there are some of the new task and of the earlier ones"
+        )
+    return replayed
+
+
+@dataclass(frozen=True)
+class MixedTask:
+    """A task and the earlier ones as one evaluator: the column `task` of a row says whose score it gets.
+
+    tasks: by the name that the run's options give them.
+    """
+
+    name: str
+    system_prompt: str
+    tasks: dict[str, Task]
+
+    @classmethod
+    def of(cls, task: str, replay: str) -> "MixedTask":
+        tasks = {name: get_task(name) for name in (task, *replay_names(replay))}
+        return cls(tasks[task].name, tasks[task].system_prompt, tasks)
+
+    def row(self, task: str, row: dict[str, Any]) -> dict[str, Any]:
+        """A row of `task` in the columns that rows of all tasks share: its own are JSON, for their types differ."""
+        return {"prompt": row["prompt"], "task": task, "row": json.dumps(row)}
+
+    def score(self, completion: str, row: dict[str, Any]) -> Score:
+        return self.tasks[row["task"]].score(completion, json.loads(row["row"]))
+
+
+@dataclass(frozen=True)
+class Replay:
+    """The prompts of earlier tasks in each step of a run.
+
+    rows: training problems of each earlier task, by name. per_step: how many of a step are replayed.
+    """
+
+    task: MixedTask
+    rows: dict[str, datasets.Dataset]
+    per_step: int
+    seed: int
+
+    @classmethod
+    def load(cls, task: str, replay: str, per_step: int, size: int, data_seed: int, seed: int) -> "Replay":
+        """size: training problems of each earlier task."""
+        mixed = MixedTask.of(task, replay)
+        rows = {name: mixed.tasks[name].load("train", size, data_seed) for name in replay_names(replay)}
+        return cls(mixed, rows, per_step, seed)
+
+    def of_step(self, step: int) -> list[dict[str, Any]]:
+        """The replayed rows of `step` (0-based), as `MixedTask.row` has them.
+
+        The tasks take turns over the whole run, and each goes through its problems in one shuffled epoch after
+        another.
+        """
+        names, found = list(self.rows), []
+        for place in range(step * self.per_step, (step + 1) * self.per_step):
+            turn, number = divmod(place, len(names))
+            name = names[number]
+            epoch, problem = divmod(turn, len(self.rows[name]))
+            order = np.random.default_rng([self.seed, number, epoch]).permutation(len(self.rows[name]))
+            found.append(self.task.row(name, self.rows[name][int(order[problem])]))
+        return found
