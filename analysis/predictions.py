@@ -61,7 +61,8 @@ def predict(run: Path) -> dict[str, Any]:
     config, metrics, updates, results = _logs(run)
     members, parameters = config["population"], results["parameters"]
     # Runs written before the trainer had these options have no such keys.
-    precision, rank = config.get("precision", "fp32_master"), config.get("rank", 0)
+    precision = config.get("precision", "fp32_master")
+    rank = config["rank"] if config.get("noise") == "low_rank" else 0
     alphas, sigma = [row["alpha"] for row in metrics], config["sigma"]
     rewards, spreads = [row["reward"] for row in metrics], [row["reward_std"] for row in metrics]
     measured = [row["distance_from_base"] for row in metrics]

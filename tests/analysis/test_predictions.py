@@ -204,3 +204,10 @@ def test_a_run_whose_members_tie_for_a_third_of_it_says_so(tmp_path):
     found = predict(run)
     assert found["useful"] is found["modes"] is None
     assert "same fitness in every step of a third" in found["missing"]["useful"]
+
+
+def test_the_rank_counts_for_low_rank_noise_alone(tmp_path):
+    # The trainer writes every option, with its default where it was not asked for.
+    assert predict(write_run(tmp_path / "full", noise="full", rank=1))["fails"] == []
+    [reason] = predict(write_run(tmp_path / "low", noise="low_rank", rank=2))["fails"]
+    assert reason.startswith("the noise of matrices has rank 2")
