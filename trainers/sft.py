@@ -42,8 +42,8 @@ from trainers.grpo import (
     NAMES_IN_YAML,
     OptimizerStart,
     RunRecorder,
-    _last_complete_checkpoint,
-    _optimizer_file,
+    last_complete_checkpoint,
+    optimizer_file,
 )
 from trainers.launch import is_main_process
 from trainers.run_folder import start_run
@@ -161,7 +161,7 @@ def train_sft(arguments: SFTArguments, config: SFTConfig) -> dict[str, Any]:
     if config.device.type == "cpu" and (config.bf16 or config.fp16):
         raise UserError("training on the CPU would run in half precision; write bf16: false (and no fp16)")
     if arguments.optimizer_from:
-        _optimizer_file(arguments.optimizer_from)
+        optimizer_file(arguments.optimizer_from)
     task = get_task(arguments.task)
     folder = Path(config.output_dir)
     if (folder / "results.json").exists():
@@ -180,7 +180,7 @@ def train_sft(arguments: SFTArguments, config: SFTConfig) -> dict[str, Any]:
             f"none of the {sampled.completions} answers of {arguments.model} on {arguments.task} is right and "
             "finished, so there is nothing to train on; raise samples or problems, or take another model"
         )
-    checkpoint = _last_complete_checkpoint(folder)
+    checkpoint = last_complete_checkpoint(folder)
     if checkpoint is None or read_json(checkpoint / MARKER)["ended_by"] is None:
         _train(arguments, config, task, model, tokenizer, sampled, checkpoint)
     if is_main_process():
@@ -338,14 +338,14 @@ def _train(
     if arguments.optimizer_from and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         raise UserError("optimizer_from reads a whole optimizer state, but FSDP and ZeRO shard it; leave it out")
     if arguments.optimizer_from and checkpoint is None:
-        trainer.add_callback(OptimizerStart(_optimizer_file(arguments.optimizer_from)))
+        trainer.add_callback(OptimizerStart(optimizer_file(arguments.optimizer_from)))
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     tracking.close()
 
 
 def _finish(folder: Path, arguments: SFTArguments, sampled: Sampled) -> None:
     """Write model/ and results.json from the last checkpoint."""
-    checkpoint = _last_complete_checkpoint(folder)
+    checkpoint = last_complete_checkpoint(folder)
     model, tokenizer = load_model(checkpoint, torch.float32)
     model.config.use_cache = True  # the trainer turned it off
     with new_folder(folder / "model") as unfinished:

@@ -14,7 +14,7 @@ from analysis.clocks_report.claims import (
     INVARIANT_FACTOR,
     NEARLY_LINEAR,
 )
-from analysis.clocks_report.figures import model_label, rule_label
+from analysis.clocks_report.figures import model_label, rule_label, variant_label
 from analysis.report.document import Document, Part
 from analysis.report.numbers import count, fixed, percent, significant, times
 from analysis.report.results import Location, Results, lookup
@@ -179,8 +179,8 @@ def _headline(results: Results) -> str:
         memory = quickest["clocks"]["tau_mem"]["median"]
         copying = f"copies begin at {count(memory)}" if memory is not None else "no copies by the end"
         parts.append(
-            f"{model_label(model)} learns {rule_label(quickest['rule'])} from N = {quickest['N']} after {count(rule)} "
-            f"steps, {copying}"
+            f"{model_label(model)} learns {rule_label(quickest['rule'])} from N = {quickest['N']}"
+            f"{variant_label(quickest)} after {count(rule)} steps, {copying}"
         )
     states = f"{counts['open']} open, {counts['vanished']} vanished, {counts['censored']} not decided."
     return f"{'; '.join(parts)}. Windows of the {len(results['runs'])} runs: {states}"
@@ -243,7 +243,7 @@ def _tiles(results: Results) -> list[Tile]:
 
 
 def _words(run: dict[str, Any]) -> str:
-    return f"{model_label(run['model'])}, {rule_label(run['rule'])}, N={run['N']}"
+    return f"{model_label(run['model'])}, {rule_label(run['rule'])}, N={run['N']}{variant_label(run)}"
 
 
 def _tables(results: Results) -> list[Table]:
@@ -274,7 +274,7 @@ def _settings_table(results: Results) -> Table:
         rows.append(
             [
                 Cell(model_label(setting["model"])),
-                Cell(rule_label(setting["rule"])),
+                Cell(rule_label(setting["rule"]) + variant_label(setting)),
                 value(results, (*at, "N"), count),
                 value(results, (*at, "parameters"), count),
                 *(

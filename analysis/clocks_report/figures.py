@@ -44,9 +44,15 @@ def rule_label(described: str) -> str:
     return "".join(words)
 
 
+def variant_label(entry: Entry) -> str:
+    """ ", width 64" of a run or setting that is not the usual one of its model, else nothing."""
+    return f", {entry['variant']}" if entry["variant"] else ""
+
+
 def run_title(run: Entry) -> str:
     """A run in two short lines."""
-    return f"{model_label(run['model'])}, {rule_label(run['rule'])},\nN={run['N']}, seed {run['seed']}"
+    first = f"{model_label(run['model'])}, {rule_label(run['rule'])},"
+    return f"{first}\nN={run['N']}{variant_label(run)}, seed {run['seed']}"
 
 
 VERDICT_COLOURS = {
@@ -105,7 +111,8 @@ def windows(results: Results) -> Figure:
         rows = [setting for setting in settings if setting["model"] == model]
         for y, setting in enumerate(rows):
             _window_row(axes, y, setting, results["runs"])
-        axes.set_yticks(range(len(rows)), [f"{rule_label(setting['rule'])}, N={setting['N']}" for setting in rows])
+        names = [f"{rule_label(setting['rule'])}, N={setting['N']}{variant_label(setting)}" for setting in rows]
+        axes.set_yticks(range(len(rows)), names)
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_title(model_label(model), weight="bold")
@@ -249,11 +256,14 @@ def _clocks_against(results: Results, key: str, quantity: str, label: str, logar
 
 
 def panels_against(results: Results, key: str) -> dict[str, list[Entry]]:
-    """Settings that differ in `key` and share model and the other of N and rule, by a title; those with 2 values."""
+    """Settings that differ in `key` and share model, variant and the other of N and rule, by a title.
+
+    Only those with two values of `key`.
+    """
     found: dict[str, list[Entry]] = {}
     for setting in results["settings"]:
         other = rule_label(setting["rule"]) if key == "N" else f"N={setting['N']}"
-        found.setdefault(f"{model_label(setting['model'])}, {other}", []).append(setting)
+        found.setdefault(f"{model_label(setting['model'])}, {other}{variant_label(setting)}", []).append(setting)
     return {title: group for title, group in found.items() if len({setting[key] for setting in group}) > 1}
 
 
@@ -299,10 +309,10 @@ def _fit_line(
 
 
 def window_map(results: Results) -> Figure:
-    """Width of the window by N and rule, one map for each model."""
+    """Width of the window by N and rule (and variant of the model), one map for each model."""
     models = list(dict.fromkeys(setting["model"] for setting in results["settings"]))
     parts = {model: [s for s in results["settings"] if s["model"] == model] for model in models}
-    rules = {model: list(dict.fromkeys(setting["rule"] for setting in part)) for model, part in parts.items()}
+    rules = {model: list(dict.fromkeys(map(_map_row, part))) for model, part in parts.items()}
     heights = [len(rules[model]) for model in models]
     figure = Figure(figsize=(WIDTH, 0.9 + sum(0.75 + 0.52 * height for height in heights)), layout="constrained")
     panels = figure.subplots(len(models), 1, squeeze=False, height_ratios=heights)[:, 0]
@@ -314,14 +324,14 @@ def window_map(results: Results) -> Figure:
         sizes = sorted({setting["N"] for setting in parts[model]})
         values = np.full((len(rules[model]), len(sizes)), np.nan)
         for setting in parts[model]:
-            row, column = rules[model].index(setting["rule"]), sizes.index(setting["N"])
+            row, column = rules[model].index(_map_row(setting)), sizes.index(setting["N"])
             width, word = _shown_width(setting)
             values[row, column] = np.nan if width is None else width
             axes.text(column + 0.5, row + 0.5, word, ha="center", va="center", fontsize=9.5, linespacing=1.15)
         image = axes.pcolormesh(values, norm=scale, cmap=shades, edgecolors="white", linewidth=1.5)
         axes.set_facecolor(NO_VALUE)
         axes.set_xticks(np.arange(len(sizes)) + 0.5, [f"{size}" for size in sizes])
-        axes.set_yticks(np.arange(len(rules[model])) + 0.5, [rule_label(rule) for rule in rules[model]])
+        axes.set_yticks(np.arange(len(rules[model])) + 0.5, rules[model])
         axes.set_ylim(len(rules[model]), 0)
         axes.tick_params(length=0)
         axes.set_title(model_label(model), weight="bold")
@@ -333,6 +343,10 @@ def window_map(results: Results) -> Figure:
         label="Width in factors of 10 in steps",
     )  # fmt: skip
     return figure
+
+
+def _map_row(setting: Entry) -> str:
+    return rule_label(setting["rule"]) + variant_label(setting).replace(", ", ",\n", 1)
 
 
 def _shown_width(setting: Entry) -> tuple[float | None, str]:
@@ -743,4 +757,4 @@ def _panel_for_each(results: Results, shown: dict[str, Entry], height: float) ->
 
 def _short(run: Entry) -> str:
     """A run without its seed, in two short lines."""
-    return f"{model_label(run['model'])}, {rule_label(run['rule'])}\nN={run['N']}"
+    return f"{model_label(run['model'])}, {rule_label(run['rule'])}\nN={run['N']}{variant_label(run)}"

@@ -1,6 +1,7 @@
 """From the rows of many runs: their clocks and windows, medians over seeds, and fits. Needs no model."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from statistics import median
@@ -24,7 +25,7 @@ from analysis.clocks import (
     median_clock,
     percentile_interval,
 )
-from analysis.clocks_report.runs import RULE_KEYS, Run
+from analysis.clocks_report.runs import NO_SETTING, RULE_KEYS, Run
 
 
 Item = TypeVar("Item")
@@ -43,9 +44,25 @@ def bootstraps(runs: Sequence[Run], replicates: int = REPLICATES) -> Replicates:
     return {run.name: bootstrap(run.rows, MAIN_CLOCKS, replicates, seed=i) for i, run in enumerate(runs)}
 
 
+def variants(runs: Sequence[Run]) -> dict[str, str]:
+    """{run: "width 64" where it differs so from the usual run of its model, besides rule and N; "" where it does not}.
+
+    Of a key that the runs of a model do not share, the value that most of them have is the usual one.
+    """
+    words = {}
+    for of_model in group_by(runs, lambda run: run.model).values():
+        keys = of_model[0].config.keys() - NO_SETTING - RULE_KEYS - SIZE_KEYS
+        usual = {key: Counter(run.config[key] for run in of_model).most_common(1)[0][0] for key in sorted(keys)}
+        for run in of_model:
+            differing = [key for key in usual if run.config[key] != usual[key]]
+            words[run.name] = ", ".join(f"{key.replace('_', ' ')} {run.config[key]}" for key in differing)
+    return words
+
+
 def runs_section(runs: Sequence[Run], replicates: Replicates) -> dict[str, dict[str, Any]]:
     """{run: what it was, its curves, its clocks with bootstrap intervals over samples, its window, its yield}."""
     section = {}
+    variant = variants(runs)
     for run in runs:
         found = clocks(run.rows)
         window = innovation_window(found[RULE_NOVEL], found[MEMORY])
@@ -57,6 +74,7 @@ def runs_section(runs: Sequence[Run], replicates: Replicates) -> dict[str, dict[
             "constraint_size": run.rule.constraint_size,
             "log2_count": run.rule.log2_count,
             "N": run.train_size,
+            "variant": variant[run.name],
             "parameters": run.parameters,
             "seed": run.seed,
             "setting": run.setting(),
@@ -81,6 +99,7 @@ def runs_section(runs: Sequence[Run], replicates: Replicates) -> dict[str, dict[
 def settings_section(runs: Sequence[Run], replicates: Replicates) -> list[dict[str, Any]]:
     """What runs that differ in their seed alone have in common, by model, complexity and size of the training set."""
     settings = []
+    variant = variants(runs)
     for group in group_by(runs, lambda run: run.setting()).values():
         first = group[0]
         windows = [innovation_window(clock(run.rows, RULE_NOVEL), clock(run.rows, MEMORY)) for run in group]
@@ -94,6 +113,7 @@ def settings_section(runs: Sequence[Run], replicates: Replicates) -> list[dict[s
                 "complexity": first.rule.complexity,
                 "constraint_size": first.rule.constraint_size,
                 "N": first.train_size,
+                "variant": variant[first.name],
                 "parameters": first.parameters,
                 "runs": [run.name for run in group],
                 "seeds": [run.seed for run in group],
@@ -112,7 +132,8 @@ def settings_section(runs: Sequence[Run], replicates: Replicates) -> list[dict[s
                 "yield_median": median(innovation_yield(run.rows)["per_sample"] for run in group),
             }
         )
-    return sorted(settings, key=lambda s: (s["model"], s["complexity"], s["constraint_size"], s["rule"], s["N"]))
+    order = ("model", "complexity", "constraint_size", "rule", "variant", "N")
+    return sorted(settings, key=lambda setting: tuple(setting[key] for key in order))
 
 
 def fits_section(runs: Sequence[Run], replicates: Replicates) -> list[dict[str, Any]]:

@@ -87,6 +87,18 @@ class LowRankMember(Member, Protocol):
         ...
 
 
+# Of vLLM's adapter slots; a member of another rank takes one of the next.
+ADAPTER_RANKS = (1, 8, 16, 32, 64, 128, 256)
+
+
+def adapter_rank(rank: int) -> int:
+    """The rank of a slot for members of `rank`. Raises `UserError` if there is none."""
+    ranks = [size for size in ADAPTER_RANKS if size >= rank]
+    if not ranks:
+        raise UserError(f"rank is {rank}; vLLM takes adapters of rank up to {ADAPTER_RANKS[-1]}")
+    return ranks[0]
+
+
 class RolloutEngine(Protocol):
     """Weights plus prompts give completions; the pristine weights never change except through `set_weights`.
 

@@ -290,6 +290,7 @@ def save_model(
     """
     config = copy.deepcopy(model.config)
     config.dtype = dtype
+    config.architectures = [type(model).__name__]
     config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

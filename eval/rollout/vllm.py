@@ -1,5 +1,6 @@
 """Rollouts through vLLM: members with dense overlays one after the other, low-rank ones together in one batch."""
 
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 
 from eval.errors import UserError
-from eval.rollout.base import Completion, LowRankMember, Member, Messages, Sampling
+from eval.rollout.base import Completion, LowRankMember, Member, Messages, Sampling, adapter_rank
 from eval.rollout.hf import load_architecture
 from eval.rollout.noise import completion_key
 
@@ -78,11 +79,8 @@ class VLLMEngine:
             kv_cache_gb = 1.0 if kv_cache_gb is None else kv_cache_gb
             options = {"enforce_eager": True, "max_num_seqs": 1024, "max_num_batched_tokens": 8192} | options
         if slots:
-            ranks = [size for size in (1, 8, 16, 32, 64, 128, 256) if size >= rank]
-            if not ranks:
-                raise UserError(f"rank is {rank}; vLLM takes adapters of rank up to 256")
             options |= {
-                "enable_lora": True, "max_loras": slots, "max_lora_rank": ranks[0],
+                "enable_lora": True, "max_loras": slots, "max_lora_rank": adapter_rank(rank),
                 "lora_target_modules": ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"],
             }  # fmt: skip
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
@@ -147,15 +145,10 @@ class VLLMEngine:
 
     def _groups(self, members: Sequence[Member | None]) -> Iterator[list[Member | None]]:
         """Members that are generated together: low-rank ones that stand side by side, as many as there are slots."""
-        group: list[Member | None] = []
-        for member in members:
-            together = self._fits_slots(member) and len(group) < self.slots and all(map(self._fits_slots, group))
-            if group and not together:
-                yield group
-                group = []
-            group.append(member)
-        if group:
-            yield group
+        for fits, side_by_side in itertools.groupby(members, self._fits_slots):
+            run = list(side_by_side)
+            size = self.slots if fits else 1
+            yield from (run[start : start + size] for start in range(0, len(run), size))
 
     def _fits_slots(self, member: Member | None) -> bool:
         if not self.slots or not isinstance(member, LowRankMember) or member.rank > self.rank:
@@ -206,7 +199,7 @@ class VLLMEngine:
             address = {"key": key, "temperature": sampling.temperature}
         return SamplingParams(
             temperature=0.0, max_tokens=sampling.max_new_tokens, stop_token_ids=self.end_ids, detokenize=False,
-            extra_args=address,
+            extra_args=address, skip_clone=True,  # nobody else has them, and copies of thousands take time
         )  # fmt: skip
 
     def _completion(self, token_ids: list[int]) -> Completion:

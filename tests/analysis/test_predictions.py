@@ -9,7 +9,14 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from analysis.predictions import fit_modes, noise_variance, predict, proportional_fit, useful_movement
+from analysis.predictions import (
+    fit_modes,
+    noise_variance,
+    predict,
+    proportional_fit,
+    relaxation,
+    useful_movement,
+)
 from analysis.theory import decayed_walk_norm, effective_dimension, random_walk_norm, signal_share, walk_norms
 from eval.errors import UserError
 
@@ -178,3 +185,29 @@ def test_the_modes_of_a_quadratic_are_found_and_the_spread_is_predicted():
 def test_curves_that_no_quadratic_explains(curve, reason):
     rewards = [curve(t) for t in range(30)]
     assert reason in fit_modes(rewards, [0.05] * 30, ALPHA, SIGMA, MEMBERS)
+
+
+def test_a_step_in_which_all_members_tie_moves_no_mode():
+    kept, gained = relaxation(ALPHA, SIGMA, 30.0, [0.05, 0.0, 0.04, 0.05], MEMBERS, 0.9)
+    assert kept[1] == kept[2] and gained[1] == gained[2]
+    without = relaxation(ALPHA, SIGMA, 30.0, [0.05, 0.04, 0.05], MEMBERS, 0.9)
+    assert (kept[:2] + kept[3:], gained[:2] + gained[3:]) == without
+    rewards = [0.3, 0.3, *(1 - 0.7 * 0.8**t for t in range(28))]
+    assert fit_modes(rewards, [0.0, 0.0, *[0.05] * 28], ALPHA, SIGMA, MEMBERS) is not None
+
+
+def test_a_run_whose_members_tie_for_a_third_of_it_says_so(tmp_path):
+    run = write_run(tmp_path / "run")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    tied = [row | ({"reward_std": 0.0} if row["step"] <= STEPS // 3 else {}) for row in rows]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tied))
+    found = predict(run)
+    assert found["useful"] is found["modes"] is None
+    assert "same fitness in every step of a third" in found["missing"]["useful"]
+
+
+def test_the_rank_counts_for_low_rank_noise_alone(tmp_path):
+    # The trainer writes every option, with its default where it was not asked for.
+    assert predict(write_run(tmp_path / "full", noise="full", rank=1))["fails"] == []
+    [reason] = predict(write_run(tmp_path / "low", noise="low_rank", rank=2))["fails"]
+    assert reason.startswith("the noise of matrices has rank 2")

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from eval.errors import UserError
+from eval.rollout.base import adapter_rank
 from trainers.es.noise import Noise
 
 
@@ -20,6 +21,8 @@ USABLE = 0.92
 GB = 1e9
 # What grows with every member evaluated at once, besides activations.
 PER_MEMBER = ("dense members", "adapters", "KV cache")
+# What vLLM is allowed in one forward pass, on any device.
+VLLM_TOKENS, VLLM_COMPLETIONS = 8192, 1024
 # Advice does not go below as many prompts at once.
 FEWEST_PROMPTS = 8
 LOW_RANK = "noise: low_rank, rank: 1, rest: frozen"
@@ -31,7 +34,8 @@ class Demand:
 
     members: evaluated by this process at once, at most. prompts, samples: given to a member at once, and completions
         of each. prompt_tokens: of the longest prompt.
-    engine_bytes: per weight in the engine, 4 or 2. population_bytes: what members evaluated in one batch may take.
+    engine: "hf" or "vllm". engine_bytes: per weight in it, 4 or 2.
+    population_bytes: what members evaluated in one batch may take; with vllm its memory for keys and values.
     rank, rest: the noise's; 0 and "dense" for members that differ from the centre in every number. vectors: the search
         is over vectors of this rank (see `trainers.es.subspace`), whose members change matrices only.
     master_on_cpu: the float32 weights and the starting weights lie in the machine's memory. host_apart: that is other
@@ -52,18 +56,20 @@ class Demand:
     master_on_cpu: bool = False
     host_apart: bool = True
     sampled: bool = False
+    engine: str = "hf"
 
 
 @dataclass(frozen=True)
 class Plan:
     """Bytes by what they are for, on the device that computes and in the machine's memory.
 
-    together: members evaluated in one batch.
+    together: members evaluated in one batch. rows: completions in it.
     """
 
     device: dict[str, int]
     host: dict[str, int]
     together: int
+    rows: int
 
     @property
     def device_bytes(self) -> int:
@@ -107,47 +113,84 @@ def model_shape(path: str) -> ModelShape:
 
 
 def plan_memory(model: ModelShape, demand: Demand) -> Plan:
-    """What `train_es` with the Hugging Face engine allocates on one process at its peak."""
-    config, shapes, parameters = model.config, model.shapes, model.parameters
-    largest = max(math.prod(shape) for shape in shapes.values())
+    """What `train_es` allocates on one process at its peak."""
+    engine, together, rows = (_vllm_engine if demand.engine == "vllm" else _hf_engine)(model, demand)
+    master = {"master": 4 * model.parameters, "starting weights": 4 * model.parameters}
+    on_host = demand.master_on_cpu and demand.host_apart
+    # One tensor at a time: noise, sum, and the weight beside them.
+    noise = {"noise": 12 * max(math.prod(shape) for shape in model.shapes.values())}
+    return Plan(({} if on_host else master) | noise | engine, master if on_host else {}, together, rows)
+
+
+def _hf_engine(model: ModelShape, demand: Demand) -> tuple[dict[str, int], int, int]:
+    """Bytes in the Hugging Face engine, members evaluated in one batch, and completions in it."""
+    dense, adapter = member_numbers(model, demand)
+    completions = demand.prompts * demand.samples
+    cache = completions * completion_cache(model, demand)
+    overlay = (dense + adapter) * demand.engine_bytes
+    # As the engine does it: as many as fit, in groups of about equal size.
+    at_once = max(1, demand.population_bytes // (overlay + cache))
+    together = -(-demand.members // -(-demand.members // at_once))
+    rows = together * completions
+    device = {
+        "pristine copy": model.parameters * demand.engine_bytes,
+        "dense members": together * dense * demand.engine_bytes,
+        "adapters": together * adapter * demand.engine_bytes,
+        "KV cache": together * cache,
+        "activations and logits": activations(model, demand, rows * demand.prompt_tokens, rows),
+    }
+    return device, together, rows
+
+
+def _vllm_engine(model: ModelShape, demand: Demand) -> tuple[dict[str, int], int, int]:
+    """The same of vLLM. Members that are not low-rank are written into its weights one after the other."""
+    _, adapter = member_numbers(model, demand)
+    together = demand.members if demand.rank else 1
+    rows = min(VLLM_COMPLETIONS, together * demand.prompts * demand.samples)
+    matrices = sum(math.prod(shape) for shape in model.shapes.values() if len(shape) == 2)
+    slots = together * adapter // demand.rank * adapter_rank(demand.rank) if demand.rank else 0
+    tokens = min(VLLM_TOKENS, rows * demand.prompt_tokens)
+    device = {
+        "pristine copy": model.parameters * demand.engine_bytes,
+        "vLLM's weights": model.parameters * demand.engine_bytes,
+        # On a CPU vLLM computes with a copy of each matrix in another layout.
+        "packed matrices": 0 if demand.host_apart else matrices * demand.engine_bytes,
+        "adapters": slots * demand.engine_bytes,
+        "KV cache": demand.population_bytes,
+        "activations and logits": activations(model, demand, tokens, rows),
+    }
+    return device, together, rows
+
+
+def member_numbers(model: ModelShape, demand: Demand) -> tuple[int, int]:
+    """How many numbers a member has of its own in dense overlays, and how many in low-rank factors."""
     noise = Noise(rank=demand.rank, rest="frozen" if demand.vectors else demand.rest)
-    dense = adapter = 0  # numbers of one member
-    for name, shape in shapes.items():
+    dense = adapter = 0
+    for name, shape in model.shapes.items():
         kind = noise.kind(name, torch.empty(shape, device="meta"))
         if kind == "low_rank":
             adapter += demand.rank * sum(shape)
         elif kind == "dense":
             dense += math.prod(shape)
+    return dense, adapter
 
+
+def completion_cache(model: ModelShape, demand: Demand) -> int:
+    """Bytes of the keys and values of one completion of full length and its prompt."""
+    config = model.config
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     per_token = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * demand.engine_bytes
-    completions = demand.prompts * demand.samples
-    cache = completions * (demand.prompt_tokens + demand.max_new_tokens) * per_token
-    overlay = (dense + adapter) * demand.engine_bytes
-    # As the engine does it: as many as fit, in groups of about equal size.
-    at_once = max(1, demand.population_bytes // (overlay + cache))
-    together = -(-demand.members // -(-demand.members // at_once))
+    return (demand.prompt_tokens + demand.max_new_tokens) * per_token
 
-    rows = together * completions
-    # The widest moment of the prompts' forward pass: the residual stream twice, and the MLP's gate, up and product.
-    prefill = (
-        rows * demand.prompt_tokens * (2 * config.hidden_size + 3 * config.intermediate_size) * demand.engine_bytes
-    )
+
+def activations(model: ModelShape, demand: Demand, tokens: int, rows: int) -> int:
+    """Bytes at the widest moment of a forward pass of so many tokens, and for the choice of so many next ones."""
+    config = model.config
+    # Of the pass: the residual stream twice, and the MLP's gate, up and product.
+    prefill = tokens * (2 * config.hidden_size + 3 * config.intermediate_size) * demand.engine_bytes
     # Of each row's last token: as the model gives them and in float32; if sampled, with noise made in 64 bits.
     logits = rows * config.vocab_size * (demand.engine_bytes + 4 + (40 if demand.sampled else 0))
-    master = {"master": 4 * parameters, "starting weights": 4 * parameters}
-    on_host = demand.master_on_cpu and demand.host_apart
-    device = {
-        "pristine copy": parameters * demand.engine_bytes,
-        **({} if on_host else master),
-        # One tensor at a time: noise, sum, and the weight beside them.
-        "noise": 12 * largest,
-        "dense members": together * dense * demand.engine_bytes,
-        "adapters": together * adapter * demand.engine_bytes,
-        "KV cache": together * cache,
-        "activations and logits": max(prefill, logits),
-    }
-    return Plan(device, master if on_host else {}, together)
+    return max(prefill, logits)
 
 
 def device_memory(device: torch.device, processes: int) -> int:
@@ -195,7 +238,7 @@ def ways_to_shrink(model: ModelShape, demand: Demand, usable: float) -> Iterator
         settings.append("engine_dtype: bfloat16")
         demand = replace(demand, engine_bytes=2)
         yield from _fewer_at_once(model, demand, usable, settings)
-    if not demand.rank:
+    if not demand.rank and demand.engine == "hf":
         settings.append(LOW_RANK)
         yield from _fewer_at_once(model, replace(demand, rank=1, rest="frozen"), usable, settings)
 
@@ -203,7 +246,18 @@ def ways_to_shrink(model: ModelShape, demand: Demand, usable: float) -> Iterator
 def _fewer_at_once(
     model: ModelShape, demand: Demand, usable: float, settings: list[str]
 ) -> Iterator[tuple[str, Demand]]:
-    """The demand, then with fewer members at once, then with fewer and fewer prompts as well."""
+    """The demand, then with fewer members at once, then with fewer and fewer prompts as well.
+
+    vLLM decides by itself how much it does at once, from its memory for keys and values.
+    """
+    if demand.engine == "vllm":
+        yield ", ".join(settings), demand
+        room = usable - (plan_memory(model, demand).device_bytes - demand.population_bytes)
+        share = math.floor(room / GB * 1000) / 1000
+        if FEWEST_PROMPTS * completion_cache(model, demand) <= share * GB < demand.population_bytes:
+            fewer = replace(demand, population_bytes=int(share * GB))
+            yield ", ".join([*settings, f"population_gb: {share:g}"]), fewer
+        return
     prompts = demand.prompts
     while True:
         fewer = replace(demand, prompts=prompts)

@@ -38,7 +38,10 @@ from trainers.es.assignment import Assignment, portions
 from trainers.es.checksum import require_equal_weights
 from trainers.es.memory import (
     PROMPT_TOKENS,
+    VLLM_COMPLETIONS,
+    VLLM_TOKENS,
     Demand,
+    Plan,
     describe,
     device_memory,
     host_memory,
@@ -273,7 +276,8 @@ def _train(config: ESConfig) -> dict[str, Any]:
     run = Path(config.output_dir)
     accelerator = make_accelerator()
     refuse_sharding(accelerator, "evolution strategies")
-    if not check_memory(config, accelerator):
+    plan = check_memory(config, accelerator)
+    if config.dry_run:
         return {}
     start_run(run, config, may_change=("report_to",))
     finished = read_json(run / "results.json") if (run / "results.json").exists() else None
@@ -310,7 +314,9 @@ def _train(config: ESConfig) -> dict[str, Any]:
     def evaluate(step: int) -> None:
         if config.eval_every and accelerator.is_main_process:
             sampling = Sampling(config.max_new_tokens)
-            found = evaluate_task(engine, task, "validation", config.eval_size, config.data_seed, sampling, 1024)
+            # No more completions at once than the plan reckons with.
+            rows = min(1024, plan.rows)
+            found = evaluate_task(engine, task, "validation", config.eval_size, config.data_seed, sampling, rows)
             kept = {key: found[key] for key in ("correct", "total", "accuracy", "low", "high")}
             row = {"step": step, "completions": progress["completions"], **kept}
             append_jsonl(run / "evaluations.jsonl", row)
@@ -375,8 +381,9 @@ def make_engine(config: ESConfig, accelerator: Accelerator) -> RolloutEngine:
     # Validation prompts may be longer than those for training.
     longest = 2 * longest_prompt(config) + config.max_new_tokens
     return VLLMEngine(
-        config.model, dtype, slots=slots, rank=rank, kv_cache_gb=config.population_gb, max_model_len=longest
-    )
+        config.model, dtype, slots=slots, rank=rank, kv_cache_gb=config.population_gb, max_model_len=longest,
+        max_num_seqs=VLLM_COMPLETIONS, max_num_batched_tokens=VLLM_TOKENS,
+    )  # fmt: skip
 
 
 def longest_prompt(config: ESConfig) -> int:
@@ -408,11 +415,12 @@ def memory_demand(config: ESConfig, processes: int) -> Demand:
         vectors=config.algorithm != "es",
         master_on_cpu=config.master_on_cpu,
         sampled=config.temperature > 0,
+        engine=config.engine,
     )
 
 
-def check_memory(config: ESConfig, accelerator: Accelerator) -> bool:
-    """Raise `UserError` if the run cannot fit on its device; print the plan and return False if that is all asked."""
+def check_memory(config: ESConfig, accelerator: Accelerator) -> Plan:
+    """The run's plan, printed for a dry run. Raises `UserError` if it cannot fit on its device."""
     model, demand = model_shape(config.model), memory_demand(config, accelerator.num_processes)
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes on this machine
     if config.memory_gb:
@@ -428,7 +436,7 @@ def check_memory(config: ESConfig, accelerator: Accelerator) -> bool:
         raise UserError(f"the master takes {size_text(plan.host_bytes)} of the machine's memory for each process, but "
                         f"{size_text(host_memory(local))} are free for each; set master_on_cpu: false, or start fewer "
                         "processes")  # fmt: skip
-    return not config.dry_run
+    return plan
 
 
 def evolution_strategy(

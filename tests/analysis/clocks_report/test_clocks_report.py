@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -8,6 +9,7 @@ from analysis.clocks import Crossing
 from analysis.clocks_report import build, measure, telling_runs, write_report
 from analysis.clocks_report.claims import AGREEMENT, CLAIMS, basin_changes
 from analysis.clocks_report.figures import rule_label
+from analysis.clocks_report.measure import variants
 from analysis.clocks_report.runs import read_runs
 from eval.errors import UserError
 from eval.storage import read_json
@@ -41,6 +43,14 @@ def test_settings_put_seeds_together(results):
     setting = next(s for s in results["settings"] if (s["model"], s["complexity"], s["N"]) == ("mlp", 3, 128))
     assert setting["runs"] == ["mlp-g3-n128-s0", "mlp-g3-n128-s1"] and setting["seeds"] == [0, 1]
     assert setting["open"] == 2 and setting["share_open"] == 1
+
+
+def test_only_the_unusual_variant_of_a_model_is_named(sweep):
+    runs = read_runs(sweep)
+    wide = replace(runs[0], name="wide", config={**runs[0].config, "width": 999})
+    named = variants([*runs, wide])
+    assert named.pop("wide") == "width 999"
+    assert set(named.values()) == {""}
 
 
 def test_fits_find_the_planted_exponent(results):
@@ -145,7 +155,11 @@ def test_a_run_without_its_data_is_named(tmp_path, write_run):
 def test_telling_runs_take_turns_between_models(sweep):
     chosen = telling_runs(read_runs(sweep))
     assert len(chosen) == 15 and {run.model for run in chosen[:2]} == {"mlp", "gpt2"}
-    assert chosen[-1].name == "mlp-g6-n128"
+    of_mlp = [run for run in chosen if run.model == "mlp"]
+    first_of_setting = [i for i, run in enumerate(of_mlp) if run.setting() not in {r.setting() for r in of_mlp[:i]}]
+    # Each setting once before any comes again; among them the run without a window last.
+    assert first_of_setting == list(range(len(first_of_setting)))
+    assert of_mlp[first_of_setting[-1]].name == "mlp-g6-n128"
 
 
 def test_rule_labels():

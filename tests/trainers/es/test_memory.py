@@ -63,6 +63,36 @@ def test_plans_of_the_papers_models(name, parameters, bytes_per_token):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
+def test_plans_of_the_papers_models_on_vllm(name):
+    model = model_shape(str(CONFIGS[name]))
+    demand = replace(PAPER, engine="vllm", rank=3, rest="frozen")
+    plan = plan_memory(model, demand)
+    assert (plan.together, plan.rows) == (30, 1024)
+    assert plan.device["pristine copy"] == plan.device["vLLM's weights"] == 2 * model.parameters
+    assert plan.device["master"] == plan.device["starting weights"] == 4 * model.parameters
+    assert plan.device["KV cache"] == 12e9 and plan.device["packed matrices"] == 0
+    per_layer = [shape for tensor, shape in model.shapes.items() if ".layers." in tensor and len(shape) == 2]
+    assert plan.device["adapters"] == 30 * 8 * 2 * sum(map(sum, per_layer))  # vLLM makes room for rank 8
+    full = plan_memory(model, replace(PAPER, engine="vllm"))  # one member after the other, written into the weights
+    assert (full.together, full.rows) == (1, 200) and full.device["adapters"] == 0
+    matrices = sum(shape.numel() for shape in model.shapes.values() if len(shape) == 2)
+    assert plan_memory(model, replace(demand, host_apart=False)).device["packed matrices"] == 2 * matrices
+
+
+def test_advice_for_vllm_takes_from_its_keys_and_values():
+    model, demand = model_shape(str(CONFIGS["llama-3.2-3b"])), replace(PAPER, engine="vllm", rank=1, rest="frozen")
+    with pytest.raises(UserError, match="; set population_gb: [0-9.]+$") as refused:
+        require_memory(model, demand, int(58e9))
+    share = float(str(refused.value).rsplit(" ", 1)[1])
+    assert 3 < share < 12
+    require_memory(model, replace(demand, population_bytes=int(share * 1e9)), int(58e9))
+    with pytest.raises(UserError, match="; set master_on_cpu: true$"):
+        require_memory(model, demand, int(40e9))
+    with pytest.raises(UserError, match="rank is 300; vLLM takes adapters of rank up to 256"):
+        plan_memory(model, replace(demand, rank=300))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("gigabytes", [24, 80, 160])
 def test_a_refusal_names_settings_that_fit(name, gigabytes):
     model, available = model_shape(str(CONFIGS[name])), int(gigabytes * 1e9)
@@ -135,7 +165,8 @@ def test_a_recipe_fits_the_gpu_that_its_header_names(path):
     demand = Demand(members=config.population, prompts=config.prompts_per_batch or config.prompts_per_step, samples=1,
                     prompt_tokens=PROMPT_TOKENS, max_new_tokens=config.max_new_tokens, engine_bytes=2,
                     population_bytes=int(config.population_gb * 1e9), sampled=config.temperature > 0,
-                    master_on_cpu=config.master_on_cpu)  # fmt: skip
+                    master_on_cpu=config.master_on_cpu, rank=config.member_rank, rest=config.rest,
+                    engine=config.engine)  # fmt: skip
     require_memory(shape, demand, gigabytes * 10**9)
 
 
@@ -186,6 +217,7 @@ def test_the_demand_is_that_of_the_largest_portion(tmp_path):
     base = random_checkpoint(tmp_path / "base")
     config = ESConfig(model=str(base), output_dir="unused", **RUN | {"population": 32})
     assert memory_demand(config, 1).members == 32 and memory_demand(config, 4).members == 4
+    assert memory_demand(config, 1).engine == "hf"
     vectors = ESConfig(model=str(base), output_dir="unused", algorithm="snes", space_rank=3, **RUN)
     assert memory_demand(vectors, 1).rank == 3 and memory_demand(vectors, 1).vectors
     assert plan_memory(model_shape(str(base)), memory_demand(vectors, 1)).device["dense members"] == 0
