@@ -227,14 +227,15 @@ def claims_figure(results: Results) -> str:
 def claims_title(results: Results) -> str:
     """ "Of 17 claims 9 hold, 2 do not, 3 depend on the setting and 3 are not decided"."""
     verdicts = [claim["verdict"] for claim in results["claims"]["claims"]]
-    parts = {
-        "hold": sum(verdict.startswith("holds") for verdict in verdicts),
-        "do not": sum(verdict.startswith("does not") for verdict in verdicts),
-        "depend on the setting": verdicts.count("depends"),
-        "are not decided": verdicts.count("undecided"),
-        "were not measured": verdicts.count("not measured"),
-    }
-    listed = [f"{number} {what}" for what, number in parts.items() if number]
+    # What one does, what several do, and how many.
+    parts = [
+        ("holds", "hold", sum(verdict.startswith("holds") for verdict in verdicts)),
+        ("does not", "do not", sum(verdict.startswith("does not") for verdict in verdicts)),
+        ("depends on the setting", "depend on the setting", verdicts.count("depends")),
+        ("is not decided", "are not decided", verdicts.count("undecided")),
+        ("was not measured", "were not measured", verdicts.count("not measured")),
+    ]
+    listed = [f"{number} {one if number == 1 else several}" for one, several, number in parts if number]
     return f"Of {len(verdicts)} claims {say.join(listed)}"
 
 

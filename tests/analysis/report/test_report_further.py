@@ -160,7 +160,7 @@ def judged(tmp_path_factory) -> Path:
 
 def test_the_claims_have_a_page(judged):
     page = page_of(judged)
-    assert "Of 17 claims 15 hold, 1 depend on the setting and 1 were not measured" in page.text
+    assert "Of 17 claims 15 hold, 1 depends on the setting and 1 was not measured" in page.text
     assert "Missing" not in page.text
     (table,) = [table for table in page.tables if table[0][1][0] == "Statement"]
     rows = {row[0][0]: [words for words, _ in row] for row in table[1:]}
