@@ -236,7 +236,7 @@ def test_whatever_has_the_name_of_a_checkpoint_is_complete_after_kills_at_random
     for seed in range(4):
         writer = start_writer(tmp_path)
         assert writer.stdout.readline() == "started\n"
-        while last_complete_step(tmp_path) in (None, last):
+        while last_complete_step(tmp_path) in (None, 1, last):  # from the second on there are two
             time.sleep(0.01)
         time.sleep(random.Random(seed).random() / 10)
         kill(writer)
