@@ -13,18 +13,18 @@ Each part that is measured is one section of results.json. The file has
 
     methods        names of all checkpoints, in the order in which they came
     inputs         {section: {"checkpoints": {name: SHA-256 of its files}, "options": {...}, "folders": {name: path}}}
-    geometry       norms, cosines and sparsity: see analysis.geometry.update_geometry
-    spectra        singular values, ranks and subspaces: see analysis.spectra.update_spectra
-    trajectory     the path through the checkpoints in their order: see analysis.trajectory.drift
-    connectivity   lines between the models: see analysis.connectivity.straight_lines
-    layer_lines    the same with one layer moving at a time: see analysis.connectivity.part_lines
+    geometry       norms, cosines and sparsity: see analysis.geometry.updates.update_geometry
+    spectra        singular values, ranks and subspaces: see analysis.geometry.spectra.update_spectra
+    trajectory     the path through the checkpoints in their order: see analysis.geometry.trajectory.drift
+    connectivity   lines between the models: see analysis.behaviour.lines.straight_lines
+    layer_lines    the same with one layer moving at a time: see analysis.behaviour.lines.part_lines
     kind_lines     the same with one kind of matrix moving at a time
-    plane          a grid on the plane through three models: see analysis.plane.plane
-    probes         odd and even parts along updates and random directions: see analysis.probes.probes
-    kl             {checkpoint: {task: {"forward", "reverse"}}}: see analysis.kl.kl_drift
-    kl_matrices    {"order", "incremental", "cumulative"}: see analysis.kl.kl_matrices
-    theory         {run of evolution strategies: see analysis.predictions.predict}
-    claims         verdicts over many comparisons, by recipes/claims.py: see analysis.claims.judge
+    plane          a grid on the plane through three models: see analysis.behaviour.plane.plane
+    probes         odd and even parts along updates and random directions: see analysis.behaviour.probes.probes
+    kl             {checkpoint: {task: {"forward", "reverse"}}}: see analysis.behaviour.kl.kl_drift
+    kl_matrices    {"order", "incremental", "cumulative"}: see analysis.behaviour.kl.kl_matrices
+    theory         {run of evolution strategies: see analysis.theory.predictions.predict}
+    claims         verdicts over many comparisons, by recipes/claims.py: see analysis.claims.judge.judge
     circuits       {task: {"nodes", "examples", ...}}: see analysis.circuits.change.task_change
 
 and, if recipes/compare.py wrote it, what that recipe adds. Pairs are keyed "a|b". Rewards are shares of 1, losses and
@@ -38,8 +38,8 @@ from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
-from analysis.cache import Measurement, file_digest, measure_sections, read_results
-from analysis.table import as_csv, as_markdown, runs_table
+from analysis.report.runs_table import as_csv, as_markdown, runs_table
+from analysis.resume import Measurement, file_digest, measure_sections, read_results
 from eval.errors import UserError, exit_with_one_line
 from eval.storage import write_json, write_text
 
@@ -250,9 +250,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 # Each command imports what it needs itself: a misspelt option or --help should not wait for torch.
 def run_geometry(arguments: argparse.Namespace) -> None:
-    from analysis.geometry import update_geometry
-    from analysis.spectra import update_spectra
-    from analysis.trajectory import drift, run_checkpoints
+    from analysis.geometry.spectra import update_spectra
+    from analysis.geometry.trajectory import drift, run_checkpoints
+    from analysis.geometry.updates import update_geometry
 
     base, top = arguments.base, arguments.top
     checkpoints = (
@@ -267,15 +267,15 @@ def run_geometry(arguments: argparse.Namespace) -> None:
 
 
 def run_connectivity(arguments: argparse.Namespace) -> None:
-    from analysis.connectivity import (
+    from analysis.behaviour.lines import (
         check_points,
         chosen_pairs,
         part_lines,
         straight_lines,
         task_landscape,
     )
-    from analysis.plane import check_plane, plane
-    from analysis.probes import check_probes, probes
+    from analysis.behaviour.plane import check_plane, plane
+    from analysis.behaviour.probes import check_probes, probes
     from eval.tasks import get_task
 
     checkpoints = named_folders(arguments.checkpoints)
@@ -308,28 +308,32 @@ def run_connectivity(arguments: argparse.Namespace) -> None:
             arguments.device,
         )
 
-    shared = {
-        "task": task, "size": arguments.size, "seed": arguments.seed, "max_new_tokens": arguments.max_new_tokens
-    }  # fmt: skip
+    shared = {"task": task, "size": arguments.size, "seed": arguments.seed, "max_new_tokens": arguments.max_new_tokens}
     on_lines = shared | {"points": arguments.points, "pairs": ["|".join(pair) for pair in pairs]}
     parts: dict[str, tuple[str, Measurement]] = {
         "lines": ("connectivity", (on_lines, lambda: straight_lines(landscape(), arguments.points, pairs))),
         "layers": ("layer_lines", (on_lines, lambda: part_lines(landscape(), "layer", arguments.points, pairs))),
         "kinds": ("kind_lines", (on_lines, lambda: part_lines(landscape(), "kind", arguments.points, pairs))),
-        "plane": ("plane", (
-            shared | {"corners": corners, "points": arguments.plane_points, "margin": arguments.margin},
-            lambda: plane(landscape(), corners, arguments.plane_points, arguments.margin),
-        )),
-        "probes": ("probes", (
-            shared | {"scales": arguments.scales, "random_seeds": seeds},
-            lambda: probes(landscape(), list(checkpoints), arguments.scales, seeds),
-        )),
-    }  # fmt: skip
+        "plane": (
+            "plane",
+            (
+                shared | {"corners": corners, "points": arguments.plane_points, "margin": arguments.margin},
+                lambda: plane(landscape(), corners, arguments.plane_points, arguments.margin),
+            ),
+        ),
+        "probes": (
+            "probes",
+            (
+                shared | {"scales": arguments.scales, "random_seeds": seeds},
+                lambda: probes(landscape(), list(checkpoints), arguments.scales, seeds),
+            ),
+        ),
+    }
     measure_parts(arguments, checkpoints, parts)
 
 
 def run_kl(arguments: argparse.Namespace) -> None:
-    from analysis.kl import kl_drift, kl_matrices, prompt_sets
+    from analysis.behaviour.kl import kl_drift, kl_matrices, prompt_sets
 
     checkpoints = named_folders(arguments.checkpoints)
     tasks = task_names(arguments.tasks) if arguments.tasks else []
@@ -401,7 +405,7 @@ def measure_parts(
 
 
 def run_theory(arguments: argparse.Namespace) -> None:
-    from analysis.predictions import predict
+    from analysis.theory.predictions import predict
 
     measured = {name: predict(folder) for name, folder in named_folders(arguments.runs).items()}
     path = arguments.output / "results.json"
@@ -425,7 +429,7 @@ def run_table(arguments: argparse.Namespace) -> None:
 
 
 def run_clocks(arguments: argparse.Namespace) -> None:
-    from analysis.clocks_report import build
+    from analysis.clocks.study import build
 
     print(build(arguments.runs, arguments.output, arguments.models))
 

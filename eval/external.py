@@ -26,10 +26,22 @@ Z = 1.959964
 def holdout_command(model: str, tasks: list[str], folder: Path, batch_size: str = "auto") -> list[str]:
     """The command that evaluates `model` (a folder or a hub name) and writes its result file somewhere in `folder`."""
     return [
-        sys.executable, "-m", "lm_eval", "--model", "hf", "--model_args", f"pretrained={model},dtype=bfloat16",
-        "--tasks", ",".join(tasks), "--apply_chat_template", "--batch_size", batch_size, "--log_samples",
-        "--output_path", str(folder),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "lm_eval",
+        "--model",
+        "hf",
+        "--model_args",
+        f"pretrained={model},dtype=bfloat16",
+        "--tasks",
+        ",".join(tasks),
+        "--apply_chat_template",
+        "--batch_size",
+        batch_size,
+        "--log_samples",
+        "--output_path",
+        str(folder),
+    ]
 
 
 def run_holdouts(model: str, tasks: list[str], folder: Path) -> dict[str, Any]:

@@ -119,9 +119,20 @@ class CircuitsConfig:
     )
 
     def __post_init__(self):
-        for name in ("examples", "test_examples", "train_examples", "steps", "resamples", "rows", "parallel",
-                     "completions", "max_new_tokens", "alignment_seeds", "critical_rank",
-                     "critical_alpha"):  # fmt: skip
+        for name in (
+            "examples",
+            "test_examples",
+            "train_examples",
+            "steps",
+            "resamples",
+            "rows",
+            "parallel",
+            "completions",
+            "max_new_tokens",
+            "alignment_seeds",
+            "critical_rank",
+            "critical_alpha",
+        ):
             check_positive(name, getattr(self, name))
         check_at_least("critical_layers", self.critical_layers, 0)
         check_between("smallest_share", self.smallest_share, 0.0, 1.0)
@@ -210,34 +221,40 @@ def main() -> None:
         return
 
     names = list(config.sources())
-    accuracy = study.stages({f"accuracy-{name}": partial(study.accuracy, name)
-                             for name in [*names, *study.checkpoints()]})  # fmt: skip
+    accuracy = study.stages(
+        {f"accuracy-{name}": partial(study.accuracy, name) for name in [*names, *study.checkpoints()]}
+    )
     study.note_left_out({name: accuracy[f"accuracy-{name}"] for name in [*names, *study.checkpoints()]})
     # The longest first, so that no process is left alone with it.
-    jobs = {f"transfer-{small}-{large}": partial(study.transfer, small, large)
-            for small, large in config.transfer_pairs()}  # fmt: skip
+    jobs = {
+        f"transfer-{small}-{large}": partial(study.transfer, small, large) for small, large in config.transfer_pairs()
+    }
     jobs |= study.change_jobs() | {f"circuits-{name}": partial(study.circuits, name) for name in names}
     found = study.stages(jobs)
     results = {
         "accuracy": {name.removeprefix("accuracy-"): tasks for name, tasks in accuracy.items()},
         "circuits": {name: found[f"circuits-{name}"] for name in names},
-        "transfer": {f"{small}>{large}": found[f"transfer-{small}-{large}"]
-                     for small, large in config.transfer_pairs()},
-    }  # fmt: skip
+        "transfer": {
+            f"{small}>{large}": found[f"transfer-{small}-{large}"] for small, large in config.transfer_pairs()
+        },
+    }
     if config.post_trained:
         results["training"] = study.training()
         results["change"] = study.change(found)
     environment = read_json(run / "environment.json")
-    write_json(run / "results.json", {
-        "study": "circuits",
-        "command": environment["command"],
-        "environment": environment,
-        "config": as_flat_dict(config),
-        "models": names,
-        "tasks": config.task_names(),
-        "left_out": study.left_out,
-        **results,
-    })  # fmt: skip
+    write_json(
+        run / "results.json",
+        {
+            "study": "circuits",
+            "command": environment["command"],
+            "environment": environment,
+            "config": as_flat_dict(config),
+            "models": names,
+            "tasks": config.task_names(),
+            "left_out": study.left_out,
+            **results,
+        },
+    )
     print(f"report: {build(run)}")
 
 
@@ -299,8 +316,13 @@ class Study:
         config, found = self.config, {}
         for name, source in named(config.post_trained, "post_trained").items():
             if source.endswith(".yaml"):
-                shared = {"model": self.folder(config.change_base), "task": config.reward_task, "seed": config.seed,
-                          "data_seed": config.seed, "output_dir": self.run / "change" / name}  # fmt: skip
+                shared = {
+                    "model": self.folder(config.change_base),
+                    "task": config.reward_task,
+                    "seed": config.seed,
+                    "data_seed": config.seed,
+                    "output_dir": self.run / "change" / name,
+                }
                 at_budget = es_at_budget if name == "es" else grpo_at_budget
                 options = at_budget(source, config.completions, config.max_new_tokens, **shared)
                 found[name] = (
@@ -337,10 +359,16 @@ class Study:
         """How often the model prefers the right answer, on test examples of every task."""
         with self.opened(name) as (models, tokenizer):
             return {
-                task: pair_accuracy(models[name].model, tokenizer, get_circuit_task(task), "test",
-                                    self.config.test_examples, self.config.seed)
+                task: pair_accuracy(
+                    models[name].model,
+                    tokenizer,
+                    get_circuit_task(task),
+                    "test",
+                    self.config.test_examples,
+                    self.config.seed,
+                )
                 for task in dict.fromkeys([*self.config.task_names(), *self.config.change_task_names()])
-            }  # fmt: skip
+            }
 
     def note_left_out(self, accuracy: dict[str, dict[str, Any]]) -> None:
         """Which tasks a model solves too rarely for a circuit of it to mean anything."""
@@ -361,9 +389,14 @@ class Study:
         return kept
 
     def batches(
-        self, models: dict[str, CircuitModel], tokenizer: PreTrainedTokenizerBase, task: str, split: str, size: int,
+        self,
+        models: dict[str, CircuitModel],
+        tokenizer: PreTrainedTokenizerBase,
+        task: str,
+        split: str,
+        size: int,
         seed: int = 0,
-    ) -> tuple[list[Batch], dict[str, Any]]:  # fmt: skip
+    ) -> tuple[list[Batch], dict[str, Any]]:
         """`size` examples that all of the models solve, in batches on their device, and how many others there were."""
         batch, report = solved_batch(models, tokenizer, task, split, size, self.config.seed + seed, self.config.rows)
         return [part.to(self.device) for part in batch.split(self.config.rows)], report
@@ -377,8 +410,9 @@ class Study:
                 finding, report = self.batches(models, tokenizer, task, "train", config.examples)
                 judging, _ = self.batches(models, tokenizer, task, "test", config.test_examples)
                 circuit = attribute(model, finding, config.method, steps=config.steps, rows=config.rows)
-                curve = faithfulness_curve(model, judging, circuit.scores, resamples=config.resamples,
-                                           seed=config.seed, rows=config.rows)  # fmt: skip
+                curve = faithfulness_curve(
+                    model, judging, circuit.scores, resamples=config.resamples, seed=config.seed, rows=config.rows
+                )
                 found[task] = {
                     "scores": circuit.scores.tolist(),
                     "profile": profile(circuit.scores, model.nodes),
@@ -386,16 +420,24 @@ class Study:
                     "faithfulness": as_json(curve),
                     "examples": report,
                 }
-            return {"layers": len(model.layers), "heads": model.heads, "nodes": list(model.nodes),
-                    "parameters": model.model.num_parameters(), "tasks": found}  # fmt: skip
+            return {
+                "layers": len(model.layers),
+                "heads": model.heads,
+                "nodes": list(model.nodes),
+                "parameters": model.model.num_parameters(),
+                "tasks": found,
+            }
 
     def transfer(self, small: str, large: str) -> dict[str, Any]:
         """The transfer table of DFA, with the tasks that both models solve."""
         config, tasks = self.config, {}
         with self.opened(small) as (source, source_tokenizer), self.opened(large) as (target, tokenizer):
             for task in self.tasks_of([small, large], config.task_names()):
-                sizes = {"train": config.train_examples, "validation": config.train_examples,
-                         "test": config.test_examples}  # fmt: skip
+                sizes = {
+                    "train": config.train_examples,
+                    "validation": config.train_examples,
+                    "test": config.test_examples,
+                }
                 splits = {
                     split: solved_batch(target, tokenizer, task, split, size, config.seed, config.rows)[0]
                     for split, size in sizes.items()
@@ -404,12 +446,20 @@ class Study:
                     source, source_tokenizer, task, "train", config.examples, config.seed, config.rows
                 )
                 tasks[task] = TransferTask(source=given, **splits)
-            presets = {name: replace(PRESETS[name], method=config.method, steps=config.steps)
-                       for name in config.preset_names()}  # fmt: skip
+            presets = {
+                name: replace(PRESETS[name], method=config.method, steps=config.steps)
+                for name in config.preset_names()
+            }
             return transfer_table(
-                source[small], target[large], tasks, presets, range(config.alignment_seeds), near_tasks(tasks),
-                resamples=config.resamples, rows=config.rows,
-            )  # fmt: skip
+                source[small],
+                target[large],
+                tasks,
+                presets,
+                range(config.alignment_seeds),
+                near_tasks(tasks),
+                resamples=config.resamples,
+                rows=config.rows,
+            )
 
     def training(self) -> dict[str, Any]:
         """Budget and accuracy of the trainings made here."""
@@ -420,9 +470,11 @@ class Study:
                 results, points = read_json(folder / "results.json"), read_jsonl(folder / "evaluations.jsonl")
                 found[name] = {
                     **{key: results[key] for key in ("steps", "completions", "tokens", "seconds")},
-                    "evaluation": [{key: point[key] for key in ("completions", "accuracy", "low", "high", "total")}
-                                   for point in points],
-                }  # fmt: skip
+                    "evaluation": [
+                        {key: point[key] for key in ("completions", "accuracy", "low", "high", "total")}
+                        for point in points
+                    ],
+                }
         return found
 
     def change_jobs(self) -> dict[str, Callable[[], Any]]:
@@ -456,12 +508,18 @@ class Study:
         with self.opened(*names) as (models, tokenizer):
             finding, report = self.batches(models, tokenizer, task, "train", config.examples)
             judging, _ = self.batches(models, tokenizer, task, "test", config.test_examples)
-            options = ChangeOptions(config.method, config.steps, config.circuit_share, config.resamples, config.seed,
-                                    config.rows)  # fmt: skip
+            options = ChangeOptions(
+                config.method, config.steps, config.circuit_share, config.resamples, config.seed, config.rows
+            )
             result, _ = task_change(models, finding, judging, options)
             first = next(iter(models.values()))
-            return {"nodes": list(first.nodes), "layers": len(first.layers), "heads": first.heads, "examples": report,
-                    **result}  # fmt: skip
+            return {
+                "nodes": list(first.nodes),
+                "layers": len(first.layers),
+                "heads": first.heads,
+                "examples": report,
+                **result,
+            }
 
     def intensity(self, names: list[str], tasks: list[str]) -> dict[str, Any]:
         """Activity of each model while it writes its own answers to examples that all of them solve."""
@@ -476,22 +534,28 @@ class Study:
                         for ids, mask in zip(batch.clean_ids, batch.attention_mask, strict=True)
                     ]
             for name, model in models.items():
-                completions = greedy_completions(model, prompts, config.max_new_tokens, tokenizer.eos_token_id,
-                                                 config.rows)  # fmt: skip
+                completions = greedy_completions(
+                    model, prompts, config.max_new_tokens, tokenizer.eos_token_id, config.rows
+                )
                 found[name] = statistics(edge_weights(model, prompts, completions, config.rows))
         return found
 
     def migration(self, names: list[str], tasks: list[str]) -> dict[str, Any]:
         config = self.config
-        wanted = {"source": ("train", config.examples, 1), "train": ("train", config.train_examples, 2),
-                  "validation": ("validation", config.train_examples, 0),
-                  "test": ("test", config.test_examples, 0)}  # fmt: skip
+        wanted = {
+            "source": ("train", config.examples, 1),
+            "train": ("train", config.train_examples, 2),
+            "validation": ("validation", config.train_examples, 0),
+            "test": ("test", config.test_examples, 0),
+        }
         with self.opened(*names) as (models, tokenizer):
             batches = {
-                use: {task: solved_batch(models, tokenizer, task, split, size, config.seed + shift, config.rows)[0]
-                      for task in tasks}
+                use: {
+                    task: solved_batch(models, tokenizer, task, split, size, config.seed + shift, config.rows)[0]
+                    for task in tasks
+                }
                 for use, (split, size, shift) in wanted.items()
-            }  # fmt: skip
+            }
             return migrations(models, batches, config.seed, config.resamples, config.rows)
 
     def lora(self, by_task: dict[str, Any]) -> dict[str, Any]:

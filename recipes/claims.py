@@ -20,10 +20,10 @@ from typing import Any
 
 import yaml
 
-from analysis.cache import read_results
-from analysis.claims import Comparison, judge
-from analysis.predictions import predict
+from analysis.claims.judge import Comparison, judge
 from analysis.report import build, build_gallery
+from analysis.resume import read_results
+from analysis.theory.predictions import predict
 from eval.errors import UserError, exit_with_one_line
 from eval.storage import read_json, write_json, write_text
 from eval.tasks import get_task
@@ -78,8 +78,19 @@ class ClaimsConfig:
     batch_size: int = field(default=200, metadata={"help": "prompts generated at a time after training"})
 
     def __post_init__(self):
-        for name in ("seeds", "completions", "published_grpo_completions", "processes", "test_size", "max_new_tokens",
-                     "kl_prompts", "line_size", "probe_size", "random_directions", "batch_size"):  # fmt: skip
+        for name in (
+            "seeds",
+            "completions",
+            "published_grpo_completions",
+            "processes",
+            "test_size",
+            "max_new_tokens",
+            "kl_prompts",
+            "line_size",
+            "probe_size",
+            "random_directions",
+            "batch_size",
+        ):
             check_positive(name, getattr(self, name))
         check_at_least("line_points", self.line_points, 3)
         for name in {*words(self.tasks), *words(self.test_tasks)}:
@@ -134,13 +145,20 @@ def main() -> None:
     print(f"{len(unfinished)} comparisons in {(time.perf_counter() - began) / 60:.1f} minutes", flush=True)
 
     # 2. The verdicts, over everything that is there.
-    comparisons = [Comparison(job.conditions, job.seed, read_json(sweep / job.folder / "results.json"))
-                   for job in planned]  # fmt: skip
+    comparisons = [
+        Comparison(job.conditions, job.seed, read_json(sweep / job.folder / "results.json")) for job in planned
+    ]
     environment = read_json(sweep / "environment.json")
-    write_json(sweep / "results.json", {
-        "command": environment["command"], "environment": environment, "config": as_flat_dict(config),
-        "base_model": config.model, "claims": judge(comparisons),
-    })  # fmt: skip
+    write_json(
+        sweep / "results.json",
+        {
+            "command": environment["command"],
+            "environment": environment,
+            "config": as_flat_dict(config),
+            "base_model": config.model,
+            "claims": judge(comparisons),
+        },
+    )
     print(f"gallery: {build_gallery(sweep)}")
     print(f"report: {build(sweep)}")
 
@@ -170,9 +188,14 @@ def method_settings(config: ClaimsConfig) -> dict[str, dict[str, Any]]:
     settings = {}
     for method, types, path, always, further in (
         ("es", (ESConfig,), config.es_config, config.es_options, {"released": config.es_released}),
-        ("grpo", (GRPOArguments, GRPOConfig), config.grpo_config, config.grpo_options,
-         {"released": config.grpo_released, "published": config.grpo_published}),
-    ):  # fmt: skip
+        (
+            "grpo",
+            (GRPOArguments, GRPOConfig),
+            config.grpo_config,
+            config.grpo_options,
+            {"released": config.grpo_released, "published": config.grpo_published},
+        ),
+    ):
         for budget, precision in product(words(config.budgets), words(config.precisions)):
             options = added_options(always)
             for condition in (budget, precision):
@@ -189,27 +212,66 @@ def is_finished(run: Path) -> bool:
 def run_one(config: ClaimsConfig, sweep: Path, job: Job) -> None:
     run = sweep / job.folder
     options = {
-        "model": config.model, "output_dir": run, "task": job.task, "seed": job.seed,
-        **{f"{method}_config": sweep / "configs" / f"{method}-{job.budget}-{job.precision}.yaml"
-           for method in METHODS},
+        "model": config.model,
+        "output_dir": run,
+        "task": job.task,
+        "seed": job.seed,
+        **{
+            f"{method}_config": sweep / "configs" / f"{method}-{job.budget}-{job.precision}.yaml" for method in METHODS
+        },
         "completions": config.completions,
         "grpo_completions": config.published_grpo_completions if job.budget == "published" else 0,
-        **{key: getattr(config, key) for key in ("data_seed", "test_tasks", "test_size", "max_new_tokens",
-                                                 "kl_prompts", "line_points", "line_size", "batch_size")},
-    }  # fmt: skip
+        **{
+            key: getattr(config, key)
+            for key in (
+                "data_seed",
+                "test_tasks",
+                "test_size",
+                "max_new_tokens",
+                "kl_prompts",
+                "line_points",
+                "line_size",
+                "batch_size",
+            )
+        },
+    }
     run_python(
         run,
         "the comparison",
         [str(Path(__file__).with_name("compare.py")), *(f"--{key}={value}" for key, value in options.items())],
     )
     base = run / "base" if (run / "base").is_dir() else config.model
-    run_python(run, "the comparison", [
-        "-m", "analysis", "connectivity", "--parts", "probes", "--base", base, "--output", run,
-        "--checkpoints", *(f"{method}={run / method / 'model'}" for method in METHODS),
-        "--tasks", job.task, "--size", config.probe_size, "--seed", config.data_seed,
-        "--max-new-tokens", config.max_new_tokens, "--batch-size", config.batch_size,
-        "--scales", 1, "--random-directions", config.random_directions,
-    ])  # fmt: skip
+    run_python(
+        run,
+        "the comparison",
+        [
+            "-m",
+            "analysis",
+            "connectivity",
+            "--parts",
+            "probes",
+            "--base",
+            base,
+            "--output",
+            run,
+            "--checkpoints",
+            *(f"{method}={run / method / 'model'}" for method in METHODS),
+            "--tasks",
+            job.task,
+            "--size",
+            config.probe_size,
+            "--seed",
+            config.data_seed,
+            "--max-new-tokens",
+            config.max_new_tokens,
+            "--batch-size",
+            config.batch_size,
+            "--scales",
+            1,
+            "--random-directions",
+            config.random_directions,
+        ],
+    )
     results = read_json(run / "results.json")
     write_json(run / "results.json", results | {"theory": {"es": predict(run / "es")}})
     build(run)

@@ -15,11 +15,11 @@ from typing import Any
 
 from transformers.utils.logging import disable_progress_bar
 
-from analysis.connectivity import connectivity
-from analysis.geometry import update_geometry
-from analysis.kl import kl_drift
+from analysis.behaviour.kl import kl_drift
+from analysis.behaviour.lines import connectivity
+from analysis.geometry.updates import update_geometry
 from analysis.report import build
-from analysis.theory import random_walk_norm
+from analysis.theory.random_walk import random_walk_norm
 from eval.errors import exit_with_one_line
 from eval.harness import evaluate_task
 from eval.rollout.base import Sampling
@@ -87,8 +87,12 @@ def main() -> None:
         config.es_config, config.completions, config.max_new_tokens, output_dir=f"{config.output_dir}/es", **shared
     )
     grpo_arguments, grpo = grpo_at_budget(
-        config.grpo_config, config.grpo_completions or config.completions, config.max_new_tokens,
-        output_dir=f"{config.output_dir}/grpo", **shared)  # fmt: skip
+        config.grpo_config,
+        config.grpo_completions or config.completions,
+        config.max_new_tokens,
+        output_dir=f"{config.output_dir}/grpo",
+        **shared,
+    )
     accelerator = make_accelerator()
     start_run(run, config)
 
@@ -104,31 +108,58 @@ def main() -> None:
     device = accelerator.device
     evaluation = stage(run, "evaluation", lambda: evaluate(config, run, {"base": base, **models}, device))
     geometry = stage(run, "geometry", lambda: update_geometry(base, models))
-    kl = stage(run, "kl", lambda: kl_drift(
-        base, models, config.test_task_names(), config.kl_prompts, config.data_seed, config.max_new_tokens,
-        config.batch_size, device))  # fmt: skip
-    lines = stage(run, "connectivity", lambda: connectivity(
-        base, models, config.task, config.line_size, config.line_points, config.data_seed, config.max_new_tokens,
-        config.batch_size, device))  # fmt: skip
+    kl = stage(
+        run,
+        "kl",
+        lambda: kl_drift(
+            base,
+            models,
+            config.test_task_names(),
+            config.kl_prompts,
+            config.data_seed,
+            config.max_new_tokens,
+            config.batch_size,
+            device,
+        ),
+    )
+    lines = stage(
+        run,
+        "connectivity",
+        lambda: connectivity(
+            base,
+            models,
+            config.task,
+            config.line_size,
+            config.line_points,
+            config.data_seed,
+            config.max_new_tokens,
+            config.batch_size,
+            device,
+        ),
+    )
 
     # 3. All numbers in one file, and the page made from it.
     environment = read_json(run / "environment.json")
     # What `python -m analysis` has added to the file stays.
     earlier = read_json(run / "results.json") if (run / "results.json").exists() else {}
-    write_json(run / "results.json", earlier | {
-        "command": environment["command"],
-        "environment": environment,
-        "config": as_flat_dict(config),
-        "task": config.task,
-        "base_model": config.model,
-        "methods": list(models),
-        "training": {method: training(run / method) for method in models},
-        "evaluation": evaluation,
-        "geometry": geometry,
-        "random_walk": {"es": random_walk(es, run, geometry)},
-        "kl": kl,
-        "connectivity": lines,
-    })  # fmt: skip
+    write_json(
+        run / "results.json",
+        earlier
+        | {
+            "command": environment["command"],
+            "environment": environment,
+            "config": as_flat_dict(config),
+            "task": config.task,
+            "base_model": config.model,
+            "methods": list(models),
+            "training": {method: training(run / method) for method in models},
+            "evaluation": evaluation,
+            "geometry": geometry,
+            "random_walk": {"es": random_walk(es, run, geometry)},
+            "kl": kl,
+            "connectivity": lines,
+        },
+    )
     print(f"report: {build(run)}")
 
 
@@ -150,8 +181,9 @@ def evaluate(config: CompareConfig, run: Path, models: dict[str, Path], device: 
             found[name] = {}
             for task in config.test_task_names():
                 sampling = Sampling(config.max_new_tokens)
-                result = evaluate_task(engine, get_task(task), "test", config.test_size, config.data_seed, sampling,
-                                       config.batch_size)  # fmt: skip
+                result = evaluate_task(
+                    engine, get_task(task), "test", config.test_size, config.data_seed, sampling, config.batch_size
+                )
                 for record in result.pop("records"):
                     append_jsonl(folder / f"{name}-{task}.jsonl", record)
                 found[name][task] = result

@@ -16,8 +16,10 @@ def main():
     results = train_es(config)
     if config.dry_run:
         return
-    print(f"{config.output_dir}/model: {results['steps']} steps, {results['completions']:,} completions, "
-          f"{results['seconds']:.0f} s")  # fmt: skip
+    print(
+        f"{config.output_dir}/model: {results['steps']} steps, {results['completions']:,} completions, "
+        f"{results['seconds']:.0f} s"
+    )
 
 
 if __name__ == "__main__":

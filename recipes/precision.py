@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from analysis.precision import PrecisionStudy, artefacts, kind_of, markdown
-from analysis.theory import effective_dimension
-from analysis.weights import Checkpoint
+from analysis.geometry.checkpoints import Checkpoint
+from analysis.geometry.rounding import PrecisionStudy, artefacts, kind_of, markdown
+from analysis.theory.random_walk import effective_dimension
 from eval.errors import exit_with_one_line
 from eval.storage import read_json, write_json, write_text
 from trainers.arguments import check_at_least, check_positive, parse
@@ -77,12 +77,18 @@ def main() -> None:
         tensors = [(tensor, 1, weight.bfloat16().float()) for tensor, weight in checkpoint.items()]
         study_both(config, run, name, tensors, [weight.shape for _, _, weight in tensors])
     if config.simulated:
-        study_both(config, run, f"simulated {Path(config.simulated).name}", list(simulate(config, shapes)),
-                   list(shapes.values()))  # fmt: skip
+        study_both(
+            config,
+            run,
+            f"simulated {Path(config.simulated).name}",
+            list(simulate(config, shapes)),
+            list(shapes.values()),
+        )
 
     names = [*sources, *([f"simulated {Path(config.simulated).name}"] if config.simulated else [])]
-    results = {name: {noise: read_json(run / f"{name}-{noise}.json") for noise in ("independent", "shared")}
-               for name in names}  # fmt: skip
+    results = {
+        name: {noise: read_json(run / f"{name}-{noise}.json") for noise in ("independent", "shared")} for name in names
+    }
     write_json(run / "results.json", {"models": results, "settings": settings_of(config, False).__dict__})
     write_text(run / "report.md", markdown(results))
     print(f"report: {run / 'report.md'}")

@@ -22,9 +22,9 @@ import torch
 import yaml
 from transformers.utils.logging import disable_progress_bar
 
-from analysis.continual import summarise
-from analysis.geometry import update_geometry
-from analysis.kl import kl_drift
+from analysis.behaviour.kl import kl_drift
+from analysis.continual.summary import summarise
+from analysis.geometry.updates import update_geometry
 from analysis.report import build
 from eval.errors import UserError, exit_with_one_line
 from eval.harness import evaluate_task
@@ -130,9 +130,14 @@ def main() -> None:
     disable_progress_bar()  # transformers' bar for each file it reads or writes
     run, arms = Path(config.output_dir), config.read_arms()
     plan = Plan(
-        run, Path(config.model), words(config.tasks), config.spending(), config.max_new_tokens, config.data_seed,
+        run,
+        Path(config.model),
+        words(config.tasks),
+        config.spending(),
+        config.max_new_tokens,
+        config.data_seed,
         config.keep_optimizer,
-    )  # fmt: skip
+    )
     for arm in arms:
         check_arm(plan, arm)
     accelerator = make_accelerator()
@@ -175,18 +180,26 @@ def main() -> None:
     # 3. All numbers in one file, and the page made from it.
     environment = read_json(run / "environment.json")
     results = {
-        "study": "sequential", "command": environment["command"], "environment": environment,
-        "config": as_flat_dict(config), "base_model": config.model,
-        "tasks": words(config.tasks), "columns": config.columns(), "match": config.match, "budget": config.budget,
+        "study": "sequential",
+        "command": environment["command"],
+        "environment": environment,
+        "config": as_flat_dict(config),
+        "base_model": config.model,
+        "tasks": words(config.tasks),
+        "columns": config.columns(),
+        "match": config.match,
+        "budget": config.budget,
         "arms": {
             arm.name: {
-                "method": arm.method, "options": read_flat_yaml(run / "configs" / f"{arm.name}.yaml"),
-                "seeds": {str(seed): read_json(plan.chain(arm.name, seed) / "chain.json")
-                          for seed in range(config.seeds)},
+                "method": arm.method,
+                "options": read_flat_yaml(run / "configs" / f"{arm.name}.yaml"),
+                "seeds": {
+                    str(seed): read_json(plan.chain(arm.name, seed) / "chain.json") for seed in range(config.seeds)
+                },
             }
             for arm in arms
         },
-    }  # fmt: skip
+    }
     write_json(run / "results.json", results | {"continual": summarise(results)})
     print(f"report: {build(run)}")
 
@@ -249,9 +262,15 @@ def evaluate(
     found = {}
     for column in config.columns():
         result = evaluate_task(
-            engine, get_task(column), "test", config.test_size, config.data_seed, Sampling(config.max_new_tokens),
-            config.batch_size, cache,
-        )  # fmt: skip
+            engine,
+            get_task(column),
+            "test",
+            config.test_size,
+            config.data_seed,
+            Sampling(config.max_new_tokens),
+            config.batch_size,
+            cache,
+        )
         found[column] = [record["value"] for record in result["records"]]
     return found
 
@@ -265,17 +284,27 @@ def divergence(
     config: SequentialConfig, reference: Path, called: str, model: Path, task: str, device: torch.device
 ) -> dict[str, dict[str, Any]]:
     """KL between two models on the task's held-out prompts in nats per token: forward is KL(reference || model)."""
-    found = kl_drift(reference, {"model": model}, [task], config.kl_prompts, config.data_seed, config.max_new_tokens,
-                     config.batch_size, device)  # fmt: skip
+    found = kl_drift(
+        reference,
+        {"model": model},
+        [task],
+        config.kl_prompts,
+        config.data_seed,
+        config.max_new_tokens,
+        config.batch_size,
+        device,
+    )
     return {
         direction: {
-            "value": kl["per_token"], "low": kl["per_token_low"], "high": kl["per_token_high"],
+            "value": kl["per_token"],
+            "low": kl["per_token_low"],
+            "high": kl["per_token_high"],
             "direction": kl["direction"].replace("base", called),
             "sampled_from": kl["sampled_from"].replace("base", called),
             **{key: kl[key] for key in ("estimator", "temperature", "max_new_tokens", "prompts", "sequences")},
         }
         for direction, kl in found["model"][task].items()
-    }  # fmt: skip
+    }
 
 
 if __name__ == "__main__":

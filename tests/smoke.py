@@ -58,8 +58,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="posttrain-lab-smoke-") as output:
         for number, path in enumerate(yamls, start=1):
             if needs_vllm(path) and not has_vllm:
-                print(f"[{number}/{len(yamls)}] {path} left out: vLLM is not installed (make test installs it on "
-                      "Linux on x86-64)", flush=True)  # fmt: skip
+                print(
+                    f"[{number}/{len(yamls)}] {path} left out: vLLM is not installed (make test installs it on "
+                    "Linux on x86-64)",
+                    flush=True,
+                )
                 continue
             script = script_of(path)
             launch = [Path(sys.executable).with_name("accelerate"), "launch", "--quiet"]

@@ -29,8 +29,22 @@ TRAIN = {"es": train_es, "grpo": train_grpo, "sft": train_sft}
 # Those whose optimiser has a state that the next training can take over.
 WITH_OPTIMIZER = ("grpo", "sft")
 # Options that a study sets by itself, and not an arm.
-DECIDED = ("model", "task", "seed", "data_seed", "output_dir", "steps", "max_steps", "problems", "max_new_tokens",
-           "max_completion_length", "stop_at_tokens", "stop_at_seconds", "replay", "optimizer_from")  # fmt: skip
+DECIDED = (
+    "model",
+    "task",
+    "seed",
+    "data_seed",
+    "output_dir",
+    "steps",
+    "max_steps",
+    "problems",
+    "max_new_tokens",
+    "max_completion_length",
+    "stop_at_tokens",
+    "stop_at_seconds",
+    "replay",
+    "optimizer_from",
+)
 MATCHES = ("completions", "tokens", "seconds")
 # Where tokens or seconds are matched to a reference, at most so many times its completions.
 MOST = 4
@@ -139,13 +153,17 @@ def stage_config(plan: Plan, arm: Arm, seed: int, k: int, spent: dict[str, Any])
     """
     folders = plan.stages(arm.name, seed)
     completions, limits = plan.budget.of_stage(arm, spent)
-    shared = arm.options | limits | {
-        "model": plan.model if k == 1 else folders[k - 2] / "model",
-        "task": plan.tasks[k - 1],
-        "seed": SEEDS_BETWEEN_STAGES * k + seed,
-        "data_seed": plan.data_seed,
-        "output_dir": folders[k - 1],
-    }  # fmt: skip
+    shared = (
+        arm.options
+        | limits
+        | {
+            "model": plan.model if k == 1 else folders[k - 2] / "model",
+            "task": plan.tasks[k - 1],
+            "seed": SEEDS_BETWEEN_STAGES * k + seed,
+            "data_seed": plan.data_seed,
+            "output_dir": folders[k - 1],
+        }
+    )
     settings = read_flat_yaml(Path(arm.path)) | arm.options
     if settings.get("replay_share"):
         # Before the first task there is nothing to replay.

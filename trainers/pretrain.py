@@ -79,8 +79,20 @@ class PretrainConfig:
 
     def __post_init__(self):
         check_choice("architecture", self.architecture, ("llama", "qwen2"))
-        for name in ("hidden_size", "layers", "heads", "key_value_heads", "intermediate_size", "steps", "batch_size",
-                     "learning_rate", "evaluate_every", "evaluate_size", "save_every", "threads"):  # fmt: skip
+        for name in (
+            "hidden_size",
+            "layers",
+            "heads",
+            "key_value_heads",
+            "intermediate_size",
+            "steps",
+            "batch_size",
+            "learning_rate",
+            "evaluate_every",
+            "evaluate_size",
+            "save_every",
+            "threads",
+        ):
             check_positive(name, getattr(self, name))
         check_at_least("warmup_steps", self.warmup_steps, 0)
         check_between("careless_share", self.careless_share, 0.0, 1.0)
@@ -117,8 +129,9 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     vectors = [parameter for parameter in model.parameters() if parameter.ndim < 2]
     optimizer = torch.optim.AdamW(
         [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-        lr=config.learning_rate, betas=(0.9, 0.98),
-    )  # fmt: skip
+        lr=config.learning_rate,
+        betas=(0.9, 0.98),
+    )
     prepared, optimizer = accelerator.prepare(model, optimizer)
 
     start, seconds = 0, 0.0
@@ -130,8 +143,13 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
         truncate_jsonl(run / "validation.jsonl", start)
 
     began = time.perf_counter() - seconds
-    for step in tqdm(range(start, config.steps), initial=start, total=config.steps, desc="pretrain",
-                     disable=not accelerator.is_main_process):  # fmt: skip
+    for step in tqdm(
+        range(start, config.steps),
+        initial=start,
+        total=config.steps,
+        desc="pretrain",
+        disable=not accelerator.is_main_process,
+    ):
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * schedule(step, config.steps, config.warmup_steps)
         batch = conversations(tasks, "train", config, step, accelerator.process_index, accelerator.num_processes)
@@ -143,8 +161,11 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
         loss = 0.0
         for input_ids, labels in parts:
             # No attention mask: the padding is on the right, where causal attention cannot see it.
-            part_loss = prepared(input_ids=input_ids.to(accelerator.device), labels=labels.to(accelerator.device),
-                                 num_items_in_batch=labelled).loss  # fmt: skip
+            part_loss = prepared(
+                input_ids=input_ids.to(accelerator.device),
+                labels=labels.to(accelerator.device),
+                num_items_in_batch=labelled,
+            ).loss
             accelerator.backward(part_loss)
             loss += part_loss.item()
         norm = accelerator.clip_grad_norm_(model.parameters(), 1.0)

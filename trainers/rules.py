@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from eval.criteria import RULE_LEARNED
 from eval.errors import UserError
 from eval.generative.checkpoint import (
     MODELS,
@@ -52,7 +53,6 @@ from trainers.run_folder import checkpoint_folder, last_complete_step, save_chec
 
 
 # Share of valid samples at which a rule counts as learned.
-RULE_LEARNED = 0.9
 STOPS = ("never", "rule", "memory", "clocks")
 # What a finished or interrupted run may be continued with. None of these changes what a step does.
 MAY_CHANGE = ("steps", "stop", "stop_copies", "save_every")
@@ -114,9 +114,11 @@ class RulesConfig:
     # The end
     stop: str = field(
         default="never",
-        metadata={"help": "ends the run after two evaluations in a row with 90 % of samples valid (rule), with "
-                  "stop_copies (memory), after both have happened (clocks), or at the last step (never)"},
-    )  # fmt: skip
+        metadata={
+            "help": "ends the run after two evaluations in a row with 90 % of samples valid (rule), with "
+            "stop_copies (memory), after both have happened (clocks), or at the last step (never)"
+        },
+    )
     stop_copies: float = field(
         default=0.1, metadata={"help": "share of copies of training strings, less that of control strings"}
     )
@@ -130,10 +132,31 @@ class RulesConfig:
         check_choice("positions", self.positions, ("learned", "sincos"))
         check_choice("mixed_precision", self.mixed_precision, ("no", "bf16"))
         check_choice("stop", self.stop, STOPS)
-        for name in ("train_size", "held_out_size", "width", "depth", "heads", "mlp_ratio", "positional_scale",
-                     "sigma_data", "p_std", "sampler_steps", "sigma_min", "sigma_max", "rho", "steps", "batch_size",
-                     "learning_rate", "evaluate_from", "evaluations_per_decade", "evaluate_samples",
-                     "evaluate_samples_min", "save_every", "log_every", "threads"):  # fmt: skip
+        for name in (
+            "train_size",
+            "held_out_size",
+            "width",
+            "depth",
+            "heads",
+            "mlp_ratio",
+            "positional_scale",
+            "sigma_data",
+            "p_std",
+            "sampler_steps",
+            "sigma_min",
+            "sigma_max",
+            "rho",
+            "steps",
+            "batch_size",
+            "learning_rate",
+            "evaluate_from",
+            "evaluations_per_decade",
+            "evaluate_samples",
+            "evaluate_samples_min",
+            "save_every",
+            "log_every",
+            "threads",
+        ):
             check_positive(name, getattr(self, name))
         for name in ("churn", "churn_noise", "warmup_steps", "weight_decay", "clip_norm", "evaluation_share"):
             check_at_least(name, getattr(self, name), 0)

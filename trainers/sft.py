@@ -98,14 +98,25 @@ class SFTArguments:
 
 # Options of SFTTrainer that only make sense with one value here, and why; the first come from `trainers.grpo`.
 FIXED_HERE = {
-    **{name: FIXED[name] for name in (
-        "logging_strategy", "logging_steps", "eval_strategy", "save_strategy", "save_only_model",
-        "load_best_model_at_end", "ignore_data_skip", "resume_from_checkpoint", "model_init_kwargs")},
+    **{
+        name: FIXED[name]
+        for name in (
+            "logging_strategy",
+            "logging_steps",
+            "eval_strategy",
+            "save_strategy",
+            "save_only_model",
+            "load_best_model_at_end",
+            "ignore_data_skip",
+            "resume_from_checkpoint",
+            "model_init_kwargs",
+        )
+    },
     "max_steps": (-1, "the length of the run is num_train_epochs passes over the answers that are kept"),
     "max_length": (None, "max_completion_length limits the answers, and none is to be cut afterwards"),
     "packing": (False, "each answer is an example of its own"),
     "assistant_only_loss": (False, "the loss is on the tokens of the answer in any case"),
-}  # fmt: skip
+}
 
 
 @dataclass
@@ -243,9 +254,7 @@ def _answers(
     arguments: SFTArguments, config: SFTConfig, task: Task, engine: HFEngine, rows: list[dict[str, Any]], step: int
 ) -> list[dict[str, Any]]:
     """Every answer to `rows` with its score; all but `value` and `finished` is what the training needs."""
-    sampling = Sampling(
-        arguments.max_completion_length, arguments.temperature, arguments.samples, config.seed, step
-    )  # fmt: skip
+    sampling = Sampling(arguments.max_completion_length, arguments.temperature, arguments.samples, config.seed, step)
     prompts = [row["prompt"] for row in rows]
     [answers] = engine.generate(prompts, sampling)
     return [

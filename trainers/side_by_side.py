@@ -48,8 +48,10 @@ def run_python(folder: Path, what: str, arguments: Sequence[Any]) -> None:
         status = subprocess.run(command, env=environment, stdout=log, stderr=log, check=False).returncode
     if status != 0:
         last = (folder / "log.txt").read_text(encoding="utf-8").strip().splitlines()[-1:]
-        raise UserError(f"{what} in {folder} ended with status {status} ({' '.join(last)}); see its log.txt, "
-                        "then start the same command again")  # fmt: skip
+        raise UserError(
+            f"{what} in {folder} ended with status {status} ({' '.join(last)}); see its log.txt, "
+            "then start the same command again"
+        )
 
 
 def end_with_starter() -> None:

@@ -134,8 +134,9 @@ def _end_process(reason: str) -> None:
     print(
         f"error: {reason}, so process {os.environ['RANK']} stops too; start the same command again, and the run "
         "goes on from its last checkpoint",
-        file=sys.stderr, flush=True,
-    )  # fmt: skip
+        file=sys.stderr,
+        flush=True,
+    )
     os._exit(1)
 
 

@@ -16,12 +16,12 @@ from analysis.circuits.alignment import Preset, Scores, Training, aligned_scores
 from analysis.circuits.batch import Batch
 from analysis.circuits.maps import AlignmentMap, DenseMap, Layout, depth_mean_matrix
 from analysis.circuits.nodes import CircuitModel
+from analysis.criteria import SMALLEST_GAP
 
 
 # Steps of integrated gradients beyond which more of them tell nothing new.
 MOST_STEPS = 50
 # Recovery divides by gold - floor; below this the quotient is noise and None is given.
-SMALLEST_GAP = 0.05
 
 
 def permuted_columns(alignment: AlignmentMap, given: torch.Tensor, seed: int) -> torch.Tensor:

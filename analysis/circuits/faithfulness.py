@@ -17,13 +17,13 @@ from analysis.circuits.ablation import ablated_run, mean_activations
 from analysis.circuits.attribution import check_choice
 from analysis.circuits.batch import Batch, answer_loss
 from analysis.circuits.nodes import Activations, CircuitModel
+from analysis.criteria import CONFIDENCE
 from eval.errors import UserError
 
 
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 INPUT_POLICIES = ("always", "ranked")
 RANKINGS = ("signed", "absolute")
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, eq=False)

@@ -80,10 +80,12 @@ def _batch_weights(model: CircuitModel, pairs: list[tuple[Sequence[int], Sequenc
 
     handles = []
     for layer in model.layers:
-        handles += [layer.input_layernorm.register_forward_pre_hook(read),
-                    layer.post_attention_layernorm.register_forward_pre_hook(read),
-                    layer.self_attn.o_proj.register_forward_hook(wrote),
-                    layer.mlp.register_forward_hook(wrote)]  # fmt: skip
+        handles += [
+            layer.input_layernorm.register_forward_pre_hook(read),
+            layer.post_attention_layernorm.register_forward_pre_hook(read),
+            layer.self_attn.o_proj.register_forward_hook(wrote),
+            layer.mlp.register_forward_hook(wrote),
+        ]
     handles.append(model.backbone.norm.register_forward_pre_hook(read))
     try:
         with torch.enable_grad():

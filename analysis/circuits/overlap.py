@@ -30,9 +30,10 @@ def recall(one: set[int], other: set[int]) -> float:
 def chance_overlap(shared: int, of: int, one: int, other: int) -> float:
     """Probability that random sets of `one` and `other` of `of` members share `shared` or more (hypergeometric)."""
     ways = sum(
-        comb(one, common) * comb(of - one, other - common) for common in range(shared, min(one, other) + 1)
+        comb(one, common) * comb(of - one, other - common)
+        for common in range(shared, min(one, other) + 1)
         if other - common <= of - one
-    )  # fmt: skip
+    )
     return ways / comb(of, other)
 
 
@@ -74,8 +75,9 @@ def profile(scores: torch.Tensor, nodes: Sequence[str]) -> dict[str, float]:
     attention: share of the heads. depth: mean layer, weighted by strength, from 0 (first layer) to 1 (last).
     """
     places = [parse_node(name) for name in nodes]
-    strength = torch.tensor([0.0 if layer < 0 else abs(score) for (layer, _), score in zip(places, scores.tolist(),
-                                                                                           strict=True)])  # fmt: skip
+    strength = torch.tensor(
+        [0.0 if layer < 0 else abs(score) for (layer, _), score in zip(places, scores.tolist(), strict=True)]
+    )
     layers = torch.tensor([float(layer) for layer, _ in places])
     heads = torch.tensor([head is not None for _, head in places])
     total = strength.sum()

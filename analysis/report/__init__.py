@@ -6,11 +6,11 @@ Needs neither a model nor a GPU, and every number it shows stands in `results.js
 from pathlib import Path
 
 from analysis.report import html, markdown
-from analysis.report.circuit_document import compose_circuits
-from analysis.report.continual_document import compose_continual
 from analysis.report.document import compose
 from analysis.report.gallery import has_report, render_gallery
 from analysis.report.results import read_results
+from analysis.report.studies.circuits.document import compose_circuits
+from analysis.report.studies.sequential.document import compose_continual
 from eval.errors import UserError
 from eval.storage import new_folder, write_text
 

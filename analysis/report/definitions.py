@@ -1,18 +1,18 @@
 """What the words of the report mean, so that a page can be read on its own."""
 
-from analysis.report.numbers import count, percent, points, significant
-from analysis.report.results import Results, lookup, methods
-from analysis.report.sentences import (
+from analysis.criteria import (
     ALIGNED,
     CHANCE,
-    EQUAL_LENGTH,
     EXCLUDED_REWARD,
-    NEGLIGIBLE_LOSS,
-    NEGLIGIBLE_REWARD,
+    LOSS_BARRIER,
+    NEARLY_ORTHOGONAL,
     PARTLY_ALIGNED,
+    REWARD_BARRIER,
+    SAME_LENGTH,
     SIMILAR_ACCURACY,
-    WEAKLY_ALIGNED,
 )
+from analysis.report.numbers import count, percent, points, significant
+from analysis.report.results import Results, lookup, methods
 
 
 def definitions(results: Results) -> list[tuple[str, str]]:
@@ -36,7 +36,7 @@ def definitions(results: Results) -> list[tuple[str, str]]:
         (
             "Length of an update",
             "Euclidean norm of the trained weights minus the base weights, in float32. Relative: divided by the norm "
-            f"of the base weights of the same matrices. Lengths within {percent(EQUAL_LENGTH - 1, 0)} are called "
+            f"of the base weights of the same matrices. Lengths within {percent(SAME_LENGTH - 1, 0)} are called "
             "equal.",
         ),
         ("Random walk", _random_walk(results)),
@@ -50,7 +50,7 @@ def definitions(results: Results) -> list[tuple[str, str]]:
             "Of the angle between two updates: 1 the same direction, 0 orthogonal. Chance is the standard deviation "
             f"of the cosine of two random updates with the same length matrix by matrix; within {CHANCE} of it a "
             "cosine is called no more than random. Otherwise it is called nearly orthogonal under "
-            f"{WEAKLY_ALIGNED:g}, weak under {PARTLY_ALIGNED:g} and partial under {ALIGNED:g}. A single matrix has "
+            f"{NEARLY_ORTHOGONAL:g}, weak under {PARTLY_ALIGNED:g} and partial under {ALIGNED:g}. A single matrix has "
             "fewer parameters than the model, so that chance moves its cosine further. A small cosine alone does not "
             "show two solutions: an update that is mostly random has a small cosine with everything.",
         ),
@@ -62,7 +62,7 @@ def definitions(results: Results) -> list[tuple[str, str]]:
             "loss how far it rises above. It is at least 0, and noise makes it larger, never smaller. Reward: "
             "accuracy of greedy decoding, with a Wilson interval. Loss: negative log-likelihood of right completions "
             f"of all models{_references(results)}, with a bootstrap interval. It is called a barrier above "
-            f"{points(NEGLIGIBLE_REWARD)} of reward or {NEGLIGIBLE_LOSS:g} nats per token, if some point's whole "
+            f"{points(REWARD_BARRIER)} of reward or {LOSS_BARRIER:g} nats per token, if some point's whole "
             "interval lies beyond the even line, and a lag where that happens without being worse than the worse end; "
             "and no barrier up to that, if the interval of the reward stays "
             f"within {points(EXCLUDED_REWARD)} of it. Otherwise it is unresolved.",

@@ -40,8 +40,16 @@ RANDOM_WALKER = "es"
 # What a comparison of methods consists of. All else is measured on demand, and not missed where it was not.
 OF_A_COMPARISON = ("training", "evaluation", "geometry", "kl", "connectivity")
 ON_DEMAND = (
-    "spectra", "trajectory", "layer_lines", "kind_lines", "plane", "probes", "kl_matrices", "theory", "claims",
-)  # fmt: skip
+    "spectra",
+    "trajectory",
+    "layer_lines",
+    "kind_lines",
+    "plane",
+    "probes",
+    "kl_matrices",
+    "theory",
+    "claims",
+)
 
 
 @dataclass(frozen=True)
@@ -146,24 +154,40 @@ def _on_demand(results: Results) -> list[Part]:
         ("spectra", "subspaces", "Which directions they share", shape.subspaces, further.subspaces, True),
         ("trajectory", "trajectory", "How the run drifted", paths.trajectory, further.trajectory, True),
         ("theory", "theory-walk", "The drift beside a random walk", paths.theory_walk, further.theory_walk, True),
-        ("theory", "theory-useful", "Which share of a step is useful", paths.useful, further.useful,
-         any(run["useful"] for run in theory)),
-        ("theory", "theory-reward", "Where the reward settles", paths.theory_reward, further.theory_reward,
-         any(run["modes"] for run in theory)),
+        (
+            "theory",
+            "theory-useful",
+            "Which share of a step is useful",
+            paths.useful,
+            further.useful,
+            any(run["useful"] for run in theory),
+        ),
+        (
+            "theory",
+            "theory-reward",
+            "Where the reward settles",
+            paths.theory_reward,
+            further.theory_reward,
+            any(run["modes"] for run in theory),
+        ),
         ("layer_lines", "layer-lines", "One layer at a time", landscape.layer_lines, further.layer_lines, True),
         ("kind_lines", "kind-lines", "One kind of matrix at a time", landscape.kind_lines, further.kind_lines, True),
         ("plane", "plane", "On the plane through the models", landscape.plane, further.plane, True),
         ("probes", "probes", "To both sides of the base", landscape.probes, further.probes, True),
         ("kl_matrices", "kl-matrices", "Drift from stage to stage", heatmaps.kl_matrices, further.kl_matrices, True),
-    ]  # fmt: skip
+    ]
     return [
         Part(
-            name, title, draw(name, lambda painter=painter: painter(results)), sentence(results), [],
+            name,
+            title,
+            draw(name, lambda painter=painter: painter(results)),
+            sentence(results),
+            [],
             further_tables.claims(results) if section == "claims" else None,
         )
         for section, name, title, painter, sentence, drawable in listed
         if lookup(results, section) and drawable
-    ]  # fmt: skip
+    ]
 
 
 def _comparison(results: Results) -> list[Part]:
@@ -171,36 +195,71 @@ def _comparison(results: Results) -> list[Part]:
     trained, compared = methods(results), tasks(results)
     return [
         _part(
-            results, "learning", "Learning", curves.learning, story.learning,
-            "training", [(method, record) for method in trained for record in ("evaluation", "curve")],
+            results,
+            "learning",
+            "Learning",
+            curves.learning,
+            story.learning,
+            "training",
+            [(method, record) for method in trained for record in ("evaluation", "curve")],
         ),
         _part(
-            results, "accuracy", "Accuracy on every task", bars.accuracy, story.accuracy,
-            "evaluation", [(model, task) for model in models(results) for task in compared],
+            results,
+            "accuracy",
+            "Accuracy on every task",
+            bars.accuracy,
+            story.accuracy,
+            "evaluation",
+            [(model, task) for model in models(results) for task in compared],
         ),
         _part(
-            results, "update-size", "How far the weights moved", bars.update_size, story.update_size,
-            "geometry", [("checkpoints", method) for method in trained],
+            results,
+            "update-size",
+            "How far the weights moved",
+            bars.update_size,
+            story.update_size,
+            "geometry",
+            [("checkpoints", method) for method in trained],
             wanted=[("random_walk", method) for method in trained if method == RANDOM_WALKER],
         ),
         _part(
-            results, "relative-change", "Where the weights moved", heatmaps.relative_change, story.relative_change,
-            "geometry", [("checkpoints", method, "per_layer_kind") for method in trained],
+            results,
+            "relative-change",
+            "Where the weights moved",
+            heatmaps.relative_change,
+            story.relative_change,
+            "geometry",
+            [("checkpoints", method, "per_layer_kind") for method in trained],
         ),
         _part(
-            results, "cosine", "In which direction they moved", heatmaps.cosine, story.cosine,
-            "geometry", [("cosine", pair) for pair in method_pairs(results)] or [("cosine",)],
+            results,
+            "cosine",
+            "In which direction they moved",
+            heatmaps.cosine,
+            story.cosine,
+            "geometry",
+            [("cosine", pair) for pair in method_pairs(results)] or [("cosine",)],
         ),
         _part(
-            results, "kl", "How far the behaviour drifted", bars.kl, story.kl,
-            "kl", [(method, task) for method in trained for task in compared],
+            results,
+            "kl",
+            "How far the behaviour drifted",
+            bars.kl,
+            story.kl,
+            "kl",
+            [(method, task) for method in trained for task in compared],
         ),
         _part(
-            results, "connectivity", "On the straight lines between the models", curves.connectivity,
-            story.connectivity, "connectivity", [("lines", pair) for pair in model_pairs(results)],
+            results,
+            "connectivity",
+            "On the straight lines between the models",
+            curves.connectivity,
+            story.connectivity,
+            "connectivity",
+            [("lines", pair) for pair in model_pairs(results)],
             wanted=[("connectivity", "lines", pair, "loss_barrier") for pair in model_pairs(results)],
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _part(

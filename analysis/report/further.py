@@ -3,16 +3,14 @@
 from statistics import fmean
 from typing import Any
 
+from analysis.criteria import LIKE_RANDOM, LOSS_BARRIER, REWARD_BARRIER, ROUGHLY, SAME_LENGTH
 from analysis.report import sentences as say
 from analysis.report.numbers import count, fixed, percent, points, significant, times
 from analysis.report.results import Results, label, lookup, methods, pair_label
-from analysis.report.sentences import EQUAL_LENGTH, NEGLIGIBLE_LOSS, NEGLIGIBLE_REWARD
 
 
 # An overlap or a rank within this factor of that of random directions is called that of random directions.
-LIKE_RANDOM = 1.25
 # The spread of the members that theory predicts agrees with the measured one within this factor.
-ROUGHLY = 1.5
 
 
 def spectra(results: Results) -> str:
@@ -48,13 +46,21 @@ def subspaces(results: Results) -> str:
     """Whether updates share directions, and whether they lie in the base's top directions, more than by chance."""
     clauses = []
     for pair, found in (lookup(results, "spectra", "pairs") or {}).items():
-        ratios = [row[side]["mean_square"] / row[side]["null"]
-                  for row in found["per_kind"].values() if row for side in ("left", "right")]  # fmt: skip
+        ratios = [
+            row[side]["mean_square"] / row[side]["null"]
+            for row in found["per_kind"].values()
+            if row
+            for side in ("left", "right")
+        ]
         if ratios:
             clauses.append(f"the top directions of {pair_label(pair)} overlap {_against_chance(fmean(ratios))}")
     for method, found in _spectra(results).items():
-        ratios = [row["base_overlap"][side]["share"] / row["base_overlap"][side]["null"]
-                  for row in found["per_kind"].values() if row for side in ("left", "right")]  # fmt: skip
+        ratios = [
+            row["base_overlap"][side]["share"] / row["base_overlap"][side]["null"]
+            for row in found["per_kind"].values()
+            if row
+            for side in ("left", "right")
+        ]
         if ratios:
             clauses.append(f"{label(method)} lies in the base's top directions {_against_chance(fmean(ratios))}")
     top = lookup(results, "spectra", "top")
@@ -71,9 +77,9 @@ def trajectory(results: Results) -> str:
         f"after {len(names)} stretches the weights are {significant(path['norm'][-1])} from the base, "
         f"{percent(straightness, 0)} of the length of the way there"
     ]
-    if 1 / EQUAL_LENGTH <= ratio <= EQUAL_LENGTH:
+    if 1 / SAME_LENGTH <= ratio <= SAME_LENGTH:
         clauses.append("which is what stretches in random directions would give")
-    elif ratio > EQUAL_LENGTH:
+    elif ratio > SAME_LENGTH:
         clauses.append(f"{significant(ratio, 2)} times what stretches in random directions would give")
     if turns:
         clauses.append(f"the mean cosine of one stretch with the next is {fixed(fmean(turns))}")
@@ -92,8 +98,11 @@ def _part_lines(results: Results, section: str, name: Any) -> str:
     """Which part changes the loss most when it moves alone, and the largest barrier."""
     clauses, barriers = [], []
     for pair, parts in lookup(results, section, "lines").items():
-        changes = {part: line["loss"][-1] - line["loss"][0] for part, line in parts.items()
-                   if None not in (line["loss"][0], line["loss"][-1])}  # fmt: skip
+        changes = {
+            part: line["loss"][-1] - line["loss"][0]
+            for part, line in parts.items()
+            if None not in (line["loss"][0], line["loss"][-1])
+        }
         barriers += [line["reward_barrier"] for line in parts.values() if line["reward_barrier"] is not None]
         start, end = (label(end) for end in pair.split("|"))
         if changes:
@@ -110,8 +119,11 @@ def _part_lines(results: Results, section: str, name: Any) -> str:
 def plane(results: Results) -> str:
     """Where on the measured grid the reward is best and what a straight view from corner to corner passes."""
     found = results["plane"]
-    flat = [(reward, x, y) for y, row in zip(found["ys"], found["reward"], strict=True)
-            for x, reward in zip(found["xs"], row, strict=True)]  # fmt: skip
+    flat = [
+        (reward, x, y)
+        for y, row in zip(found["ys"], found["reward"], strict=True)
+        for x, reward in zip(found["xs"], row, strict=True)
+    ]
     best, x, y = max(flat)
     corners = {label(name): at["reward"] for name, at in found["models"].items()}
     listed = say.join([f"{name} {percent(reward, 0)}" for name, reward in corners.items()])
@@ -143,8 +155,12 @@ def probes(results: Results) -> str:
 def kl_matrices(results: Results) -> str:
     """The stage and task of the largest drift."""
     found = results["kl_matrices"]["incremental"]
-    cells = {(stage, task): entry["per_token"] for stage, row in found.items() for task, entry in row.items()
-             if entry["per_token"] is not None}  # fmt: skip
+    cells = {
+        (stage, task): entry["per_token"]
+        for stage, row in found.items()
+        for task, entry in row.items()
+        if entry["per_token"] is not None
+    }
     if not cells:
         return "No divergence could be measured."
     stage, task = max(cells, key=cells.__getitem__)
@@ -272,7 +288,7 @@ def definitions(results: Results) -> list[tuple[str, str]]:
                 f"{count(results['spectra']['top'])} largest singular directions, and the share of an update's "
                 "squared length inside the base's such space; over what random directions would have.",
             ),
-        ]  # fmt: skip
+        ]
     if lookup(results, "probes"):
         found.append(
             (
@@ -286,7 +302,7 @@ def definitions(results: Results) -> list[tuple[str, str]]:
             (
                 "Lines of single parts",
                 "All parameters are those of the first model, and one part alone goes to the second. A gap up to "
-                f"{points(NEGLIGIBLE_REWARD)} of reward or {NEGLIGIBLE_LOSS:g} nats per token is called none.",
+                f"{points(REWARD_BARRIER)} of reward or {LOSS_BARRIER:g} nats per token is called none.",
             )
         )
     if lookup(results, "theory"):

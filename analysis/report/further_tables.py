@@ -19,13 +19,25 @@ def spectra(results: Results) -> Table:
                 rows.append(
                     [Cell(label(method)), Cell(kind)]
                     + [value(results, (*at, key), significant) for key in ranks]
-                    + [value(results, (*at, "base_overlap", side, key), percent)
-                       for side in ("left", "right") for key in ("share", "null")]
-                )  # fmt: skip
+                    + [
+                        value(results, (*at, "base_overlap", side, key), percent)
+                        for side in ("left", "right")
+                        for key in ("share", "null")
+                    ]
+                )
     columns = [
-        "Method", "Kind of matrix", "Stable rank", "Random", "Effective rank", "Random", "Above noise",
-        "In base's outputs", "Random", "In base's inputs", "Random",
-    ]  # fmt: skip
+        "Method",
+        "Kind of matrix",
+        "Stable rank",
+        "Random",
+        "Effective rank",
+        "Random",
+        "Above noise",
+        "In base's outputs",
+        "Random",
+        "In base's inputs",
+        "Random",
+    ]
     return Table("Shape of the updates, means over the matrices of a kind", columns, rows)
 
 
@@ -37,9 +49,12 @@ def subspaces(results: Results) -> Table:
             if entry:
                 rows.append(
                     [Cell(pair_label(pair)), Cell(kind)]
-                    + [value(results, (*at, side, key), four_decimals)
-                       for side in ("left", "right") for key in ("mean_square", "null")]
-                )  # fmt: skip
+                    + [
+                        value(results, (*at, side, key), four_decimals)
+                        for side in ("left", "right")
+                        for key in ("mean_square", "null")
+                    ]
+                )
     columns = ["Pair", "Kind of matrix", "Overlap, outputs", "Random", "Overlap, inputs", "Random"]
     return Table("Mean squared cosine between the top directions of two updates", columns, rows)
 
@@ -85,13 +100,25 @@ def probes(results: Results) -> Table:
             at = ("probes", "checkpoints", method)
             rows.append(
                 [Cell(label(method)), Cell(significant(scale))]
-                + [value(results, (*at, of, part, quantity, str(i)), points if quantity == "reward" else significant)
-                   for quantity in ("reward", "loss") for part in ("odd", "even") for of in ("update", "random_mean")]
-            )  # fmt: skip
+                + [
+                    value(results, (*at, of, part, quantity, str(i)), points if quantity == "reward" else significant)
+                    for quantity in ("reward", "loss")
+                    for part in ("odd", "even")
+                    for of in ("update", "random_mean")
+                ]
+            )
     columns = [
-        "Update", "Scale", "Odd, reward", "Random", "Even, reward", "Random", "Odd, loss", "Random", "Even, loss",
+        "Update",
+        "Scale",
+        "Odd, reward",
         "Random",
-    ]  # fmt: skip
+        "Even, reward",
+        "Random",
+        "Odd, loss",
+        "Random",
+        "Even, loss",
+        "Random",
+    ]
     return Table("Probes along the updates and along random directions", columns, rows)
 
 

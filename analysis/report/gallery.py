@@ -6,16 +6,26 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from analysis.report import continual_story
 from analysis.report.document import title
 from analysis.report.html import STYLE, text
 from analysis.report.results import Results, read_results
-from analysis.table import SECTIONS, TABLE_NOTE, cell_text, is_interval_end, runs_table
+from analysis.report.runs_table import SECTIONS, TABLE_NOTE, cell_text, is_interval_end, runs_table
+from analysis.report.studies.sequential import story as continual_story
 
 
 # The figures of a report that are shown, in this order, as far as it has them.
-SHOWN = ("claims", "learning", "update-size", "connectivity", "trajectory", "theory-walk", "spectra", "kl", "matrices",
-         "drift")  # fmt: skip
+SHOWN = (
+    "claims",
+    "learning",
+    "update-size",
+    "connectivity",
+    "trajectory",
+    "theory-walk",
+    "spectra",
+    "kl",
+    "matrices",
+    "drift",
+)
 FIGURES_PER_RUN = 2
 GALLERY_STYLE = """
 main { max-width: 78rem; }

@@ -38,9 +38,14 @@ def relative_change(results: Results) -> Figure:
     scale = LogNorm(low, high if high > low else 1.01 * low)
     figure, image = _maps(maps, scale, "viridis", lambda value: significant(value, 2))
     bar = figure.colorbar(
-        image, ax=figure.axes, location="bottom", shrink=0.7, aspect=34, pad=0.02,
+        image,
+        ax=figure.axes,
+        location="bottom",
+        shrink=0.7,
+        aspect=34,
+        pad=0.02,
         label="Relative length of the update (%, log scale)",
-    )  # fmt: skip
+    )
     logarithmic(bar.ax.xaxis, scale.vmin, scale.vmax)
     return figure
 
@@ -53,9 +58,14 @@ def cosine(results: Results) -> Figure:
     limit = max([SMALLEST_COSINE_SCALE, *values])
     figure, image = _maps(maps, Normalize(-limit, limit), "RdBu_r", lambda value: fixed(value, 2))
     figure.colorbar(
-        image, ax=figure.axes, location="bottom", shrink=0.7, aspect=34, pad=0.02,
+        image,
+        ax=figure.axes,
+        location="bottom",
+        shrink=0.7,
+        aspect=34,
+        pad=0.02,
         label="Cosine between the two updates (\N{MINUS SIGN}1 to 1)",
-    )  # fmt: skip
+    )
     return figure
 
 
@@ -92,9 +102,14 @@ def kl_matrices(results: Results) -> Figure:
             spine.set_visible(False)
     figure.axes[0].set_ylabel("After training")
     bar = figure.colorbar(
-        image, ax=figure.axes, location="bottom", shrink=0.7, aspect=34, pad=0.03,
+        image,
+        ax=figure.axes,
+        location="bottom",
+        shrink=0.7,
+        aspect=34,
+        pad=0.03,
         label="KL divergence (nats per token, log scale)",
-    )  # fmt: skip
+    )
     logarithmic(bar.ax.xaxis, scale.vmin, scale.vmax)
     return figure
 
@@ -136,9 +151,14 @@ def _annotate(axes: Axes, values: np.ndarray, image: QuadMesh, write: Callable[[
         red, green, blue, _ = image.cmap(image.norm(values[row, column]))
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.55
         axes.text(
-            column + 0.5, row + 0.5, write(values[row, column]),
-            ha="center", va="center", fontsize=9, color="white" if dark else "black",
-        )  # fmt: skip
+            column + 0.5,
+            row + 0.5,
+            write(values[row, column]),
+            ha="center",
+            va="center",
+            fontsize=9,
+            color="white" if dark else "black",
+        )
 
 
 def _name_cells(axes: Axes, layers: Sequence[str], kinds: Sequence[str]) -> None:

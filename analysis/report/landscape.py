@@ -33,12 +33,24 @@ def plane(results: Results) -> Figure:
         axes.plot(xs, ys, ".", color="white", markersize=2, alpha=0.7)
         figure.colorbar(image, ax=axes, label=name, pad=0.02)
         for model, at in found["models"].items():
-            axes.plot(at["x"], at["y"], "o", color=colour(model, models(results)), markersize=9,
-                      markeredgecolor="white", markeredgewidth=1.6)  # fmt: skip
+            axes.plot(
+                at["x"],
+                at["y"],
+                "o",
+                color=colour(model, models(results)),
+                markersize=9,
+                markeredgecolor="white",
+                markeredgewidth=1.6,
+            )
             axes.annotate(
-                label(model), (at["x"], at["y"]), xytext=(7, 7), textcoords="offset points", weight="bold",
-                color=INK, bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.5},
-            )  # fmt: skip
+                label(model),
+                (at["x"], at["y"]),
+                xytext=(7, 7),
+                textcoords="offset points",
+                weight="bold",
+                color=INK,
+                bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.5},
+            )
         origin, a, b = map(label, found["corners"])
         axes.set_ylabel(f"Towards {b},\northogonal to the other axis")
     axes.set_xlabel(f"From {origin} towards {a} (distances of weights)")

@@ -28,8 +28,9 @@ def trajectory(results: Results) -> Figure:
     distance.plot(x, path["random_norm"], color=INK, linestyle=DASHED, linewidth=1.5)
     distance.set_ylim(bottom=0)
     distance.set_ylabel("Distance from base")
-    direction.plot(x, numbers(path["cosine_with_final"]), color=shade, marker="o", markersize=6, linewidth=3.2,
-                   alpha=0.7)  # fmt: skip
+    direction.plot(
+        x, numbers(path["cosine_with_final"]), color=shade, marker="o", markersize=6, linewidth=3.2, alpha=0.7
+    )
     direction.plot(x, numbers(path["random_cosine_with_final"]), color=INK, linestyle=DASHED, linewidth=1.5)
     direction.set_ylabel("Cosine with the\nwhole update")
     direction.set_ylim(min(0, *(value for value in path["cosine_with_final"] if value is not None)), 1.05)
@@ -59,8 +60,10 @@ def theory_walk(results: Results) -> Figure:
         walk, shade = run["walk"], colour(name, list(runs))
         axes.plot(walk["steps"], walk["measured"], color=shade, linewidth=3.2, alpha=0.7)
         axes.plot(walk["steps"], walk["predicted"], color=INK, linewidth=1.5, linestyle=DASHED)
-        ends += [(label(name), walk["steps"][-1], walk["measured"][-1], shade),
-                 ("random walk", walk["steps"][-1], walk["predicted"][-1], INK)]  # fmt: skip
+        ends += [
+            (label(name), walk["steps"][-1], walk["measured"][-1], shade),
+            ("random walk", walk["steps"][-1], walk["predicted"][-1], INK),
+        ]
         if walk["plateau"] is not None:
             axes.axhline(walk["plateau"], color="#8a8a8a", linestyle=DOTTED, linewidth=1.4)
             ends.append(("plateau", walk["steps"][-1], walk["plateau"], "#6e6e6e"))
@@ -107,8 +110,12 @@ def useful(results: Results) -> Figure:
     figure = Figure(figsize=(WIDTH, 1.1 + 0.75 * len(runs)), layout="constrained")
     axes = figure.subplots()
     axes.set_xscale("log")
-    ends = [part[end] for run in runs.values() for part in run["useful"].values()
-            for end in ("share_low", "share_high", "random_share")]  # fmt: skip
+    ends = [
+        part[end]
+        for run in runs.values()
+        for part in run["useful"].values()
+        for end in ("share_low", "share_high", "random_share")
+    ]
     axes.set_xlim(min(ends) / 1.6, max(ends) * 1.6)
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(LogFormatterSciNotation())
@@ -122,8 +129,14 @@ def useful(results: Results) -> Figure:
             axes.plot(part["share"], y, "o", color=shade, markersize=7)
             axes.plot([part["random_share"]] * 2, [y - 0.35, y + 0.35], color=INK, linewidth=2.2)
             if half == "first":
-                axes.annotate("one random direction", (part["random_share"], y - 0.35), xytext=(4, 1),
-                              textcoords="offset points", fontsize=9.5, va="bottom")  # fmt: skip
+                axes.annotate(
+                    "one random direction",
+                    (part["random_share"], y - 0.35),
+                    xytext=(4, 1),
+                    textcoords="offset points",
+                    fontsize=9.5,
+                    va="bottom",
+                )
     axes.set_yticks(range(len(rows)), rows)
     axes.set_ylim(len(rows) - 0.5, -0.9)
     axes.tick_params(axis="y", length=0)

@@ -7,24 +7,28 @@ overlap. The limits below are conventions of this report; its definitions state 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from analysis.criteria import (
+    ALIGNED,
+    CHANCE,
+    EQUAL_BUDGET,
+    EXCLUDED_REWARD,
+    LOSS_BARRIER,
+    NEARLY_ORTHOGONAL,
+    PARTLY_ALIGNED,
+    REWARD_BARRIER,
+    SAME_LENGTH,
+    SIMILAR_ACCURACY,
+)
 from analysis.report.numbers import count, fixed, percent, points, significant, times
 
 
 # A gap up to this size on a straight line is called no barrier: share of the reward, nats per token.
-NEGLIGIBLE_REWARD = 0.02
-NEGLIGIBLE_LOSS = 0.01
 # "No barrier" is written only if the interval of the reward, too, stays within this share of the straight line.
-EXCLUDED_REWARD = 0.10
 # Two accuracies this close, with overlapping intervals, are called similar.
-SIMILAR_ACCURACY = 0.05
 # Two lengths within this factor of each other are called equal.
-EQUAL_LENGTH = 1.1
 # Generated completions within this factor of each other are called the same budget.
-EQUAL_BUDGET = 1.05
 # Absolute cosines from here on are called so.
-WEAKLY_ALIGNED, PARTLY_ALIGNED, ALIGNED = 0.1, 0.5, 0.9
 # A cosine this many standard deviations of the cosine of random directions, or fewer, is called chance.
-CHANCE = 3
 # How the outcome of a search for a barrier is written.
 OUTCOMES = {
     "none": "no barrier",
@@ -137,7 +141,7 @@ def distance(norms: Mapping[str, float]) -> str:
     if norms[least] == 0:
         return f"{most} moved the weights by {significant(norms[most])} and {least} not at all"
     ratio = norms[most] / norms[least]
-    if ratio <= EQUAL_LENGTH:
+    if ratio <= SAME_LENGTH:
         lengths = join([significant(norm) for norm in norms.values()])
         return f"{join(list(norms))} moved the weights about equally far (by {lengths})"
     return f"{most} moved the weights {times(ratio)} times as far as {least}"
@@ -153,7 +157,7 @@ def orientation(cosine: float | None, null_std: float | None) -> str:
     size = abs(cosine)
     if null_std is not None and size <= CHANCE * null_std:
         return f"the two updates are no more aligned than two random directions (cosine {fixed(cosine, 4)})"
-    if size < WEAKLY_ALIGNED:
+    if size < NEARLY_ORTHOGONAL:
         how = "are nearly orthogonal"
     elif size < PARTLY_ALIGNED:
         how = "are weakly aligned" if cosine > 0 else "are weakly opposed"
@@ -167,7 +171,7 @@ def orientation(cosine: float | None, null_std: float | None) -> str:
 def random_walk(name: str, measured: float, predicted: float) -> str:
     """How the measured norm of an update compares with that of a random walk of as many steps."""
     ratio = measured / predicted
-    if 1 / EQUAL_LENGTH <= ratio <= EQUAL_LENGTH:
+    if 1 / SAME_LENGTH <= ratio <= SAME_LENGTH:
         how = "what a random walk of the same steps predicts"
     else:
         how = f"{significant(ratio, 2)} times what a random walk of the same steps predicts"
@@ -243,7 +247,7 @@ def reward_barrier(line: Row) -> str:
     height, ts, reward = line["reward_barrier"], line["ts"], line["reward"]
     if height is None:
         return "unknown"
-    if height > NEGLIGIBLE_REWARD:
+    if height > REWARD_BARRIER:
         if not any(gap > 0 for gap in chord_gaps(ts, reward, line["reward_high"])):
             return "unresolved"
         return "clear" if min(_measured(reward)) < min(reward[0], reward[-1]) else "lag"
@@ -260,7 +264,7 @@ def loss_barrier(line: Row) -> str:
     height, ts, loss = line["loss_barrier"], line["ts"], line["loss"]
     if height is None:
         return "unknown"
-    if height <= NEGLIGIBLE_LOSS:
+    if height <= LOSS_BARRIER:
         return "none"
     if not any(gap < 0 for gap in chord_gaps(ts, loss, line["loss_low"])):
         return "unresolved"
@@ -342,7 +346,7 @@ def weights_verdict(norms: Sequence[float], cosine: float | None) -> str | None:
     if cosine is None or min(norms) == 0:
         return None
     ratio = max(norms) / min(norms)
-    if cosine >= ALIGNED and ratio <= EQUAL_LENGTH:
+    if cosine >= ALIGNED and ratio <= SAME_LENGTH:
         return "nearly the same weights"
     if cosine < PARTLY_ALIGNED or ratio > 2:
         return "different weights"

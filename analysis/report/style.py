@@ -113,7 +113,13 @@ def label_ends(axes: Axes, ends: Sequence[tuple[str, float, float, str]], line_h
     for text, x, y, shade in sorted((end for end in ends if not math.isnan(end[2])), key=lambda end: end[2]):
         height = max(y, height)
         axes.annotate(
-            text, (x, height), xytext=(8, 0), textcoords="offset points", va="center", color=shade, weight="bold",
+            text,
+            (x, height),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+            color=shade,
+            weight="bold",
             annotation_clip=False,
-        )  # fmt: skip
+        )
         height += gap

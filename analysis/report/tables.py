@@ -138,9 +138,18 @@ def divergences(results: Results) -> Table:
                         ]
                     )
     columns = [
-        "Task", "Model", "Direction", "Per token", "Low", "High", "Per completion", "Low", "High", "Completions",
+        "Task",
+        "Model",
+        "Direction",
+        "Per token",
+        "Low",
+        "High",
+        "Per completion",
+        "Low",
+        "High",
+        "Completions",
         "Tokens",
-    ]  # fmt: skip
+    ]
     return Table("KL divergence to the base, in nats", columns, rows)
 
 
@@ -164,9 +173,15 @@ def lines(results: Results) -> Table:
                 ]
             )
     columns = [
-        "Line", "Reward at start", "Reward at end", "Reward barrier", "Loss at start", "Loss at end",
-        "Loss barrier", "Examples",
-    ]  # fmt: skip
+        "Line",
+        "Reward at start",
+        "Reward at end",
+        "Reward barrier",
+        "Loss at start",
+        "Loss at end",
+        "Loss barrier",
+        "Examples",
+    ]
     return Table("Straight lines between the models", columns, rows)
 
 

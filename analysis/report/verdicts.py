@@ -40,9 +40,12 @@ def claims(results: Results) -> Figure:
     for spine in axes.spines.values():
         spine.set_visible(False)
     figure.legend(
-        [Patch(color=shade) for shade in COLOURS.values()], [NAMES[name] for name in COLOURS],
-        loc="outside lower left", ncols=3, handlelength=1,
-    )  # fmt: skip
+        [Patch(color=shade) for shade in COLOURS.values()],
+        [NAMES[name] for name in COLOURS],
+        loc="outside lower left",
+        ncols=3,
+        handlelength=1,
+    )
     return figure
 
 

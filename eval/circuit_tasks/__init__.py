@@ -23,10 +23,22 @@ __all__ = ["CIRCUIT_TASKS", "CircuitTask", "Example", "get_circuit_task"]
 CIRCUIT_TASKS: dict[str, CircuitTask] = {
     task.name: task
     for task in (
-        IOI(), CopyColour(), ADDITION, SUBTRACTION, GreaterThan(), Docstring(), ARC_EASY, ARC_CHALLENGE,
-        IOI_SHORT, CopyColourShort(), ADDITION_SHORT, SUBTRACTION_SHORT, GREATER_THAN_SHORT, DocstringShort(),
+        IOI(),
+        CopyColour(),
+        ADDITION,
+        SUBTRACTION,
+        GreaterThan(),
+        Docstring(),
+        ARC_EASY,
+        ARC_CHALLENGE,
+        IOI_SHORT,
+        CopyColourShort(),
+        ADDITION_SHORT,
+        SUBTRACTION_SHORT,
+        GREATER_THAN_SHORT,
+        DocstringShort(),
     )
-}  # fmt: skip
+}
 
 
 def get_circuit_task(name: str) -> CircuitTask:

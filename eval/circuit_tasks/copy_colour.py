@@ -15,22 +15,59 @@ from eval.tasks.generate import Problem
 COLOURS = ("red", "green", "blue", "yellow", "orange", "purple", "black", "white", "brown", "pink", "grey", "gold")
 # A thing comes in the colours that nobody would wonder at.
 THINGS = {
-    "apple": ("red", "green", "yellow"), "banana": ("yellow", "green"), "bear": ("brown", "black", "white"),
-    "brick": ("red", "orange", "brown"), "bus": ("red", "yellow", "green", "blue"), "carrot": ("orange", "purple"),
-    "cat": ("black", "white", "grey", "orange"), "cherry": ("red", "black"), "cloud": ("white", "grey", "pink"),
-    "coal": ("black", "grey"), "coat": ("black", "blue", "brown", "green"), "coin": ("gold", "grey", "brown"),
-    "crow": ("black", "grey"), "cup": ("white", "blue", "red"), "curtain": ("white", "green", "purple"),
-    "door": ("brown", "white", "green", "red"), "dress": ("red", "blue", "pink", "black"), "frog": ("green", "brown"),
-    "grape": ("green", "purple", "black"), "hat": ("black", "brown", "red"), "horse": ("brown", "black", "white"),
-    "leaf": ("green", "yellow", "red", "brown"), "lemon": ("yellow", "green"), "mouse": ("grey", "white", "brown"),
-    "pencil": ("yellow", "red", "blue"), "pig": ("pink", "black"), "ring": ("gold", "white"),
-    "rose": ("red", "white", "pink", "yellow"), "shirt": ("white", "blue", "black"), "sofa": ("grey", "brown", "red"),
-    "tomato": ("red", "green", "yellow"), "wall": ("white", "grey", "yellow"),
-}  # fmt: skip
+    "apple": ("red", "green", "yellow"),
+    "banana": ("yellow", "green"),
+    "bear": ("brown", "black", "white"),
+    "brick": ("red", "orange", "brown"),
+    "bus": ("red", "yellow", "green", "blue"),
+    "carrot": ("orange", "purple"),
+    "cat": ("black", "white", "grey", "orange"),
+    "cherry": ("red", "black"),
+    "cloud": ("white", "grey", "pink"),
+    "coal": ("black", "grey"),
+    "coat": ("black", "blue", "brown", "green"),
+    "coin": ("gold", "grey", "brown"),
+    "crow": ("black", "grey"),
+    "cup": ("white", "blue", "red"),
+    "curtain": ("white", "green", "purple"),
+    "door": ("brown", "white", "green", "red"),
+    "dress": ("red", "blue", "pink", "black"),
+    "frog": ("green", "brown"),
+    "grape": ("green", "purple", "black"),
+    "hat": ("black", "brown", "red"),
+    "horse": ("brown", "black", "white"),
+    "leaf": ("green", "yellow", "red", "brown"),
+    "lemon": ("yellow", "green"),
+    "mouse": ("grey", "white", "brown"),
+    "pencil": ("yellow", "red", "blue"),
+    "pig": ("pink", "black"),
+    "ring": ("gold", "white"),
+    "rose": ("red", "white", "pink", "yellow"),
+    "shirt": ("white", "blue", "black"),
+    "sofa": ("grey", "brown", "red"),
+    "tomato": ("red", "green", "yellow"),
+    "wall": ("white", "grey", "yellow"),
+}
 CHOICES = 4
 
-SHORT_COLOURS = ("ash", "bay", "cob", "dun", "fog", "gum", "hay", "ink", "jet", "kid", "lac", "oak", "red", "sky",
-                 "tan", "wax")  # fmt: skip
+SHORT_COLOURS = (
+    "ash",
+    "bay",
+    "cob",
+    "dun",
+    "fog",
+    "gum",
+    "hay",
+    "ink",
+    "jet",
+    "kid",
+    "lac",
+    "oak",
+    "red",
+    "sky",
+    "tan",
+    "wax",
+)
 SHORT_THINGS = ("pen", "cup", "hat", "car", "box", "bag", "toy", "map")
 SHORT_CHOICES = 3
 

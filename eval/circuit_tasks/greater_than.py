@@ -13,8 +13,24 @@ from eval.circuit_tasks.base import CircuitTask, Example
 from eval.tasks.generate import Problem
 
 
-EVENTS = ("war", "siege", "voyage", "dispute", "project", "contract", "reign", "drought", "strike", "famine", "revolt",
-          "expedition", "trial", "construction", "alliance", "campaign")  # fmt: skip
+EVENTS = (
+    "war",
+    "siege",
+    "voyage",
+    "dispute",
+    "project",
+    "contract",
+    "reign",
+    "drought",
+    "strike",
+    "famine",
+    "revolt",
+    "expedition",
+    "trial",
+    "construction",
+    "alliance",
+    "campaign",
+)
 SHORT_EVENTS = ("war", "law", "job", "era")
 # What a start may be followed by has a decade before it and one after it.
 FIRST, LAST = 10, 89

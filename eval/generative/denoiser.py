@@ -16,9 +16,19 @@ class EDMDenoiser(nn.Module):
     """
 
     def __init__(
-        self, network: nn.Module, rule: Rule, sigma_data: float, p_mean: float, p_std: float, sampler_steps: int,
-        sigma_min: float, sigma_max: float, rho: float, churn: float, churn_noise: float,
-    ):  # fmt: skip
+        self,
+        network: nn.Module,
+        rule: Rule,
+        sigma_data: float,
+        p_mean: float,
+        p_std: float,
+        sampler_steps: int,
+        sigma_min: float,
+        sigma_max: float,
+        rho: float,
+        churn: float,
+        churn_noise: float,
+    ):
         super().__init__()
         self.denoise = Preconditioned(network, sigma_data)
         self.dimension = rule.dimension

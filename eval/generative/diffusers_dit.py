@@ -28,9 +28,16 @@ class DiffusersDiT(nn.Module):
             raise UserError(f"model diffusers_dit generates square grids, not {shape}; use a grid rule, or model dit")
         self.shape, self.channels = shape, channels
         self.model = DiTTransformer2DModel(
-            num_attention_heads=heads, attention_head_dim=width // heads, in_channels=channels, out_channels=channels,
-            num_layers=depth, sample_size=shape[0], patch_size=1, num_embeds_ada_norm=1, norm_type="ada_norm_zero",
-        )  # fmt: skip
+            num_attention_heads=heads,
+            attention_head_dim=width // heads,
+            in_channels=channels,
+            out_channels=channels,
+            num_layers=depth,
+            sample_size=shape[0],
+            patch_size=1,
+            num_embeds_ada_norm=1,
+            norm_type="ada_norm_zero",
+        )
         for layer in (*(block.norm1.linear for block in self.model.transformer_blocks), self.model.proj_out_2):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)

@@ -22,9 +22,17 @@ class DiT(nn.Module):
     """
 
     def __init__(
-        self, shape: tuple[int, ...], channels_in: int, channels_out: int, width: int, depth: int, heads: int,
-        mlp_ratio: float = 4.0, positions: str = "learned", positional_scale: float = 1.0,
-    ):  # fmt: skip
+        self,
+        shape: tuple[int, ...],
+        channels_in: int,
+        channels_out: int,
+        width: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        positions: str = "learned",
+        positional_scale: float = 1.0,
+    ):
         super().__init__()
         count = torch.Size(shape).numel()
         self.count = count

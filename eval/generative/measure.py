@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eval.criteria import GAP_RATIO
 from eval.generative.checkpoint import GenerativeModel
 from eval.rules import Rule, Split, is_member
 from eval.rules.encoding import encode
@@ -13,7 +14,6 @@ from eval.rules.encoding import encode
 
 # A sample is a copy if its nearest training vector is nearer than this share of the distance to the second nearest
 # (Bonnaire et al., arXiv:2505.17638).
-GAP_RATIO = 1 / 3
 
 
 def measure_samples(rule: Rule, samples: np.ndarray, vectors: Tensor | None, data: Split) -> dict[str, Any]:

@@ -13,10 +13,18 @@ from eval.rules.base import Rule
 def gpt2(rule: Rule, width: int, depth: int, heads: int, mlp_ratio: float, positional_scale: float) -> PreTrainedModel:
     """GPT-2 without dropout; learned positions with standard deviation `positional_scale` at the start."""
     config = GPT2Config(
-        vocab_size=rule.vocabulary + 1, n_positions=rule.positions, n_embd=width, n_layer=depth, n_head=heads,
-        n_inner=round(mlp_ratio * width), resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-        bos_token_id=rule.vocabulary, eos_token_id=rule.vocabulary,
-    )  # fmt: skip
+        vocab_size=rule.vocabulary + 1,
+        n_positions=rule.positions,
+        n_embd=width,
+        n_layer=depth,
+        n_head=heads,
+        n_inner=round(mlp_ratio * width),
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=rule.vocabulary,
+        eos_token_id=rule.vocabulary,
+    )
     model = GPT2LMHeadModel(config)
     nn.init.normal_(model.transformer.wpe.weight, std=positional_scale)
     return model
@@ -24,12 +32,20 @@ def gpt2(rule: Rule, width: int, depth: int, heads: int, mlp_ratio: float, posit
 
 def llama(rule: Rule, width: int, depth: int, heads: int, mlp_ratio: float) -> PreTrainedModel:
     """Llama: rotary positions, which have no scale, and a gated MLP."""
-    return LlamaForCausalLM(LlamaConfig(
-        vocab_size=rule.vocabulary + 1, max_position_embeddings=rule.positions, hidden_size=width,
-        num_hidden_layers=depth, num_attention_heads=heads, num_key_value_heads=heads,
-        intermediate_size=round(mlp_ratio * width), bos_token_id=rule.vocabulary, eos_token_id=rule.vocabulary,
-        tie_word_embeddings=True,
-    ))  # fmt: skip
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=rule.vocabulary + 1,
+            max_position_embeddings=rule.positions,
+            hidden_size=width,
+            num_hidden_layers=depth,
+            num_attention_heads=heads,
+            num_key_value_heads=heads,
+            intermediate_size=round(mlp_ratio * width),
+            bos_token_id=rule.vocabulary,
+            eos_token_id=rule.vocabulary,
+            tie_word_embeddings=True,
+        )
+    )
 
 
 class NextToken(nn.Module):
@@ -72,9 +88,11 @@ class NextToken(nn.Module):
         """Strings, int8 [count, n], at temperature 1; they begin with `prompts` (integers [count, k]) if given."""
         device = next(self.parameters()).device
         given = torch.zeros(count, 0) if prompts is None else torch.as_tensor(prompts)
-        strings = self.with_start(given.long().to(device)) if given.shape[1] else torch.full(
-            (count, 1), self.vocabulary, device=device
-        )  # fmt: skip
+        strings = (
+            self.with_start(given.long().to(device))
+            if given.shape[1]
+            else torch.full((count, 1), self.vocabulary, device=device)
+        )
         cache, fresh = None, strings
         while strings.shape[1] <= self.positions:
             output = self.network(input_ids=fresh, past_key_values=cache, use_cache=True)

@@ -151,10 +151,20 @@ class HFEngine:
         self, prompt_ids: list[list[int]], sampling: Sampling, members: list[Member | None]
     ) -> list[list[list[Completion]]]:
         rows = [
-            (ids, completion_key(sampling.seed, sampling.step, ids, sample,
-                                 member.index if sampling.member_noise and member is not None else None))
-            for member in members for ids in prompt_ids for sample in range(sampling.samples)
-        ]  # fmt: skip
+            (
+                ids,
+                completion_key(
+                    sampling.seed,
+                    sampling.step,
+                    ids,
+                    sample,
+                    member.index if sampling.member_noise and member is not None else None,
+                ),
+            )
+            for member in members
+            for ids in prompt_ids
+            for sample in range(sampling.samples)
+        ]
         generated = self._decode([ids for ids, _ in rows], [key for _, key in rows], sampling, len(members))
         completions = iter(self._completion(ids) for ids in generated)
         return [[[next(completions) for _ in range(sampling.samples)] for _ in prompt_ids] for _ in members]
@@ -200,10 +210,18 @@ class HFEngine:
         per_member = total // members
 
         for step in range(sampling.max_new_tokens):
-            logits = self.model(
-                input_ids=input_ids, attention_mask=mask, position_ids=positions, past_key_values=cache,
-                use_cache=True, logits_to_keep=1,
-            ).logits[:, -1].float()  # [rows, vocabulary]  # fmt: skip
+            logits = (
+                self.model(
+                    input_ids=input_ids,
+                    attention_mask=mask,
+                    position_ids=positions,
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
+                .logits[:, -1]
+                .float()
+            )  # [rows, vocabulary]
             if sampling.temperature > 0:
                 logits = logits / sampling.temperature + gumbel(row_keys, step, logits.shape[-1])
             tokens = logits.argmax(-1)

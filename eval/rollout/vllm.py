@@ -80,9 +80,11 @@ class VLLMEngine:
             options = {"enforce_eager": True, "max_num_seqs": 1024, "max_num_batched_tokens": 8192} | options
         if slots:
             options |= {
-                "enable_lora": True, "max_loras": slots, "max_lora_rank": adapter_rank(rank),
+                "enable_lora": True,
+                "max_loras": slots,
+                "max_lora_rank": adapter_rank(rank),
                 "lora_target_modules": ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"],
-            }  # fmt: skip
+            }
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
             # Every process of the launch has an engine of its own.
             options["distributed_executor_backend"] = "external_launcher"
@@ -90,11 +92,17 @@ class VLLMEngine:
         max_model_len = allowed if max_model_len is None else min(max_model_len, allowed)
         with editable_cpu_engine() if on_cpu else nullcontext(), _one_line():
             self.llm = LLM(
-                str(path), dtype=dtype, max_model_len=max_model_len, seed=0, disable_log_stats=True,
+                str(path),
+                dtype=dtype,
+                max_model_len=max_model_len,
+                seed=0,
+                disable_log_stats=True,
                 kv_cache_memory_bytes=None if kv_cache_gb is None else int(kv_cache_gb * 1e9),
                 logits_processors=[vllm_worker.AddressedSampling],
-                worker_extension_cls="eval.rollout.vllm_worker.MemberWorker", async_scheduling=False, **options,
-            )  # fmt: skip
+                worker_extension_cls="eval.rollout.vllm_worker.MemberWorker",
+                async_scheduling=False,
+                **options,
+            )
         self.max_model_len = max_model_len
         self._parameters = dict(self.model.named_parameters())  # shapes only
         self._on_worker("map_weights", {name: weight.shape for name, weight in self._parameters.items()})
@@ -198,9 +206,13 @@ class VLLMEngine:
             key = completion_key(sampling.seed, sampling.step, prompt_ids, sample, member)
             address = {"key": key, "temperature": sampling.temperature}
         return SamplingParams(
-            temperature=0.0, max_tokens=sampling.max_new_tokens, stop_token_ids=self.end_ids, detokenize=False,
-            extra_args=address, skip_clone=True,  # nobody else has them, and copies of thousands take time
-        )  # fmt: skip
+            temperature=0.0,
+            max_tokens=sampling.max_new_tokens,
+            stop_token_ids=self.end_ids,
+            detokenize=False,
+            extra_args=address,
+            skip_clone=True,  # nobody else has them, and copies of thousands take time
+        )
 
     def _completion(self, token_ids: list[int]) -> Completion:
         finished = bool(token_ids) and token_ids[-1] in self.end_ids

@@ -24,10 +24,21 @@ __all__ = ["OPTIONS", "RULES", "Rule", "Split", "is_member", "make_rule", "rule_
 RULES: dict[str, type[Rule]] = {
     rule.name: rule
     for rule in (
-        Parity, GridParity, Threshold, FixedWeight, Palindrome, XorOfHalves, NoAdjacentOnes, PermutationMatrix,
-        LatinSquare, Sudoku, Queens, Raven, SpatialRelation,
+        Parity,
+        GridParity,
+        Threshold,
+        FixedWeight,
+        Palindrome,
+        XorOfHalves,
+        NoAdjacentOnes,
+        PermutationMatrix,
+        LatinSquare,
+        Sudoku,
+        Queens,
+        Raven,
+        SpatialRelation,
     )
-}  # fmt: skip
+}
 
 # Every option of any rule. Which of them a rule takes are the fields of its class.
 OPTIONS = ("length", "side", "group", "ones", "symbols")

@@ -64,7 +64,29 @@ class Conciseness:
 
 
 WORDS = (
-    "anchor", "basket", "candle", "desert", "engine", "forest", "garden", "hammer", "island", "jacket", "kettle",
-    "ladder", "mirror", "needle", "orange", "pencil", "quartz", "ribbon", "saddle", "timber", "urchin", "velvet",
-    "window", "yellow", "zipper",
-)  # fmt: skip
+    "anchor",
+    "basket",
+    "candle",
+    "desert",
+    "engine",
+    "forest",
+    "garden",
+    "hammer",
+    "island",
+    "jacket",
+    "kettle",
+    "ladder",
+    "mirror",
+    "needle",
+    "orange",
+    "pencil",
+    "quartz",
+    "ribbon",
+    "saddle",
+    "timber",
+    "urchin",
+    "velvet",
+    "window",
+    "yellow",
+    "zipper",
+)

@@ -33,9 +33,14 @@ class HendrycksMath:
         source = HubSet(self.name, "nlile/hendrycks-MATH-benchmark", None, ("problem", "answer", "level"))
         parts = parts_of_two_splits(source.open("train"), source.open("test"))
         taken = take_rows(
-            self.name, parts, split, size, seed, identity=lambda row: row["problem"],
+            self.name,
+            parts,
+            split,
+            size,
+            seed,
+            identity=lambda row: row["problem"],
             stratum=None if split == "test" else lambda row: int(row["level"]),
-        )  # fmt: skip
+        )
         return datasets.Dataset.from_list(
             [
                 {

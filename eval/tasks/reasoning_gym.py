@@ -72,14 +72,39 @@ def solves_countdown(answer: str, row: dict[str, Any]) -> bool:
 
 SCORERS: dict[str, Callable[[str, dict[str, Any]], bool]] = {
     **dict.fromkeys(
-        ("aiw", "basic_arithmetic", "binary_alternation", "chain_sum", "circuit_logic", "count_bits", "count_primes",
-         "decimal_chain_sum", "gcd", "gsm_symbolic", "largest_island", "lcm", "leg_counting", "letter_counting",
-         "number_sequence", "products", "simple_equations"),
+        (
+            "aiw",
+            "basic_arithmetic",
+            "binary_alternation",
+            "chain_sum",
+            "circuit_logic",
+            "count_bits",
+            "count_primes",
+            "decimal_chain_sum",
+            "gcd",
+            "gsm_symbolic",
+            "largest_island",
+            "lcm",
+            "leg_counting",
+            "letter_counting",
+            "number_sequence",
+            "products",
+            "simple_equations",
+        ),
         same_number,
     ),
     **dict.fromkeys(
-        ("base_conversion", "caesar_cipher", "color_cube_rotation", "course_schedule", "family_relationships",
-         "isomorphic_strings", "needle_haystack", "ransom_note", "spell_backward"),
+        (
+            "base_conversion",
+            "caesar_cipher",
+            "color_cube_rotation",
+            "course_schedule",
+            "family_relationships",
+            "isomorphic_strings",
+            "needle_haystack",
+            "ransom_note",
+            "spell_backward",
+        ),
         same_words,
     ),
     **dict.fromkeys(("word_sequence_reversal", "word_sorting"), same_spelling),
@@ -89,7 +114,7 @@ SCORERS: dict[str, Callable[[str, dict[str, Any]], bool]] = {
     "number_sorting": same_numbers,
     "prime_factorization": same_factors,
     "syllogism": same_judgement,
-}  # fmt: skip
+}
 
 # Of the problems drawn, at least 10 % belong to each split; a generator that gives so few new ones has run out.
 MOST_DRAWS_PER_ROW = 200
@@ -122,12 +147,14 @@ class ReasoningGym:
 
     def load(self, split: str, size: int, seed: int) -> datasets.Dataset:
         check_request(self.name, split, size)
-        columns = ("question", "answer", "numbers", "target") if self.generator == "countdown" else (
-            "question", "answer")  # fmt: skip
+        columns = (
+            ("question", "answer", "numbers", "target") if self.generator == "countdown" else ("question", "answer")
+        )
         if any((data_folder() / self.name).glob("*")):
             rows = HubSet(self.name, self.name, None, columns).open(split)
-            parts = {name: Part(rows, range(len(rows)) if name == split else ()) for name in
-                     ("train", "validation", "test")}  # fmt: skip
+            parts = {
+                name: Part(rows, range(len(rows)) if name == split else ()) for name in ("train", "validation", "test")
+            }
             taken = take_rows(self.name, parts, split, size, seed, identity=lambda row: row["question"])
         else:
             taken = self._generate(split, size, seed)

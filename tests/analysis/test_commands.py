@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from analysis.__main__ import build_parser, named_folders, run_report
-from analysis.geometry import update_geometry
+from analysis.geometry.updates import update_geometry
 from eval.errors import UserError
 from tests.analysis.test_predictions import write_run
 from tests.tiny import random_checkpoint
@@ -51,9 +51,15 @@ def commands(folders, tmp_path_factory):
 def test_geometry_as_it_is_typed(folders, tmp_path):
     output = tmp_path / "out"
     finished = analysis(
-        "geometry", "--base", folders["base"], "--checkpoints", f"es={folders['es']}", f"grpo={folders['grpo']}",
-        "--output", output,
-    )  # fmt: skip
+        "geometry",
+        "--base",
+        folders["base"],
+        "--checkpoints",
+        f"es={folders['es']}",
+        f"grpo={folders['grpo']}",
+        "--output",
+        output,
+    )
     assert finished.returncode == 0, finished.stderr
     results = json.loads((output / "results.json").read_text())
     assert results["methods"] == ["es", "grpo"]
@@ -70,8 +76,15 @@ def test_a_mistake_is_one_line_and_status_2(tmp_path):
 
 def test_an_absent_checkpoint_leaves_no_output(folders, tmp_path):
     with pytest.raises(UserError, match=str(tmp_path / "absent")) as error:
-        run("geometry", "--base", tmp_path / "absent", "--checkpoints", f"es={folders['es']}",
-            "--output", tmp_path / "out")  # fmt: skip
+        run(
+            "geometry",
+            "--base",
+            tmp_path / "absent",
+            "--checkpoints",
+            f"es={folders['es']}",
+            "--output",
+            tmp_path / "out",
+        )
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
 
@@ -108,14 +121,22 @@ def test_what_a_section_depends_on(commands):
     inputs = json.loads((commands[1] / "results.json").read_text())["inputs"]
     assert {section: entry["options"] for section, entry in inputs.items()} == {
         "kl": {
-            "tasks": ["yes_no", "arithmetic", "countdown"], "texts": {}, "prompts": 4, "seed": 1, "max_new_tokens": 3
+            "tasks": ["yes_no", "arithmetic", "countdown"],
+            "texts": {},
+            "prompts": 4,
+            "seed": 1,
+            "max_new_tokens": 3,
         },
         "connectivity": {
-            "task": "yes_no", "size": 4, "seed": 1, "max_new_tokens": 3, "points": 3,
+            "task": "yes_no",
+            "size": 4,
+            "seed": 1,
+            "max_new_tokens": 3,
+            "points": 3,
             "pairs": ["base|es", "base|grpo", "es|grpo"],
         },
         "geometry": {},
-    }  # fmt: skip
+    }
 
 
 def test_a_finished_section_is_read_and_not_measured_again(commands, tmp_path):
@@ -145,9 +166,21 @@ def test_a_finished_section_is_read_and_not_measured_again(commands, tmp_path):
 def test_every_part_of_geometry(folders, tmp_path):
     output = tmp_path / "out"
     run(
-        "geometry", "--base", folders["base"], "--checkpoints", f"es={folders['es']}", f"grpo={folders['grpo']}",
-        "--output", output, "--parts", "spectra", "trajectory", "updates", "--top", 4,
-    )  # fmt: skip
+        "geometry",
+        "--base",
+        folders["base"],
+        "--checkpoints",
+        f"es={folders['es']}",
+        f"grpo={folders['grpo']}",
+        "--output",
+        output,
+        "--parts",
+        "spectra",
+        "trajectory",
+        "updates",
+        "--top",
+        4,
+    )
     results = json.loads((output / "results.json").read_text())
     assert list(results) == ["methods", "inputs", "spectra", "trajectory", "geometry"]
     assert results["spectra"]["top"] == 4 and list(results["spectra"]["pairs"]) == ["es|grpo"]
@@ -160,8 +193,17 @@ def test_the_trajectory_of_a_run(folders, tmp_path):
     checkpoints = tmp_path / "run" / "checkpoints"
     for step, name in ((20, "grpo"), (3, "es")):
         shutil.copytree(folders[name], checkpoints / f"step_{step}")
-    run("geometry", "--base", folders["base"], "--run", tmp_path / "run", "--output", tmp_path / "out",
-        "--parts", "trajectory")  # fmt: skip
+    run(
+        "geometry",
+        "--base",
+        folders["base"],
+        "--run",
+        tmp_path / "run",
+        "--output",
+        tmp_path / "out",
+        "--parts",
+        "trajectory",
+    )
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["trajectory"]["checkpoints"] == ["3", "20"]
     assert results["methods"] == [], "steps of a run are not methods to be compared"
@@ -172,15 +214,43 @@ def test_the_trajectory_of_a_run(folders, tmp_path):
 def test_every_part_of_connectivity(folders, tmp_path):
     output = tmp_path / "out"
     run(
-        "connectivity", "--base", folders["base"], "--checkpoints", f"es={folders['es']}", f"grpo={folders['grpo']}",
-        "--output", output, "--tasks", "yes_no", "--size", 2, "--max-new-tokens", 2, "--device", "cpu",
-        "--parts", "lines", "layers", "kinds", "plane", "probes", "--pairs", "es,grpo", "--points", 3,
-        "--plane-points", 2, "--margin", 0, "--scales", 1, "--random-directions", 2,
-    )  # fmt: skip
+        "connectivity",
+        "--base",
+        folders["base"],
+        "--checkpoints",
+        f"es={folders['es']}",
+        f"grpo={folders['grpo']}",
+        "--output",
+        output,
+        "--tasks",
+        "yes_no",
+        "--size",
+        2,
+        "--max-new-tokens",
+        2,
+        "--device",
+        "cpu",
+        "--parts",
+        "lines",
+        "layers",
+        "kinds",
+        "plane",
+        "probes",
+        "--pairs",
+        "es,grpo",
+        "--points",
+        3,
+        "--plane-points",
+        2,
+        "--margin",
+        0,
+        "--scales",
+        1,
+        "--random-directions",
+        2,
+    )
     results = json.loads((output / "results.json").read_text())
-    assert list(results) == [
-        "methods", "inputs", "connectivity", "layer_lines", "kind_lines", "plane", "probes"
-    ]  # fmt: skip
+    assert list(results) == ["methods", "inputs", "connectivity", "layer_lines", "kind_lines", "plane", "probes"]
     assert list(results["connectivity"]["lines"]) == ["es|grpo"]
     assert list(results["layer_lines"]["lines"]) == ["es|grpo", "grpo|es"]
     assert sorted(results["layer_lines"]["lines"]["es|grpo"]) == ["-", "0", "1"]
@@ -195,9 +265,25 @@ def test_every_part_of_connectivity(folders, tmp_path):
 def test_matrices_and_texts(folders, tmp_path):
     output = tmp_path / "out"
     (tmp_path / "chat.txt").write_text("Hello there\nTell me more\n")
-    words = ["kl", "--base", folders["base"], "--checkpoints", f"one={folders['es']}", f"two={folders['grpo']}",
-             "--output", output, "--texts", tmp_path / "chat.txt", "--parts", "matrices", "drift",
-             "--max-new-tokens", 2, "--device", "cpu"]  # fmt: skip
+    words = [
+        "kl",
+        "--base",
+        folders["base"],
+        "--checkpoints",
+        f"one={folders['es']}",
+        f"two={folders['grpo']}",
+        "--output",
+        output,
+        "--texts",
+        tmp_path / "chat.txt",
+        "--parts",
+        "matrices",
+        "drift",
+        "--max-new-tokens",
+        2,
+        "--device",
+        "cpu",
+    ]
     run(*words)
     results = json.loads((output / "results.json").read_text())
     assert results["kl_matrices"]["order"] == ["base", "one", "two"]
@@ -320,7 +406,17 @@ def test_theory_and_the_gallery_as_they_are_typed(commands, tmp_path, capsys):
 def test_the_steps_of_a_trajectory_are_no_methods(commands, folders, tmp_path):
     _, output = commands
     shutil.copytree(output, tmp_path / "out")
-    run("geometry", "--base", folders["base"], "--checkpoints", f"5={folders['es']}", f"10={folders['grpo']}",
-        "--parts", "trajectory", "--output", tmp_path / "out")  # fmt: skip
+    run(
+        "geometry",
+        "--base",
+        folders["base"],
+        "--checkpoints",
+        f"5={folders['es']}",
+        f"10={folders['grpo']}",
+        "--parts",
+        "trajectory",
+        "--output",
+        tmp_path / "out",
+    )
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["methods"] == ["es", "grpo"] and results["trajectory"]["checkpoints"] == ["5", "10"]

@@ -69,8 +69,11 @@ def main():
 
     model = CircuitModel(load())
     batch = model_batch(model, arguments.examples, arguments.length)
-    print(f"{len(model.nodes)} nodes, {arguments.examples} pairs of {arguments.length} tokens, {arguments.dtype} on "
-          f"{arguments.device}, medians of {arguments.repeats} rounds", flush=True)  # fmt: skip
+    print(
+        f"{len(model.nodes)} nodes, {arguments.examples} pairs of {arguments.length} tokens, {arguments.dtype} on "
+        f"{arguments.device}, medians of {arguments.repeats} rounds",
+        flush=True,
+    )
     timed = ways(model, load(), batch, arguments.rows)
     with contextlib.redirect_stdout(io.StringIO()):  # attributions print how complete they are
         seconds = measure(timed, arguments.repeats, arguments.device)
@@ -79,9 +82,16 @@ def main():
 
 def llama_1b() -> LlamaConfig:
     return LlamaConfig(
-        vocab_size=128_256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=32,
-        num_key_value_heads=8, head_dim=64, max_position_embeddings=4096, tie_word_embeddings=True,
-    )  # fmt: skip
+        vocab_size=128_256,
+        hidden_size=2048,
+        intermediate_size=8192,
+        num_hidden_layers=16,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=64,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+    )
 
 
 def ways(model: CircuitModel, trained: PreTrainedModel, batch: Batch, rows: int) -> dict[str, Callable[[], object]]:

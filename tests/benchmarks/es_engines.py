@@ -53,22 +53,32 @@ def main():
     hf = HFEngine.from_pretrained(arguments.model, dtype=dtype)
     on_cpu = not torch.cuda.is_available()
     plain = LLM(
-        arguments.model, dtype=dtype, kv_cache_memory_bytes=10**9 if on_cpu else None, disable_log_stats=True,
-        enforce_eager=on_cpu and not arguments.compiled, gpu_memory_utilization=0.4, **LIMITS,
-    )  # fmt: skip
+        arguments.model,
+        dtype=dtype,
+        kv_cache_memory_bytes=10**9 if on_cpu else None,
+        disable_log_stats=True,
+        enforce_eager=on_cpu and not arguments.compiled,
+        gpu_memory_utilization=0.4,
+        **LIMITS,
+    )
     print(
         f"{arguments.model}: {hf.model.num_parameters():,} parameters in {arguments.dtype}, {arguments.threads} "
         f"threads, {arguments.members} members of rank {arguments.rank}, medians of {arguments.repeats} rounds"
     )
     print(f"{'':8}{'tokens per second':^44}   {'batch over':^27}{'making':>9}")
-    print(f"{'prompts':8}{'plain':>11}{'batch':>11}{'in turn':>11}{'hf':>11}   "
-          f"{'plain':>9}{'in turn':>9}{'hf':>9}{'members':>9}")  # fmt: skip
+    print(
+        f"{'prompts':8}{'plain':>11}{'batch':>11}{'in turn':>11}{'hf':>11}   "
+        f"{'plain':>9}{'in turn':>9}{'hf':>9}{'members':>9}"
+    )
     for prompts in arguments.prompts:
         speed, making = measure(plain, engine, hf, arguments.members, arguments.rank, prompts, arguments.repeats)
         batch = speed["batch"]
-        print(f"{prompts:7} {speed['plain']:11.0f}{batch:11.0f}{speed['in turn']:11.0f}{speed['hf']:11.0f}   "
-              f"{batch / speed['plain']:9.2f}{batch / speed['in turn']:9.2f}{batch / speed['hf']:9.2f}"
-              f"{making:8.3f}s", flush=True)  # fmt: skip
+        print(
+            f"{prompts:7} {speed['plain']:11.0f}{batch:11.0f}{speed['in turn']:11.0f}{speed['hf']:11.0f}   "
+            f"{batch / speed['plain']:9.2f}{batch / speed['in turn']:9.2f}{batch / speed['hf']:9.2f}"
+            f"{making:8.3f}s",
+            flush=True,
+        )
 
 
 def measure(

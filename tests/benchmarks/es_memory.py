@@ -36,8 +36,18 @@ WAYS = {
 }
 # vLLM has no adapters for what is dense.
 ENGINES = {"hf": tuple(WAYS), "vllm": tuple(way for way in WAYS if way != "low rank, rest dense")}
-RUN = {"task": "countdown", "steps": 2, "population": 8, "prompts_per_step": 8, "train_size": 16, "max_new_tokens": 8,
-       "eval_every": 1, "eval_size": 64, "save_every": 1, "sigma": 0.01}  # fmt: skip
+RUN = {
+    "task": "countdown",
+    "steps": 2,
+    "population": 8,
+    "prompts_per_step": 8,
+    "train_size": 16,
+    "max_new_tokens": 8,
+    "eval_every": 1,
+    "eval_size": 64,
+    "save_every": 1,
+    "sigma": 0.01,
+}
 # Room for a few members of the larger model; for vLLM what it allocates at once.
 POPULATION_GB = {"large": 0.8, "small": 0.05}
 
@@ -59,14 +69,21 @@ def main():
             for way in ENGINES[engine]:
                 if way in arguments.ways:
                     plan, measured = plan_and_peak(large, small, engine, WAYS[way], arguments.threads)
-                    print(f"{engine:8}{way:24}{size_text(plan):>12}{size_text(measured):>12}"
-                          f"{measured / plan:8.2f}", flush=True)  # fmt: skip
+                    print(
+                        f"{engine:8}{way:24}{size_text(plan):>12}{size_text(measured):>12}{measured / plan:8.2f}",
+                        flush=True,
+                    )
 
 
 def models(folder: Path, layers: int, width: int, vocabulary: int) -> tuple[Path, Path]:
     """Checkpoints of a random Llama of this size, and of a tiny one with heads as wide."""
-    large = {"hidden_size": width, "intermediate_size": 3 * width, "num_hidden_layers": layers,
-             "num_attention_heads": width // 64, "num_key_value_heads": width // 128}  # fmt: skip
+    large = {
+        "hidden_size": width,
+        "intermediate_size": 3 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": width // 64,
+        "num_key_value_heads": width // 128,
+    }
     for name, options, rows in (("large", large, vocabulary), ("small", {}, None)):
         model, tokenizer = random_model(head_dim=64, **options)
         model.resize_token_embeddings(rows, mean_resizing=False)

@@ -42,18 +42,25 @@ def main():
     torch.set_num_threads(arguments.threads)
 
     engine = HFEngine.from_pretrained(arguments.model)
-    print(f"{arguments.model}: {engine.model.num_parameters():,} parameters, {arguments.threads} threads, "
-          f"{arguments.members} members, {LENGTH} tokens at most, medians of {arguments.repeats} rounds")  # fmt: skip
+    print(
+        f"{arguments.model}: {engine.model.num_parameters():,} parameters, {arguments.threads} threads, "
+        f"{arguments.members} members, {LENGTH} tokens at most, medians of {arguments.repeats} rounds"
+    )
     print(f"{'':18}{'completions per second':^44}   {'batch over':^27}")
-    print(f"{'prompts  length':18}{'plain':>11}{'batch':>11}{'in turn':>11}{'engine':>11}   "
-          f"{'plain':>9}{'in turn':>9}{'engine':>9}")  # fmt: skip
+    print(
+        f"{'prompts  length':18}{'plain':>11}{'batch':>11}{'in turn':>11}{'engine':>11}   "
+        f"{'plain':>9}{'in turn':>9}{'engine':>9}"
+    )
     for prompts in (64, 8):
         for fixed in (True, False):
             speed = measure(engine, arguments.members, prompts, fixed, arguments.repeats)
             plain, batch, in_turn, alone = (speed[name] for name in ("plain", "batch", "in turn", "engine"))
             length = "fixed" if fixed else "sampled"
-            print(f"{prompts:7}  {length:9}{plain:11.0f}{batch:11.0f}{in_turn:11.0f}{alone:11.0f}   "
-                  f"{batch / plain:9.2f}{batch / in_turn:9.2f}{batch / alone:9.2f}", flush=True)  # fmt: skip
+            print(
+                f"{prompts:7}  {length:9}{plain:11.0f}{batch:11.0f}{in_turn:11.0f}{alone:11.0f}   "
+                f"{batch / plain:9.2f}{batch / in_turn:9.2f}{batch / alone:9.2f}",
+                flush=True,
+            )
 
 
 def measure(engine: HFEngine, members: int, prompts: int, fixed: bool, repeats: int) -> dict[str, float]:

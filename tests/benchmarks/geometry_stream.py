@@ -34,7 +34,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from analysis.geometry import update_geometry
+from analysis.geometry.updates import update_geometry
 
 
 HIDDEN, INTERMEDIATE, KEY_VALUE, VOCABULARY, LAYERS = 2048, 8192, 512, 128_256, 16  # Llama-3.2-1B, tied embeddings
@@ -59,15 +59,20 @@ def main():
         files = sorted(base.glob("*.safetensors")) + sorted(moved.glob("*.safetensors"))
         size = sum(file.stat().st_size for file in files)
         scalars = sum(math.prod(shape) for shape in tensors.values())
-        print(f"{scalars:,} parameters, 2 x {size / 2e9:.2f} GB in {len(files)} shards, "
-              f"medians of {arguments.repeats} rounds", flush=True)  # fmt: skip
+        print(
+            f"{scalars:,} parameters, 2 x {size / 2e9:.2f} GB in {len(files)} shards, "
+            f"medians of {arguments.repeats} rounds",
+            flush=True,
+        )
         before = peak_resident()
         with OwnMemory() as own:
             for temperature in ("cold", "warm"):
                 seconds = measure(base, moved, files, temperature == "cold", arguments.repeats)
                 report(temperature, seconds, size, scalars)
-        print(f"peak resident memory above the start: {(peak_resident() - before) / 1e9:.2f} GB with "
-              f"mapped files, {own.peak / 1e9:.2f} GB of its own")  # fmt: skip
+        print(
+            f"peak resident memory above the start: {(peak_resident() - before) / 1e9:.2f} GB with "
+            f"mapped files, {own.peak / 1e9:.2f} GB of its own"
+        )
 
 
 def shapes(parameters: float) -> dict[str, tuple[int, ...]]:
@@ -136,9 +141,12 @@ def measure(base: Path, moved: Path, files: list[Path], cold: bool, repeats: int
 
 
 def report(temperature: str, seconds: dict[str, float], size: int, scalars: int) -> None:
-    print(f"{temperature}: read {seconds['read']:.2f} s ({size / seconds['read'] / 1e9:.2f} GB/s), "
-          f"geometry {seconds['geometry']:.2f} s ({seconds['geometry'] / scalars * 1e9:.2f} ns per parameter), "
-          f"geometry / read {seconds['geometry'] / seconds['read']:.2f}", flush=True)  # fmt: skip
+    print(
+        f"{temperature}: read {seconds['read']:.2f} s ({size / seconds['read'] / 1e9:.2f} GB/s), "
+        f"geometry {seconds['geometry']:.2f} s ({seconds['geometry'] / scalars * 1e9:.2f} ns per parameter), "
+        f"geometry / read {seconds['geometry'] / seconds['read']:.2f}",
+        flush=True,
+    )
 
 
 def read(files: list[Path]) -> None:

@@ -33,15 +33,45 @@ from trainers.rules import RulesConfig, batch, train_rules
 
 
 SIZES = {
-    "mlp 24 bits, width 128, 3 blocks": {"model": "mlp", "length": 24, "group": 3, "width": 128, "depth": 3,
-                                         "batch_size": 128, "mlp_ratio": 1.0},
-    "gpt2 16 bits, width 64, 2 blocks": {"model": "gpt2", "length": 16, "group": 4, "width": 64, "depth": 2,
-                                         "heads": 2, "batch_size": 64},
-    "dit 6x6, width 64, 2 blocks": {"model": "dit", "rule": "parity_grid", "side": 6, "group": 3, "width": 64,
-                                    "depth": 2, "heads": 4, "batch_size": 64},
-    "dit 6x6, width 128, 4 blocks": {"model": "dit", "rule": "parity_grid", "side": 6, "group": 3, "width": 128,
-                                     "depth": 4, "heads": 8, "batch_size": 64},
-}  # fmt: skip
+    "mlp 24 bits, width 128, 3 blocks": {
+        "model": "mlp",
+        "length": 24,
+        "group": 3,
+        "width": 128,
+        "depth": 3,
+        "batch_size": 128,
+        "mlp_ratio": 1.0,
+    },
+    "gpt2 16 bits, width 64, 2 blocks": {
+        "model": "gpt2",
+        "length": 16,
+        "group": 4,
+        "width": 64,
+        "depth": 2,
+        "heads": 2,
+        "batch_size": 64,
+    },
+    "dit 6x6, width 64, 2 blocks": {
+        "model": "dit",
+        "rule": "parity_grid",
+        "side": 6,
+        "group": 3,
+        "width": 64,
+        "depth": 2,
+        "heads": 4,
+        "batch_size": 64,
+    },
+    "dit 6x6, width 128, 4 blocks": {
+        "model": "dit",
+        "rule": "parity_grid",
+        "side": 6,
+        "group": 3,
+        "width": 128,
+        "depth": 4,
+        "heads": 8,
+        "batch_size": 64,
+    },
+}
 SAMPLES = 64
 
 
@@ -61,15 +91,19 @@ def main():
 
 def speed(repeats: int, steps: int) -> None:
     print(f"{torch.get_num_threads()} threads, medians of {repeats} rounds of {steps} steps; times in ms")
-    print(f"{'':34}{'parameters':>11}{'GFLOP':>8}{'step':>8}{'matmul':>8}{'ratio':>7}{'sample':>8}{'in steps':>9}"
-          f"{'diffusers':>11}{'ratio':>7}{'sample':>8}{'ratio':>7}")  # fmt: skip
+    print(
+        f"{'':34}{'parameters':>11}{'GFLOP':>8}{'step':>8}{'matmul':>8}{'ratio':>7}{'sample':>8}{'in steps':>9}"
+        f"{'diffusers':>11}{'ratio':>7}{'sample':>8}{'ratio':>7}"
+    )
     for name, options in SIZES.items():
         config = RulesConfig(output_dir="unused", **options)
         rule, model = made(config)
         flops = flops_of_step(model, rule, config)
-        ways = {"step": lambda m=model, r=rule, c=config: train_steps(m, r, c, steps) / steps,
-                "matmul": lambda c=config, r=rule, f=flops: matmul_seconds(c, r, f),
-                "sample": lambda m=model: sample_seconds(m)}  # fmt: skip
+        ways = {
+            "step": lambda m=model, r=rule, c=config: train_steps(m, r, c, steps) / steps,
+            "matmul": lambda c=config, r=rule, f=flops: matmul_seconds(c, r, f),
+            "sample": lambda m=model: sample_seconds(m),
+        }
         if config.model == "dit" and find_spec("diffusers") is not None:
             same_size = replace(config, model="diffusers_dit")
             _, other = made(same_size)
@@ -77,12 +111,16 @@ def speed(repeats: int, steps: int) -> None:
             ways["other sample"] = lambda m=other: sample_seconds(m)
         found = medians(ways, repeats)
         parameters = sum(weight.numel() for weight in model.parameters())
-        line = (f"{name:34}{parameters:11,}{flops / 1e9:8.2f}{1e3 * found['step']:8.2f}{1e3 * found['matmul']:8.2f}"
-                f"{found['step'] / found['matmul']:7.2f}{1e3 * found['sample']:8.1f}"
-                f"{found['sample'] / found['step']:9.1f}")  # fmt: skip
+        line = (
+            f"{name:34}{parameters:11,}{flops / 1e9:8.2f}{1e3 * found['step']:8.2f}{1e3 * found['matmul']:8.2f}"
+            f"{found['step'] / found['matmul']:7.2f}{1e3 * found['sample']:8.1f}"
+            f"{found['sample'] / found['step']:9.1f}"
+        )
         if "other step" in found:
-            line += (f"{1e3 * found['other step']:11.2f}{found['other step'] / found['step']:7.2f}"
-                     f"{1e3 * found['other sample']:8.1f}{found['other sample'] / found['sample']:7.2f}")  # fmt: skip
+            line += (
+                f"{1e3 * found['other step']:11.2f}{found['other step'] / found['step']:7.2f}"
+                f"{1e3 * found['other sample']:8.1f}{found['other sample'] / found['sample']:7.2f}"
+            )
         print(line, flush=True)
     if find_spec("diffusers") is None:
         print("diffusers is not installed (pip install -e '.[generative]'): its columns are empty")
@@ -102,8 +140,10 @@ def share(threads: int) -> None:
     loss = max(0.0, whole - network) * steps
     evaluation = results["evaluation_seconds"]
     total = results["seconds"] + evaluation
-    print(f"parity-mlp to its rule: {steps} steps, {total:.2f} s; evaluation with sampling {evaluation / total:.1%}, "
-          f"batches, noise and loss {loss / total:.1%}, together {(evaluation + loss) / total:.1%}")  # fmt: skip
+    print(
+        f"parity-mlp to its rule: {steps} steps, {total:.2f} s; evaluation with sampling {evaluation / total:.1%}, "
+        f"batches, noise and loss {loss / total:.1%}, together {(evaluation + loss) / total:.1%}"
+    )
 
 
 def made(config: RulesConfig) -> tuple[Rule, GenerativeModel]:

@@ -192,8 +192,13 @@ def test_several_samples_of_a_prompt():
     sampling = Sampling(max_new_tokens=8, temperature=1.0, samples=2)
     result = evaluate_task(Sampler(["1", "0", "1", "1", "?", "0"]), Number(), "test", 3, 0, sampling, 2)
     assert [(record["index"], record["sample"]) for record in result["records"]] == [
-        (0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)
-    ]  # fmt: skip
+        (0, 0),
+        (0, 1),
+        (1, 0),
+        (1, 1),
+        (2, 0),
+        (2, 1),
+    ]
     assert (result["correct"], result["total"], result["unscorable"]) == (3, 5, 1)
     # Rows are the independent units: the interval is that of their means, 1/2, 1 and 0.
     assert (result["accuracy"], result["low"], result["high"]) == (0.5, *accuracy_interval([0.5, 1.0, 0.0]))

@@ -20,15 +20,51 @@ from trainers.grpo import read_lora_patterns
 # More digits, more reward: something that a random model can learn.
 REWARD = "tests.trainers.test_grpo:DIGITS"
 TASKS = ("ioi_short", "docstring_short")
-PRETRAIN = {"hidden_size": 32, "layers": 2, "heads": 4, "key_value_heads": 2, "intermediate_size": 48, "steps": 2,
-            "batch_size": 8, "evaluate_size": 8, "warmup_steps": 1, "threads": 1, "tasks": ",".join(TASKS),
-            "output_dir": "unused"}  # fmt: skip
-ES = {"population": 4, "prompts_per_step": 8, "train_size": 64, "sigma": 0.02, "alpha": 0.01, "eval_every": 1,
-      "eval_size": 10, "save_every": 1, "model": "unused", "task": "countdown", "output_dir": "unused"}  # fmt: skip
-GRPO = {"per_device_train_batch_size": 32, "num_generations": 4, "save_steps": 1, "save_total_limit": 2,
-        "logging_steps": 1, "report_to": "none", "eval_every": 1, "eval_size": 10, "learning_rate": 3e-3,
-        "use_cpu": True, "bf16": False, "gradient_checkpointing": False, "model": "unused", "task": "countdown",
-        "output_dir": "unused", "max_steps": 1}  # fmt: skip
+PRETRAIN = {
+    "hidden_size": 32,
+    "layers": 2,
+    "heads": 4,
+    "key_value_heads": 2,
+    "intermediate_size": 48,
+    "steps": 2,
+    "batch_size": 8,
+    "evaluate_size": 8,
+    "warmup_steps": 1,
+    "threads": 1,
+    "tasks": ",".join(TASKS),
+    "output_dir": "unused",
+}
+ES = {
+    "population": 4,
+    "prompts_per_step": 8,
+    "train_size": 64,
+    "sigma": 0.02,
+    "alpha": 0.01,
+    "eval_every": 1,
+    "eval_size": 10,
+    "save_every": 1,
+    "model": "unused",
+    "task": "countdown",
+    "output_dir": "unused",
+}
+GRPO = {
+    "per_device_train_batch_size": 32,
+    "num_generations": 4,
+    "save_steps": 1,
+    "save_total_limit": 2,
+    "logging_steps": 1,
+    "report_to": "none",
+    "eval_every": 1,
+    "eval_size": 10,
+    "learning_rate": 3e-3,
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "model": "unused",
+    "task": "countdown",
+    "output_dir": "unused",
+    "max_steps": 1,
+}
 
 
 def options(folder: Path, **changes) -> dict:
@@ -94,8 +130,15 @@ def test_every_section_is_there(results):
     change = results["change"]
     assert change["models"] == ["large", "es", "grpo"] and set(change["tasks"]) == set(TASKS)
     assert set(change["tasks"]["ioi_short"]["overlap"]) == {"large|es", "large|grpo", "es|grpo"}
-    assert set(change["migration"]) == {"large>large", "large>es", "large>grpo", "es>large", "es>grpo", "grpo>large",
-                                        "grpo>es"}  # fmt: skip
+    assert set(change["migration"]) == {
+        "large>large",
+        "large>es",
+        "large>grpo",
+        "es>large",
+        "es>grpo",
+        "grpo>large",
+        "grpo>es",
+    }
     assert set(change["intensity"]) == {"large", "es", "grpo"}
 
 
@@ -148,8 +191,15 @@ def test_a_finished_study_is_not_computed_again_and_a_missing_stage_is(finished,
 
 
 def test_a_task_that_a_model_does_not_solve_is_left_out_and_named(finished, tmp_path, capsys):
-    chosen = options(tmp_path, models=[f"small={finished.parent / 'small'}"], transfers=[], change_base=None,
-                     post_trained=[], reward_task=None, smallest_share=1.0)  # fmt: skip
+    chosen = options(
+        tmp_path,
+        models=[f"small={finished.parent / 'small'}"],
+        transfers=[],
+        change_base=None,
+        post_trained=[],
+        reward_task=None,
+        smallest_share=1.0,
+    )
     with pytest.raises(UserError, match="small solve none of the tasks often enough"):
         run(chosen)
     assert "left out: ioi_short, because small solves" in capsys.readouterr().out

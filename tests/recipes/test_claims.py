@@ -15,14 +15,27 @@ claims = load_script("recipes/claims.py")
 MODEL = "recipes/tiny/models/llama-small"
 # One comparison of two ES steps and two GRPO steps.
 SMALL = {
-    "model": MODEL, "tasks": "countdown", "seeds": 1, "budgets": "matched", "precisions": "fp32", "processes": 1,
-    "completions": 64, "published_grpo_completions": 32, "test_tasks": "countdown,yes_no", "test_size": 8,
-    "max_new_tokens": 40, "kl_prompts": 4, "line_points": 3, "line_size": 8, "probe_size": 4, "random_directions": 1,
+    "model": MODEL,
+    "tasks": "countdown",
+    "seeds": 1,
+    "budgets": "matched",
+    "precisions": "fp32",
+    "processes": 1,
+    "completions": 64,
+    "published_grpo_completions": 32,
+    "test_tasks": "countdown,yes_no",
+    "test_size": 8,
+    "max_new_tokens": 40,
+    "kl_prompts": 4,
+    "line_points": 3,
+    "line_size": 8,
+    "probe_size": 4,
+    "random_directions": 1,
     "es_config": "recipes/tiny/es.yaml",
     "es_options": "population=4,prompts_per_step=8,sigma=0.01,temperature=1.0,eval_every=0,log_completions_every=0",
     "grpo_config": "recipes/tiny/grpo.yaml",
     "grpo_options": "per_device_train_batch_size=32,num_generations=4,eval_every=0,save_steps=2",
-}  # fmt: skip
+}
 
 
 def run(folder: Path, **options) -> None:
@@ -39,8 +52,11 @@ def config(**options):
 
 
 def test_the_sweep_is_every_combination_seed_by_seed():
-    planned = list(claims.jobs(config(tasks="countdown, yes_no", seeds=2, budgets="matched,published",
-                                      precisions="fp32,released")))  # fmt: skip
+    planned = list(
+        claims.jobs(
+            config(tasks="countdown, yes_no", seeds=2, budgets="matched,published", precisions="fp32,released")
+        )
+    )
     assert len(planned) == len(set(planned)) == 16
     assert [job.seed for job in planned] == [0] * 8 + [1] * 8
     assert planned[3].folder == Path("countdown/published-released/seed-0")
@@ -49,13 +65,19 @@ def test_the_sweep_is_every_combination_seed_by_seed():
 
 def test_conditions_add_their_options_to_the_yaml_files_of_the_methods():
     settings = claims.method_settings(
-        config(budgets="matched,published", precisions="fp32,released", es_released="shared_noise=true,sigma=0.02",
-               grpo_published="num_generations=8")
-    )  # fmt: skip
+        config(
+            budgets="matched,published",
+            precisions="fp32,released",
+            es_released="shared_noise=true,sigma=0.02",
+            grpo_published="num_generations=8",
+        )
+    )
     assert set(settings) == {
         f"{method}-{budget}-{precision}"
-        for method in ("es", "grpo") for budget in ("matched", "published") for precision in ("fp32", "released")
-    }  # fmt: skip
+        for method in ("es", "grpo")
+        for budget in ("matched", "published")
+        for precision in ("fp32", "released")
+    }
     shipped = yaml.safe_load(Path("recipes/tiny/es.yaml").read_text())
     plain, rounded = settings["es-matched-fp32"], settings["es-matched-released"]
     changed = {"population": 4, "prompts_per_step": 8, "sigma": 0.01, "temperature": 1.0, "eval_every": 0}

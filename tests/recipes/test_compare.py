@@ -20,17 +20,46 @@ from tests.recipe_files import ROOT, load_script
 
 MODEL = "recipes/tiny/models/llama-small"
 BUDGET = 96
-ES = {"population": 4, "prompts_per_step": 8, "temperature": 1.0, "train_size": 64, "sigma": 0.02, "alpha": 0.01,
-      "eval_every": 1, "eval_size": 10, "save_every": 1}  # fmt: skip
-GRPO = {"per_device_train_batch_size": 32, "num_generations": 4, "save_steps": 1, "save_total_limit": 2,
-        "logging_steps": 1, "report_to": "none", "eval_every": 1, "eval_size": 10, "learning_rate": 3e-4,
-        "use_cpu": True, "bf16": False, "gradient_checkpointing": False}  # fmt: skip
+ES = {
+    "population": 4,
+    "prompts_per_step": 8,
+    "temperature": 1.0,
+    "train_size": 64,
+    "sigma": 0.02,
+    "alpha": 0.01,
+    "eval_every": 1,
+    "eval_size": 10,
+    "save_every": 1,
+}
+GRPO = {
+    "per_device_train_batch_size": 32,
+    "num_generations": 4,
+    "save_steps": 1,
+    "save_total_limit": 2,
+    "logging_steps": 1,
+    "report_to": "none",
+    "eval_every": 1,
+    "eval_size": 10,
+    "learning_rate": 3e-4,
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+}
 
 
 def command(folder: Path, **options) -> list[str]:
     """The compare command with its two files in `folder` and small stages after training."""
-    defaults = {"output_dir": folder / "run", "model": MODEL, "task": "countdown", "test_size": 12, "kl_prompts": 6,
-                "line_points": 3, "line_size": 12, "max_new_tokens": 50, "completions": BUDGET}  # fmt: skip
+    defaults = {
+        "output_dir": folder / "run",
+        "model": MODEL,
+        "task": "countdown",
+        "test_size": 12,
+        "kl_prompts": 6,
+        "line_points": 3,
+        "line_size": 12,
+        "max_new_tokens": 50,
+        "completions": BUDGET,
+    }
     for name, content in (("es", ES), ("grpo", GRPO)):
         placeholders = {"model": MODEL, "output_dir": str(folder / name), "task": "countdown"}
         if name == "grpo":

@@ -36,8 +36,9 @@ class Has:
     system_prompt: str = "Write."
 
     def load(self, split, size, seed):
-        return Dataset.from_list([{"prompt": [{"role": "user", "content": f"{self.name} {split} {seed} {i}"}]}
-                                  for i in range(size)])  # fmt: skip
+        return Dataset.from_list(
+            [{"prompt": [{"role": "user", "content": f"{self.name} {split} {seed} {i}"}]} for i in range(size)]
+        )
 
     def score(self, completion, row):
         return Score(float(any(character in self.characters for character in completion)), completion)
@@ -46,10 +47,27 @@ class Has:
 EARLY, LATE = Has("early", "abcdefghijkl0123456789"), Has("late", "mnopqrstuvwxyzABCDEFGH")
 TASKS = ["tests.recipes.test_sequential:EARLY", "tests.recipes.test_sequential:LATE"]
 FOLDERS = ["1-tests.recipes.test_sequential-EARLY", "2-tests.recipes.test_sequential-LATE"]
-ES = {"population": 4, "prompts_per_step": 4, "train_size": 16, "sigma": 0.05, "alpha": 0.05, "temperature": 1.0,
-      "eval_every": 0, "save_every": 1, "log_completions_every": 0}  # fmt: skip
-TRL = {"save_steps": 1, "logging_steps": 1, "report_to": "none", "use_cpu": True, "bf16": False,
-       "gradient_checkpointing": False, "learning_rate": 0.003, "lr_scheduler_type": "constant"}  # fmt: skip
+ES = {
+    "population": 4,
+    "prompts_per_step": 4,
+    "train_size": 16,
+    "sigma": 0.05,
+    "alpha": 0.05,
+    "temperature": 1.0,
+    "eval_every": 0,
+    "save_every": 1,
+    "log_completions_every": 0,
+}
+TRL = {
+    "save_steps": 1,
+    "logging_steps": 1,
+    "report_to": "none",
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "learning_rate": 0.003,
+    "lr_scheduler_type": "constant",
+}
 GRPO = TRL | {"per_device_train_batch_size": 8, "num_generations": 4}
 SFT = TRL | {"samples": 8, "prompts_per_batch": 2, "temperature": 6.0, "num_train_epochs": 1}
 
@@ -67,10 +85,18 @@ def files(tmp_path_factory):
 
 def options_of(files, folder, **options):
     settings = {
-        "model": files / "model", "output_dir": folder, "tasks": ",".join(TASKS), "seeds": 1, "budget": 32,
-        "arms": [f"es es {files}/es.yaml", f"grpo grpo {files}/grpo.yaml"], "test_size": 12, "max_new_tokens": 6,
-        "kl_prompts": 4, "batch_size": 12, "processes": 1,
-    } | options  # fmt: skip
+        "model": files / "model",
+        "output_dir": folder,
+        "tasks": ",".join(TASKS),
+        "seeds": 1,
+        "budget": 32,
+        "arms": [f"es es {files}/es.yaml", f"grpo grpo {files}/grpo.yaml"],
+        "test_size": 12,
+        "max_new_tokens": 6,
+        "kl_prompts": 4,
+        "batch_size": 12,
+        "processes": 1,
+    } | options
     words = []
     for key, value in settings.items():
         words += [f"--{key}", *(value if isinstance(value, list) else [str(value)])]
@@ -96,12 +122,12 @@ def without_seconds(results):
     """What two undisturbed runs have in common: all but times, folders and the machine."""
     return {
         arm: {
-            seed: chain | {"stages": [{key: stage[key] for key in stage if key != "seconds"}
-                                      for stage in chain["stages"]]}
+            seed: chain
+            | {"stages": [{key: stage[key] for key in stage if key != "seconds"} for stage in chain["stages"]]}
             for seed, chain in entry["seeds"].items()
         }
         for arm, entry in results["arms"].items()
-    }  # fmt: skip
+    }
 
 
 def weights(folder):
@@ -154,9 +180,11 @@ def test_results_hold_every_score_and_what_each_training_did(files, finished):
 
 def test_each_task_and_each_seed_has_its_own_randomness(finished):
     folder, _ = finished
-    seeds = {row["seeds"][0] if "seeds" in row else row["seed"]
-             for name in FOLDERS
-             for row in read_jsonl(folder / "es" / "seed-0" / name / "seeds.jsonl")[:1]}  # fmt: skip
+    seeds = {
+        row["seeds"][0] if "seeds" in row else row["seed"]
+        for name in FOLDERS
+        for row in read_jsonl(folder / "es" / "seed-0" / name / "seeds.jsonl")[:1]
+    }
     assert len(seeds) == 2
 
 
@@ -253,8 +281,10 @@ def test_the_optimizer_starts_anew_for_each_task_unless_it_is_kept(files, tmp_pa
 def test_replay_draws_from_all_earlier_tasks(files, tmp_path):
     arms = [f"replay es {files}/es.yaml replay_share=0.25"]
     run(files, tmp_path / "study", arms=arms)
-    kept = [yaml.safe_load((tmp_path / "study" / "replay" / "seed-0" / name / "config.yaml").read_text())
-            for name in FOLDERS]  # fmt: skip
+    kept = [
+        yaml.safe_load((tmp_path / "study" / "replay" / "seed-0" / name / "config.yaml").read_text())
+        for name in FOLDERS
+    ]
     assert [(config["replay"], config["replay_share"]) for config in kept] == [("", 0.0), (TASKS[0], 0.25)]
 
 
@@ -287,8 +317,10 @@ def test_replay_draws_from_all_earlier_tasks(files, tmp_path):
     ],
 )
 def test_mistakes_are_found_before_any_work(files, tmp_path, options, message):
-    options = {key: [line.replace("FILES", str(files)) for line in value] if key == "arms" else value
-               for key, value in options.items()}  # fmt: skip
+    options = {
+        key: [line.replace("FILES", str(files)) for line in value] if key == "arms" else value
+        for key, value in options.items()
+    }
     with pytest.raises(UserError, match=message) as error:
         run(files, tmp_path / "study", **options)
     assert "\n" not in str(error.value)

@@ -232,9 +232,12 @@ def test_wrong_lora_patterns_are_one_line(model, tmp_path):
     with pytest.raises(UserError, match=r"fits no linear layer of this model"):
         train(tmp_path / "run", model=model, lora_rank=2, lora_patterns=path)
     assert not (tmp_path / "run").exists()
-    for content, message in (("{", "JSONDecodeError"), ('{"rank_pattern": {}}', "KeyError"),
-                             ('{"rank_pattern": {"(": 1}, "alpha_pattern": {}}', "missing"),
-                             ('{"rank_pattern": {"a": 0}, "alpha_pattern": {}}', "give at least 1")):  # fmt: skip
+    for content, message in (
+        ("{", "JSONDecodeError"),
+        ('{"rank_pattern": {}}', "KeyError"),
+        ('{"rank_pattern": {"(": 1}, "alpha_pattern": {}}', "missing"),
+        ('{"rank_pattern": {"a": 0}, "alpha_pattern": {}}', "give at least 1"),
+    ):
         (tmp_path / "patterns.json").write_text(content)
         with pytest.raises(UserError, match=message):
             config_of(model, lora_rank=2, lora_patterns=path)
@@ -535,8 +538,14 @@ def divergence(model, base):
 
 
 def test_the_kl_penalty_keeps_the_policy_near_the_base(model, tmp_path):
-    options = {"model": model, "max_steps": 12, "save_steps": 12, "per_device_train_batch_size": 32,
-               "learning_rate": 0.003, "lr_scheduler_type": "constant"}  # fmt: skip
+    options = {
+        "model": model,
+        "max_steps": 12,
+        "save_steps": 12,
+        "per_device_train_batch_size": 32,
+        "learning_rate": 0.003,
+        "lr_scheduler_type": "constant",
+    }
     train(tmp_path / "free", **options)
     train(tmp_path / "held", **options, beta=1.0)
     free, held = (divergence(tmp_path / name / "model", model) for name in ("free", "held"))

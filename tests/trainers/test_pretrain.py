@@ -20,8 +20,15 @@ from trainers.tiny_tokenizer import character_tokenizer
 
 
 SHAPE = {"hidden_size": 32, "layers": 1, "heads": 2, "key_value_heads": 1, "intermediate_size": 32}
-SMALL = SHAPE | {"batch_size": 40, "steps": 8, "evaluate_every": 4, "evaluate_size": 4, "save_every": 2,
-                 "warmup_steps": 2, "threads": 1}  # fmt: skip
+SMALL = SHAPE | {
+    "batch_size": 40,
+    "steps": 8,
+    "evaluate_every": 4,
+    "evaluate_size": 4,
+    "save_every": 2,
+    "warmup_steps": 2,
+    "threads": 1,
+}
 
 
 def config(folder: Path, **options) -> PretrainConfig:

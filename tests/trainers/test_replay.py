@@ -100,10 +100,27 @@ def test_mistakes_are_one_line(message):
 
 
 def es_config(base, run, **options):
-    return ESConfig(**({"model": str(base), "output_dir": str(run), "task": NAMES[0], "replay": EARLIER,
-                        "replay_share": 0.5, "steps": 3, "population": 4, "prompts_per_step": 4, "train_size": 8,
-                        "max_new_tokens": 4, "eval_every": 0, "save_every": 2, "log_completions_every": 1,
-                        "log_members": 4} | options))  # fmt: skip
+    return ESConfig(
+        **(
+            {
+                "model": str(base),
+                "output_dir": str(run),
+                "task": NAMES[0],
+                "replay": EARLIER,
+                "replay_share": 0.5,
+                "steps": 3,
+                "population": 4,
+                "prompts_per_step": 4,
+                "train_size": 8,
+                "max_new_tokens": 4,
+                "eval_every": 0,
+                "save_every": 2,
+                "log_completions_every": 1,
+                "log_members": 4,
+            }
+            | options
+        )
+    )
 
 
 def test_es_trains_on_the_mixture_and_resumes_with_the_same_bits(base, tmp_path):
@@ -125,10 +142,23 @@ def test_es_trains_on_the_mixture_and_resumes_with_the_same_bits(base, tmp_path)
 
 
 def grpo_options(base, run, **options):
-    options = {"model": base, "output_dir": run, "task": NAMES[0], "replay": EARLIER, "replay_share": 0.5,
-               "max_steps": 3, "save_steps": 1, "report_to": "none", "use_cpu": True, "bf16": False,
-               "gradient_checkpointing": False, "per_device_train_batch_size": 8, "num_generations": 2,
-               "max_completion_length": 4, "logging_steps": 1} | options  # fmt: skip
+    options = {
+        "model": base,
+        "output_dir": run,
+        "task": NAMES[0],
+        "replay": EARLIER,
+        "replay_share": 0.5,
+        "max_steps": 3,
+        "save_steps": 1,
+        "report_to": "none",
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "per_device_train_batch_size": 8,
+        "num_generations": 2,
+        "max_completion_length": 4,
+        "logging_steps": 1,
+    } | options
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     return parse(GRPOArguments, GRPOConfig, arguments=words)
 

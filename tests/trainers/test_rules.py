@@ -34,10 +34,25 @@ from trainers.rules import (
 
 # Two blocks of width 32 on 2^8 valid strings.
 SMALL = {
-    "rule": "parity", "length": 12, "group": 3, "train_size": 40, "held_out_size": 40, "width": 32, "depth": 2,
-    "heads": 2, "mlp_ratio": 2.0, "sampler_steps": 4, "batch_size": 16, "steps": 30, "evaluate_from": 5,
-    "evaluations_per_decade": 3, "evaluate_samples": 32, "evaluate_samples_min": 16, "save_every": 7, "log_every": 1,
-}  # fmt: skip
+    "rule": "parity",
+    "length": 12,
+    "group": 3,
+    "train_size": 40,
+    "held_out_size": 40,
+    "width": 32,
+    "depth": 2,
+    "heads": 2,
+    "mlp_ratio": 2.0,
+    "sampler_steps": 4,
+    "batch_size": 16,
+    "steps": 30,
+    "evaluate_from": 5,
+    "evaluations_per_decade": 3,
+    "evaluate_samples": 32,
+    "evaluate_samples_min": 16,
+    "save_every": 7,
+    "log_every": 1,
+}
 KINDS = ["mlp", "dit", "masked_dit", "gpt2", "llama"]
 EVALUATED = [5, 11, 23, 30]
 
@@ -83,9 +98,20 @@ def test_what_a_run_folder_holds(tmp_path, model):
     assert [row["step"] for row in rows] == EVALUATED == steps_of(run)
     assert rows[-1] == results["evaluation"]
     assert set(rows[0]) == {
-        "step", "seconds", "evaluation_seconds", "samples", "valid", "group_valid", "copies", "control",
-        "novel_valid", "unique", "gap_ratio_copies", "loss_train", "loss_held_out",
-    }  # fmt: skip
+        "step",
+        "seconds",
+        "evaluation_seconds",
+        "samples",
+        "valid",
+        "group_valid",
+        "copies",
+        "control",
+        "novel_valid",
+        "unique",
+        "gap_ratio_copies",
+        "loss_train",
+        "loss_held_out",
+    }
     assert all((row["gap_ratio_copies"] is None) == (model == "gpt2") for row in rows)
     # The three sets, and samples that the rows were measured on.
     data = load_arrays(run / "data.safetensors")
@@ -190,10 +216,25 @@ def test_the_shares_of_a_step_make_up_the_step(tmp_path):
 
 def test_a_small_rule_is_learned_and_a_small_set_is_copied(tmp_path):
     learned = config(
-        tmp_path / "rule", model="mlp", length=12, group=2, train_size=20, held_out_size=10, steps=1500, batch_size=64,
-        width=64, learning_rate=3e-3, sampler_steps=18, evaluate_from=50, evaluate_samples=200,
-        evaluate_samples_min=200, stop="memory", stop_copies=0.5, log_every=50, save_every=500,
-    )  # fmt: skip
+        tmp_path / "rule",
+        model="mlp",
+        length=12,
+        group=2,
+        train_size=20,
+        held_out_size=10,
+        steps=1500,
+        batch_size=64,
+        width=64,
+        learning_rate=3e-3,
+        sampler_steps=18,
+        evaluate_from=50,
+        evaluate_samples=200,
+        evaluate_samples_min=200,
+        stop="memory",
+        stop_copies=0.5,
+        log_every=50,
+        save_every=500,
+    )
     results = train_rules(learned, progress=False)
     rows = read_jsonl(tmp_path / "rule" / "evaluations.jsonl")
     assert results["stopped_early"] and results["steps"] == rows[-1]["step"] < 1500

@@ -112,8 +112,15 @@ def test_what_is_kept_is_right_and_finished_and_what_is_counted_is_everything(mo
     assert [(row["prompt_ids"], row["completion_ids"]) for batch in batches for row in batch["kept"]] == kept
     results = read_json(undisturbed / "results.json")
     steps = -(-2 * len(kept) // 4)
-    expected = {"method": "sft", "completions": 160, "tokens": tokens, "correct": right, "kept": len(kept),
-                "steps": steps, "ended_by": "steps"}  # fmt: skip
+    expected = {
+        "method": "sft",
+        "completions": 160,
+        "tokens": tokens,
+        "correct": right,
+        "kept": len(kept),
+        "steps": steps,
+        "ended_by": "steps",
+    }
     assert {key: results[key] for key in expected} == expected
     rows = read_jsonl(undisturbed / "metrics.jsonl")
     assert [(row["step"], row["completions"], row["tokens"]) for row in rows] == [
@@ -123,8 +130,11 @@ def test_what_is_kept_is_right_and_finished_and_what_is_counted_is_everything(mo
 
 
 def test_the_loss_is_the_mean_over_the_tokens_of_the_answers(model, undisturbed):
-    kept = [(row["prompt_ids"], row["completion_ids"])
-            for batch in read_jsonl(undisturbed / "samples.jsonl") for row in batch["kept"]]  # fmt: skip
+    kept = [
+        (row["prompt_ids"], row["completion_ids"])
+        for batch in read_jsonl(undisturbed / "samples.jsonl")
+        for row in batch["kept"]
+    ]
     base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     data = examples(kept, 2, 0)
     losses = []
@@ -221,8 +231,11 @@ def test_the_optimizer_can_start_with_the_state_of_an_earlier_run(model, undistu
     steps = read_json(undisturbed / "results.json")["steps"]
     counts = {}
     for name in ("kept", "reset"):
-        [last] = [path for path in (tmp_path / name).glob("checkpoint-*/optimizer.pt")
-                  if read_json(path.with_name("complete.json"))["ended_by"]]  # fmt: skip
+        [last] = [
+            path
+            for path in (tmp_path / name).glob("checkpoint-*/optimizer.pt")
+            if read_json(path.with_name("complete.json"))["ended_by"]
+        ]
         state = torch.load(last, weights_only=True)["state"]
         counts[name] = {int(moments["step"]) for moments in state.values()}
     own = read_json(tmp_path / "reset" / "results.json")["steps"]
@@ -263,9 +276,11 @@ def test_mistakes_are_found_before_a_model_loads(tmp_path, options, message):
 
 
 def test_mistakes_leave_no_folder(tmp_path, model):
-    for options, message in (({"model": "./nowhere"}, "there is no checkpoint folder"),
-                             ({"bf16": True}, "half precision"),
-                             ({"optimizer_from": str(tmp_path)}, "is no finished")):  # fmt: skip
+    for options, message in (
+        ({"model": "./nowhere"}, "there is no checkpoint folder"),
+        ({"bf16": True}, "half precision"),
+        ({"optimizer_from": str(tmp_path)}, "is no finished"),
+    ):
         with pytest.raises(UserError, match=message):
             train(tmp_path / "run", **({"model": model} | options))
     assert not (tmp_path / "run").exists()

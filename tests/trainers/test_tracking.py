@@ -26,12 +26,30 @@ def needs(package):
     )
 
 
-ES_OPTIONS = {"task": "tests.trainers.es.test_train:VARIETY", "steps": 3, "population": 4, "prompts_per_step": 3,
-              "train_size": 12, "max_new_tokens": 8, "eval_every": 2, "eval_size": 4}  # fmt: skip
-GRPO_OPTIONS = {"task": "tests.trainers.test_grpo:DIGITS", "max_steps": 3, "save_steps": 1, "use_cpu": True,
-                "bf16": False, "gradient_checkpointing": False, "per_device_train_batch_size": 8,
-                "num_generations": 4, "max_completion_length": 6, "logging_steps": 1, "eval_every": 2,
-                "eval_size": 8}  # fmt: skip
+ES_OPTIONS = {
+    "task": "tests.trainers.es.test_train:VARIETY",
+    "steps": 3,
+    "population": 4,
+    "prompts_per_step": 3,
+    "train_size": 12,
+    "max_new_tokens": 8,
+    "eval_every": 2,
+    "eval_size": 4,
+}
+GRPO_OPTIONS = {
+    "task": "tests.trainers.test_grpo:DIGITS",
+    "max_steps": 3,
+    "save_steps": 1,
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "per_device_train_batch_size": 8,
+    "num_generations": 4,
+    "max_completion_length": 6,
+    "logging_steps": 1,
+    "eval_every": 2,
+    "eval_size": 8,
+}
 
 
 def words(options):

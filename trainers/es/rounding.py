@@ -60,8 +60,16 @@ def round_in_every_way(name: str, weight: torch.Tensor, settings: Steps) -> dict
         found["fp32_master"].add_(total)
         for way in (*ROUNDED, WITHOUT_UPDATE):
             mode, weights_of = ("released", [0.0] * len(seeds)) if way == WITHOUT_UPDATE else (way, coefficients)
-            apply_rounded_update({name: found[way]}, mode, seeds, weights_of, noise, rounding_seed=seeds[0],
-                                 walked=walked, sigma=settings.sigma)  # fmt: skip
+            apply_rounded_update(
+                {name: found[way]},
+                mode,
+                seeds,
+                weights_of,
+                noise,
+                rounding_seed=seeds[0],
+                walked=walked,
+                sigma=settings.sigma,
+            )
     return found
 
 

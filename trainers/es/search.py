@@ -37,8 +37,17 @@ class Evaluation:
 
 
 CPU = torch.device("cpu")
-METRICS = ("reward", "reward_std", "reward_best", "members_tied", "members_unscored", "alpha", "sigma", "update_norm",
-           "distance_from_base")  # fmt: skip
+METRICS = (
+    "reward",
+    "reward_std",
+    "reward_best",
+    "members_tied",
+    "members_unscored",
+    "alpha",
+    "sigma",
+    "update_norm",
+    "distance_from_base",
+)
 EvaluateMembers = Callable[[int, list[SeededMember]], Evaluation]
 
 

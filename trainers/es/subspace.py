@@ -57,8 +57,9 @@ class Subspace:
             if weight.ndim != 2 or name.endswith(EMBEDDINGS):
                 continue
             if rank > min(weight.shape):
-                raise UserError(f"space_rank is {rank}, but {name} is {list(weight.shape)}; give at most "
-                                f"{min(weight.shape)}")  # fmt: skip
+                raise UserError(
+                    f"space_rank is {rank}, but {name} is {list(weight.shape)}; give at most {min(weight.shape)}"
+                )
             generator = torch.Generator().manual_seed(hash64("subspace", seed, name) >> 1)
             place, start = self._place(weight, generator)
             self.places[name] = place
@@ -73,8 +74,9 @@ class Subspace:
             b = torch.randn(columns * self.rank, generator=generator) / math.sqrt(columns)
             return Place(self.length, rows, columns), torch.cat([torch.zeros(rows * self.rank), b])
         if self.kind == "random":
-            left, right = (torch.linalg.qr(torch.randn(size, self.rank, generator=generator)).Q
-                           for size in (rows, columns))  # fmt: skip
+            left, right = (
+                torch.linalg.qr(torch.randn(size, self.rank, generator=generator)).Q for size in (rows, columns)
+            )
             # The entries of U C V^T have this share of the root mean square of C's: with it, the standard deviation
             # of the vector is that of the matrix's entries, as in a search over all weights.
             scale = math.sqrt(rows * columns) / self.rank

@@ -145,9 +145,11 @@ class ESConfig:
     )
     precision: str = field(
         default="fp32_master",
-        metadata={"help": "fp32_master, or with bfloat16 weights released, exact_restore, fp32_sum or "
-                          "stochastic_rounding; for study only"},
-    )  # fmt: skip
+        metadata={
+            "help": "fp32_master, or with bfloat16 weights released, exact_restore, fp32_sum or "
+            "stochastic_rounding; for study only"
+        },
+    )
     released_engines: int = field(
         default=3, metadata={"help": "engines that share the members under precision released; errors add up in each"}
     )
@@ -180,9 +182,22 @@ class ESConfig:
     parenthood_ratio: float = field(default=0.5, metadata={"help": "share of elites in cem"})
 
     def __post_init__(self):
-        for name in ("steps", "prompts_per_step", "samples", "train_size", "sigma", "alpha", "max_new_tokens",
-                     "eval_size", "save_every", "keep", "log_members", "population_gb", "released_engines",
-                     "space_rank"):  # fmt: skip
+        for name in (
+            "steps",
+            "prompts_per_step",
+            "samples",
+            "train_size",
+            "sigma",
+            "alpha",
+            "max_new_tokens",
+            "eval_size",
+            "save_every",
+            "keep",
+            "log_members",
+            "population_gb",
+            "released_engines",
+            "space_rank",
+        ):
             check_positive(name, getattr(self, name))
         for name in (
             "anchor",
@@ -230,9 +245,15 @@ class ESConfig:
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
         check_between("parenthood_ratio", self.parenthood_ratio, 0.0, 1.0)
         # These belong to the search over all weights.
-        for name, default in (("antithetic", False), ("anchor", 0.0), ("shared_noise", False),
-                              ("precision", "fp32_master"), ("noise", "full"), ("sigma_schedule", "constant"),
-                              ("alpha_schedule", "constant")):  # fmt: skip
+        for name, default in (
+            ("antithetic", False),
+            ("anchor", 0.0),
+            ("shared_noise", False),
+            ("precision", "fp32_master"),
+            ("noise", "full"),
+            ("sigma_schedule", "constant"),
+            ("alpha_schedule", "constant"),
+        ):
             if getattr(self, name) != default:
                 raise UserError(f"{name} has no meaning for algorithm {self.algorithm}; leave it out")
         check_vector_search(
@@ -288,8 +309,9 @@ def _train(config: ESConfig) -> dict[str, Any]:
     task = get_task(config.task)
     rows = task.load("train", config.train_size, config.data_seed)
     keep_on = "cpu" if config.master_on_cpu else accelerator.device
-    base = {name: weight.detach().to(keep_on, torch.float32, copy=True)
-            for name, weight in engine.named_weights().items()}  # fmt: skip
+    base = {
+        name: weight.detach().to(keep_on, torch.float32, copy=True) for name, weight in engine.named_weights().items()
+    }
     if config.precision != "fp32_master":
         base = {name: weight.to(torch.bfloat16).float() for name, weight in base.items()}
     parameters = sum(weight.numel() for weight in base.values())
@@ -346,8 +368,11 @@ def _train(config: ESConfig) -> dict[str, Any]:
             append_jsonl(run / "metrics.jsonl", {"step": step, **progress, **metrics})
             tracking.log(progress | metrics)
             reward = metrics["reward"]
-            accelerator.print(f"es step {step}/{config.steps}  reward {math.nan if reward is None else reward:.3f}  "
-                              f"{progress['seconds'] / step:.2f} s/step", flush=True)  # fmt: skip
+            accelerator.print(
+                f"es step {step}/{config.steps}  reward {math.nan if reward is None else reward:.3f}  "
+                f"{progress['seconds'] / step:.2f} s/step",
+                flush=True,
+            )
         if (config.eval_every and step % config.eval_every == 0) or ended is not None:
             evaluate(step)
         saving = step % config.save_every == 0 or ended is not None
@@ -362,8 +387,15 @@ def _train(config: ESConfig) -> dict[str, Any]:
         with new_folder(run / "model") as folder:
             save_model(folder, engine.model, engine.tokenizer, weights)
         updates = sum(not row["members_tied"] for row in read_jsonl(run / "metrics.jsonl"))
-        finished = {"method": "es", "task": config.task, "parameters": parameters, "steps": step,
-                    "ended_by": ended, "updates": updates, **progress}  # fmt: skip
+        finished = {
+            "method": "es",
+            "task": config.task,
+            "parameters": parameters,
+            "steps": step,
+            "ended_by": ended,
+            "updates": updates,
+            **progress,
+        }
         write_json(run / "results.json", finished)
     return broadcast_object_list([finished])[0]
 
@@ -381,9 +413,15 @@ def make_engine(config: ESConfig, accelerator: Accelerator) -> RolloutEngine:
     # Validation prompts may be longer than those for training.
     longest = 2 * longest_prompt(config) + config.max_new_tokens
     return VLLMEngine(
-        config.model, dtype, slots=slots, rank=rank, kv_cache_gb=config.population_gb, max_model_len=longest,
-        max_num_seqs=VLLM_COMPLETIONS, max_num_batched_tokens=VLLM_TOKENS,
-    )  # fmt: skip
+        config.model,
+        dtype,
+        slots=slots,
+        rank=rank,
+        kv_cache_gb=config.population_gb,
+        max_model_len=longest,
+        max_num_seqs=VLLM_COMPLETIONS,
+        max_num_batched_tokens=VLLM_TOKENS,
+    )
 
 
 def longest_prompt(config: ESConfig) -> int:
@@ -433,9 +471,11 @@ def check_memory(config: ESConfig, accelerator: Accelerator) -> Plan:
         accelerator.print(describe(plan, demand, available), flush=True)
     require_memory(model, demand, available)
     if not config.dry_run and plan.host_bytes > host_memory(local):
-        raise UserError(f"the master takes {size_text(plan.host_bytes)} of the machine's memory for each process, but "
-                        f"{size_text(host_memory(local))} are free for each; set master_on_cpu: false, or start fewer "
-                        "processes")  # fmt: skip
+        raise UserError(
+            f"the master takes {size_text(plan.host_bytes)} of the machine's memory for each process, but "
+            f"{size_text(host_memory(local))} are free for each; set master_on_cpu: false, or start fewer "
+            "processes"
+        )
     return plan
 
 
@@ -454,12 +494,18 @@ def evolution_strategy(
             weight.copy_(broadcast(here))
     return EvolutionStrategy(
         SeedProblem(rollout, config.make_noise(), config.prompt_baseline, config.precision, config.released_engines),
-        weights, base,
-        run_seed=config.seed, members=config.population, shaping=config.fitness_shaping,
+        weights,
+        base,
+        run_seed=config.seed,
+        members=config.population,
+        shaping=config.fitness_shaping,
         alpha=lambda step: config.alpha * schedule(config.alpha_schedule, step, config.steps, config.final_share),
         sigma=lambda step: config.sigma * schedule(config.sigma_schedule, step, config.steps, config.final_share),
-        antithetic=config.antithetic, anchor=config.anchor, steps_done=done, device=accelerator.device,
-    )  # fmt: skip
+        antithetic=config.antithetic,
+        anchor=config.anchor,
+        steps_done=done,
+        device=accelerator.device,
+    )
 
 
 def vector_search(
@@ -472,25 +518,38 @@ def vector_search(
     check_length(config.algorithm, space)
     problem = VectorProblem(rollout, space, config.prompt_baseline, config.fitness_shaping, config.seed, recorded)
     algorithm = make_algorithm(
-        config.algorithm, problem, members=config.population, stdev=config.sigma, optimizer=config.optimizer,
-        center_learning_rate=config.center_learning_rate, stdev_learning_rate=config.stdev_learning_rate,
+        config.algorithm,
+        problem,
+        members=config.population,
+        stdev=config.sigma,
+        optimizer=config.optimizer,
+        center_learning_rate=config.center_learning_rate,
+        stdev_learning_rate=config.stdev_learning_rate,
         parenthood_ratio=config.parenthood_ratio,
-    )  # fmt: skip
+    )
     return VectorSearch(problem, base, algorithm)
 
 
 class MemberRollout:
     """Rewards of members: those that this process gets to through the engine, the others' gathered."""
 
-    def __init__(self, config: ESConfig, engine: RolloutEngine, task: Task, rows: datasets.Dataset,
-                 accelerator: Accelerator, run: Path):  # fmt: skip
+    def __init__(
+        self,
+        config: ESConfig,
+        engine: RolloutEngine,
+        task: Task,
+        rows: datasets.Dataset,
+        accelerator: Accelerator,
+        run: Path,
+    ):
         self.config, self.engine, self.task, self.rows = config, engine, task, rows
         self.accelerator, self.run = accelerator, run
         self.assignment = Assignment(accelerator)
         self.replayed = replayed_prompts(config.prompts_per_step, config.replay_share)
         if self.replayed:
-            self.replay = Replay.load(config.task, config.replay, self.replayed, config.train_size, config.data_seed,
-                                      config.seed)  # fmt: skip
+            self.replay = Replay.load(
+                config.task, config.replay, self.replayed, config.train_size, config.data_seed, config.seed
+            )
             self.task = self.replay.task
 
     def prompts_of_step(self, step: int) -> list[dict[str, Any]]:
@@ -505,8 +564,9 @@ class MemberRollout:
     def __call__(self, step: int, members: list[Member]) -> Evaluation:
         config = self.config
         rows = self.prompts_of_step(step)
-        sampling = Sampling(config.max_new_tokens, config.temperature, config.samples, config.seed, step,
-                            config.member_noise)  # fmt: skip
+        sampling = Sampling(
+            config.max_new_tokens, config.temperature, config.samples, config.seed, step, config.member_noise
+        )
         prompts = [row["prompt"] for row in rows]
         repeated = [row for row in rows for _ in range(config.samples)]
         mine = (
@@ -520,13 +580,15 @@ class MemberRollout:
             # One reward per (prompt, sample); the samples of a prompt are averaged by the mean over columns.
             texts = [completion.text for prompt in answers for completion in prompt]
             scored = fitness(self.task, texts, repeated)
-            results.append({
-                "member": member.index,
-                "rewards": [math.nan if score is None else score for score in scored.scores],
-                "tokens": sum(len(completion.token_ids) for prompt in answers for completion in prompt),
-                "empty": scored.empty,
-                "unfinished": sum(not completion.finished for prompt in answers for completion in prompt),
-            })  # fmt: skip
+            results.append(
+                {
+                    "member": member.index,
+                    "rewards": [math.nan if score is None else score for score in scored.scores],
+                    "tokens": sum(len(completion.token_ids) for prompt in answers for completion in prompt),
+                    "empty": scored.empty,
+                    "unfinished": sum(not completion.finished for prompt in answers for completion in prompt),
+                }
+            )
             if member.index < config.log_members:
                 tables += completion_rows(step + 1, member.index, repeated, texts, scored.scores, self.task.name)
         if self.accelerator.num_processes > 1:
@@ -566,10 +628,15 @@ def completion_rows(
 ) -> list[dict[str, Any]]:
     """Completions in the columns of TRL's GRPO tables (step, prompt, completion, one per reward), and the member."""
     return [
-        {"step": step, "prompt": row["prompt"], "completion": [{"role": "assistant", "content": text}], reward: score,
-         "member": member}
+        {
+            "step": step,
+            "prompt": row["prompt"],
+            "completion": [{"role": "assistant", "content": text}],
+            reward: score,
+            "member": member,
+        }
         for row, text, score in zip(rows, texts, scores, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def prompt_indices(rows: int, per_step: int, seed: int, step: int) -> list[int]:

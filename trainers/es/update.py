@@ -55,9 +55,15 @@ def apply_update(weights: Weights, base: Weights, update: Update) -> float:
     noise = Noise(update.shared_noise, update.rank, update.rest)
     if update.precision != "fp32_master":
         return apply_rounded_update(
-            weights, update.precision, update.seeds, update.coefficients, noise, sigma=update.sigma,
-            walked=update.walked, rounding_seed=update.seeds[0],
-        )  # fmt: skip
+            weights,
+            update.precision,
+            update.seeds,
+            update.coefficients,
+            noise,
+            sigma=update.sigma,
+            walked=update.walked,
+            rounding_seed=update.seeds[0],
+        )
     terms = [pair for pair in zip(update.seeds, update.coefficients, strict=True) if pair[1] != 0.0]
     squared_norm = 0.0
     for name, weight in weights.items():

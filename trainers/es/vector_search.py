@@ -44,8 +44,15 @@ class VectorProblem(Problem):
     shaping: one of `trainers.es.shaping.SHAPINGS`, applied before the algorithm sees the fitness.
     """
 
-    def __init__(self, evaluate: EvaluateVectors, space: Subspace, baseline: str, shaping: str, seed: int,
-                 recorded: list[list[float]]):  # fmt: skip
+    def __init__(
+        self,
+        evaluate: EvaluateVectors,
+        space: Subspace,
+        baseline: str,
+        shaping: str,
+        seed: int,
+        recorded: list[list[float]],
+    ):
         # evotorch takes seeds below 2^63; its own bounds are only used for a start of its own choice.
         super().__init__("max", solution_length=space.length, dtype=torch.float32, seed=seed)
         self.evaluate_members, self.space, self.baseline, self.shaping = evaluate, space, baseline, shaping
@@ -184,23 +191,29 @@ def check_vector_search(
 ) -> None:
     """Raise `UserError` for options that do not go together. (`check_length` sees to the length of the vector.)"""
     if optimizer != "none" and algorithm not in WITH_OPTIMIZER:
-        raise UserError(f"optimizer is {optimizer!r}, but {algorithm} moves its centre by a rule of its own; leave it "
-                        f"at none, or take {' or '.join(WITH_OPTIMIZER)}")  # fmt: skip
+        raise UserError(
+            f"optimizer is {optimizer!r}, but {algorithm} moves its centre by a rule of its own; leave it "
+            f"at none, or take {' or '.join(WITH_OPTIMIZER)}"
+        )
     if center_learning_rate is None and (algorithm == "pgpe" or optimizer != "none"):
         raise UserError(f"{algorithm} with optimizer {optimizer} has no default step size; give center_learning_rate")
     if algorithm == "pgpe" and members % 2:
         raise UserError(f"population is {members}, but pgpe takes members in pairs; give an even number")
     if algorithm == "cem" and math.floor(members * parenthood_ratio) < 2:
-        raise UserError(f"parenthood_ratio {parenthood_ratio} of {members} members leaves fewer than 2 elites, whose "
-                        "spread cannot be told; raise either")  # fmt: skip
+        raise UserError(
+            f"parenthood_ratio {parenthood_ratio} of {members} members leaves fewer than 2 elites, whose "
+            "spread cannot be told; raise either"
+        )
 
 
 def check_length(algorithm: str, space: Subspace) -> None:
     """Raise `UserError` if the vector is too long for an algorithm that keeps all its covariances."""
     if algorithm in ("xnes", "cmaes") and space.length > LONGEST_WITH_COVARIANCE:
-        raise UserError(f"{algorithm} keeps the covariance of all {space.length:,} numbers of a vector, more than "
-                        f"{LONGEST_WITH_COVARIANCE:,}; lower space_rank, take space singular, or algorithm snes or "
-                        "pgpe")  # fmt: skip
+        raise UserError(
+            f"{algorithm} keeps the covariance of all {space.length:,} numbers of a vector, more than "
+            f"{LONGEST_WITH_COVARIANCE:,}; lower space_rank, take space singular, or algorithm snes or "
+            "pgpe"
+        )
 
 
 def share_ties(weights: torch.Tensor, fitnesses: torch.Tensor) -> torch.Tensor:

@@ -73,9 +73,14 @@ def test_training_finds_planted_nodes_if_and_only_if_it_is_corrected(name):
         scores = node_scores(source, model_batch(source, 16, 8), preset)
         alignment = make_map("dense", Layout.of(source), Layout.of(target), seed)
         train_map(
-            alignment, target, {"task": scores}, {"task": model_batch(target, 24, 8, seed=1)}, preset, seed,
+            alignment,
+            target,
+            {"task": scores},
+            {"task": model_batch(target, 24, 8, seed=1)},
+            preset,
+            seed,
             {"task": model_batch(target, 8, 8, seed=2)},
-        )  # fmt: skip
+        )
         predicted = aligned_scores(alignment, map_input(scores, preset))[1:]
         found.append(auroc(predicted, torch.tensor([node in IN_TARGET for node in target.nodes[1:]])))
     if name == "corrected":
@@ -167,8 +172,11 @@ def test_the_order_of_the_steps(batch):
     tasks = {"a": long, "b": batch}
     sequential = list(_steps(tasks, replace(PAPER, batch_size=4), torch.Generator().manual_seed(0)))
     assert [(task, rows.tolist()) for task, rows in sequential] == [
-        ("a", [0, 1, 2, 3]), ("a", [4, 5, 6, 7]), ("a", [8]), ("b", [0, 1, 2]),
-    ]  # fmt: skip
+        ("a", [0, 1, 2, 3]),
+        ("a", [4, 5, 6, 7]),
+        ("a", [8]),
+        ("b", [0, 1, 2]),
+    ]
     preset = replace(CORRECTED, batch_size=2)
     epochs = [list(_steps(tasks, preset, torch.Generator().manual_seed(seed))) for seed in range(6)]
     for epoch in epochs:

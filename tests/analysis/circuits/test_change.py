@@ -75,13 +75,16 @@ def test_likenesses():
     draws = torch.randn(2, 30, generator=torch.Generator().manual_seed(0))
     assert spearman(*draws).item() == pytest.approx(np.corrcoef(draws.argsort(1).argsort(1))[0, 1])
     assert change_in_scores(torch.tensor([1.0, -3.0]), torch.tensor([3.0, -4.0])) == {
-        "total": 0.75, "increase": 0.5, "decrease": 0.25
-    }  # fmt: skip
+        "total": 0.75,
+        "increase": 0.5,
+        "decrease": 0.25,
+    }
 
 
 def test_profile_leaves_the_input_out():
-    found = profile(torch.tensor([100.0, 1.0, -1.0, 2.0, 0.0, 4.0, 0.0]), ("input", "a0.h0", "a0.h1", "m0", "a1.h0",
-                                                                           "a1.h1", "m1"))  # fmt: skip
+    found = profile(
+        torch.tensor([100.0, 1.0, -1.0, 2.0, 0.0, 4.0, 0.0]), ("input", "a0.h0", "a0.h1", "m0", "a1.h0", "a1.h1", "m1")
+    )
     assert found == {"attention": 6 / 8, "depth": 4 / 8}
 
 
@@ -137,8 +140,12 @@ def test_models_of_other_shapes_are_refused(base):
     other = copy.deepcopy(base)
     other.model.layers = other.model.layers[:1]
     with pytest.raises(UserError, match="other does not have the shape of base"):
-        task_change({"base": CircuitModel(base), "other": CircuitModel(other)}, [random_batch(2)], [random_batch(2)],
-                    ChangeOptions())  # fmt: skip
+        task_change(
+            {"base": CircuitModel(base), "other": CircuitModel(other)},
+            [random_batch(2)],
+            [random_batch(2)],
+            ChangeOptions(),
+        )
 
 
 def test_transplants_of_everything_of_nothing_and_of_the_changed_node(base):
@@ -209,8 +216,9 @@ def test_critical_layers_and_their_control():
 
 
 def test_the_patterns_give_peft_the_ranks(base):
-    options = LoraConfig(r=2, lora_alpha=4, target_modules="all-linear", task_type="CAUSAL_LM",
-                         **lora_patterns([1], rank=5, alpha=10))  # fmt: skip
+    options = LoraConfig(
+        r=2, lora_alpha=4, target_modules="all-linear", task_type="CAUSAL_LM", **lora_patterns([1], rank=5, alpha=10)
+    )
     adapted = get_peft_model(copy.deepcopy(base), options)
     ranks = {
         (name.split(".layers.")[1][0], weight.shape[0])
@@ -223,9 +231,23 @@ def test_the_patterns_give_peft_the_ranks(base):
 def test_the_command_stores_the_change_of_checkpoints(tmp_path, capsys):
     for name, seed in (("base", 0), ("es", 1)):
         random_checkpoint(tmp_path / name, seed=seed)
-    words = ["circuits", "--base", tmp_path / "base", "--checkpoints", f"es={tmp_path / 'es'}", "--tasks",
-             "docstring_short", "--examples", "5", "--method", "nap", "--output", tmp_path / "out", "--device",
-             "cpu"]  # fmt: skip
+    words = [
+        "circuits",
+        "--base",
+        tmp_path / "base",
+        "--checkpoints",
+        f"es={tmp_path / 'es'}",
+        "--tasks",
+        "docstring_short",
+        "--examples",
+        "5",
+        "--method",
+        "nap",
+        "--output",
+        tmp_path / "out",
+        "--device",
+        "cpu",
+    ]
     run_command(words)
     results = read_json(tmp_path / "out" / "results.json")
     found = results["circuits"]["docstring_short"]

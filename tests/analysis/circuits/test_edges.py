@@ -118,8 +118,15 @@ def test_planted_edges_are_exactly_zero_outside():
         for reader, score in zip(found.readers, row, strict=True):
             # Heads 0, 1 read keys and values of group 0, heads 2, 3 those of group 1.
             reads = reader in {
-                "a0.h1.q", "a0.kv0.k", "a0.kv0.v", "m0", "a1.h2.q", "a1.kv1.k", "a1.kv1.v", "logits",
-            }  # fmt: skip
+                "a0.h1.q",
+                "a0.kv0.k",
+                "a0.kv0.v",
+                "m0",
+                "a1.h2.q",
+                "a1.kv1.k",
+                "a1.kv1.v",
+                "logits",
+            }
             exists = found.exists[found.writers.index(writer), found.readers.index(reader)]
             assert (score != 0) == (reads and writer in PLANTED | {"input"} and bool(exists)), (writer, reader)
 

@@ -117,9 +117,14 @@ def test_the_interval_is_that_of_a_ratio_of_means():
     clean, ablated = torch.full((examples,), 2.0), torch.zeros(examples)
     kept = 1.0 + torch.randn(1, examples, generator=generator)
     curve = summarise(
-        LogitDifferences(clean, ablated, torch.cat([kept, clean[None]])), [0.5, 1.0], [1, 2], "always", "signed", "x",
+        LogitDifferences(clean, ablated, torch.cat([kept, clean[None]])),
+        [0.5, 1.0],
+        [1, 2],
+        "always",
+        "signed",
+        "x",
         resamples=4000,
-    )  # fmt: skip
+    )
     half = 1.96 * kept.std().item() / math.sqrt(examples) / 2
     assert curve.f[0].low == pytest.approx(curve.f[0].value - half, abs=0.1 * half)
     assert curve.f[0].high == pytest.approx(curve.f[0].value + half, abs=0.1 * half)

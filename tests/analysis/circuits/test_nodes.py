@@ -17,8 +17,14 @@ def test_names_and_their_order():
     names = node_names(layers=2, heads=2)
     assert names == ("input", "a0.h0", "a0.h1", "m0", "a1.h0", "a1.h1", "m1")
     assert [parse_node(name) for name in names] == [
-        (-1, None), (0, 0), (0, 1), (0, None), (1, 0), (1, 1), (1, None),
-    ]  # fmt: skip
+        (-1, None),
+        (0, 0),
+        (0, 1),
+        (0, None),
+        (1, 0),
+        (1, 1),
+        (1, None),
+    ]
     with pytest.raises(UserError, match="'a1h2' is no node"):
         parse_node("a1h2")
     with pytest.raises(UserError, match="no node 'm2'"):

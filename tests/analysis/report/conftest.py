@@ -17,9 +17,16 @@ GAINS = {
     "grpo": {"countdown": 0.33, "arithmetic": 0.02, "four_choice": 0.01, "yes_no": 0.0},
 }
 KINDS = [
-    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "input_layernorm",
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+    "input_layernorm",
     "post_attention_layernorm",
-]  # fmt: skip
+]
 # Relative length of the update by kind, before some variation over the layers.
 RELATIVE = {"es": 0.1, "grpo": 0.006}
 
@@ -82,7 +89,10 @@ def synthetic_results() -> dict:
         "connectivity": {
             "task": "countdown",
             "references": {
-                "total": 612, "tokens": 7344, "prompts": 500, "per_model": {"base": 135, "es": 275, "grpo": 300}
+                "total": 612,
+                "tokens": 7344,
+                "prompts": 500,
+                "per_model": {"base": 135, "es": 275, "grpo": 300},
             },
             "lines": {
                 "base|es": _line(0.27, 0.55, 0.61, 0.48, dip=0.006, hill=0.002),
@@ -90,7 +100,7 @@ def synthetic_results() -> dict:
                 "es|grpo": _line(0.55, 0.60, 0.48, 0.39, dip=0.15, hill=0.12),
             },
         },
-    }  # fmt: skip
+    }
 
 
 def _training(rng, steps: int, per_step: int, start: float, end: float, noise: float) -> dict:

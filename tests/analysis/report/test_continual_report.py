@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from analysis.continual import summarise
+from analysis.continual.summary import summarise
 from analysis.report import build, build_gallery
-from analysis.report.continual_story import title
+from analysis.report.studies.sequential.story import title
 from eval.storage import read_json, write_json
-from tests.analysis.planted_sequence import TASKS, full_run, planted_matrix, planted_results
+from tests.analysis.continual.planted_sequence import TASKS, full_run, planted_matrix, planted_results
 from tests.analysis.report.test_report_build import at_pointer, check_number, markdown_tables, page_of
 
 
@@ -36,9 +36,12 @@ def two_arms(losses: dict[str, list[float]], seeds: int = 3) -> dict:
     return summarised(
         planted_results(
             {arm: (arm, [planted_matrix([0.3, 0.2], 0.4, lost)] * seeds) for arm, lost in losses.items()},
-            TASKS[:2], TASKS[:2], {arm: [0.01, 0.02] for arm in losses}, {arm: 2.0 for arm in losses},
+            TASKS[:2],
+            TASKS[:2],
+            {arm: [0.01, 0.02] for arm in losses},
+            {arm: 2.0 for arm in losses},
         )
-    )  # fmt: skip
+    )
 
 
 def test_every_number_in_the_tables_is_the_one_in_results(built):
@@ -59,17 +62,39 @@ def test_every_number_in_the_tables_is_the_one_in_results(built):
             assert words == "n/a" if value is None else check_number(words, value) is None
     assert len(sources) == len(set(sources)), "one number stands in two cells"
     expected = {
-        *(f"/continual/matrix/{arm}/{end}/{row}/{column}" for arm in results["arms"]
-          for end in ("value", "low", "high") for row in range(5) for column in range(5)),
-        *(f"/continual/metrics/{arm}/{metric}/{end}" for arm in results["arms"]
-          for end in ("value", "low", "high") for metric in results["continual"]["metrics"]["es"]),
-        *(f"/continual/pairs/{pair}/{kind}/{name}/{end}" for pair, found in results["continual"]["pairs"].items()
-          for kind in ("metrics", "final") for name in found[kind] for end in ("value", "low", "high")),
-        *(f"/continual/budget/{arm}/tasks/{task}/{unit}" for arm in results["arms"] for task in TASKS
-          for unit in ("steps", "completions", "tokens", "seconds")),
-        *(f"/continual/drift/{reference}/{group}/{name}/correlation/value" for reference in ("step", "base")
-          for group in ("all", "es", "grpo") for name in ("forward", "reverse", "norm", "gain")),
-    }  # fmt: skip
+        *(
+            f"/continual/matrix/{arm}/{end}/{row}/{column}"
+            for arm in results["arms"]
+            for end in ("value", "low", "high")
+            for row in range(5)
+            for column in range(5)
+        ),
+        *(
+            f"/continual/metrics/{arm}/{metric}/{end}"
+            for arm in results["arms"]
+            for end in ("value", "low", "high")
+            for metric in results["continual"]["metrics"]["es"]
+        ),
+        *(
+            f"/continual/pairs/{pair}/{kind}/{name}/{end}"
+            for pair, found in results["continual"]["pairs"].items()
+            for kind in ("metrics", "final")
+            for name in found[kind]
+            for end in ("value", "low", "high")
+        ),
+        *(
+            f"/continual/budget/{arm}/tasks/{task}/{unit}"
+            for arm in results["arms"]
+            for task in TASKS
+            for unit in ("steps", "completions", "tokens", "seconds")
+        ),
+        *(
+            f"/continual/drift/{reference}/{group}/{name}/correlation/value"
+            for reference in ("step", "base")
+            for group in ("all", "es", "grpo")
+            for name in ("forward", "reverse", "norm", "gain")
+        ),
+    }
     assert expected <= set(sources)
 
 
@@ -142,24 +167,27 @@ def test_one_seed_is_said(tmp_path):
 
 def test_one_arm_and_one_task(tmp_path):
     """Neither pairs nor forgetting nor, with a single column, anything to lose: the rest of the page stands."""
-    results = planted_results(
-        {"es": ("es", [[[0.2], [0.7]]])}, TASKS[:1], TASKS[:1], {"es": [0.1]}, {"es": 3.0}
-    )  # fmt: skip
+    results = planted_results({"es": ("es", [[[0.2], [0.7]]])}, TASKS[:1], TASKS[:1], {"es": [0.1]}, {"es": 3.0})
     run = written(tmp_path, summarised(results))
     text = page_of(run).text
     assert "ES after one task" in text and "ES brings Countdown to 70.0 %." in text
     assert "Missing from results.json" not in text
     assert sorted(path.stem for path in (run / "report" / "figures").glob("*.svg")) == [
-        "matrices", "metrics", "retention"
-    ]  # fmt: skip
+        "matrices",
+        "metrics",
+        "retention",
+    ]
 
 
 def test_one_task_with_a_further_column(tmp_path):
     matrix = [[0.2, 0.5], [0.7, 0.4]]
     results = planted_results(
         {"es": ("es", [matrix] * 2), "grpo": ("grpo", [matrix] * 2)},
-        TASKS[:1], ["countdown", "gsm8k"], {"es": [0.1], "grpo": [0.2]}, {"es": 3.0, "grpo": 1.0},
-    )  # fmt: skip
+        TASKS[:1],
+        ["countdown", "gsm8k"],
+        {"es": [0.1], "grpo": [0.2]},
+        {"es": 3.0, "grpo": 1.0},
+    )
     text = page_of(written(tmp_path, summarised(results))).text
     assert "ES and GRPO after one task: nothing that was trained can be forgotten yet" in text
     assert "GSM8K (never trained)" in text and "Missing from results.json" not in text
@@ -170,8 +198,11 @@ def test_long_names_stand_below_each_other(tmp_path):
     tasks = ["countdown_hub", "reasoning_gym/a_rather_long_name"]
     results = planted_results(
         {arm: (arm, [planted_matrix([0.3, 0.2], 0.4, [0.0, 0.1])] * 2) for arm in ("es", "grpo", "sft")},
-        tasks, tasks, {arm: [0.1, 0.2] for arm in ("es", "grpo", "sft")}, {"es": 3.0, "grpo": 1.0, "sft": 2.0},
-    )  # fmt: skip
+        tasks,
+        tasks,
+        {arm: [0.1, 0.2] for arm in ("es", "grpo", "sft")},
+        {"es": 3.0, "grpo": 1.0, "sft": 2.0},
+    )
     run = written(tmp_path, summarised(results))
     assert "SFT minus GRPO" in page_of(run).text
     svg = (run / "report" / "figures" / "matrices.svg").read_text(encoding="utf-8")
@@ -186,8 +217,11 @@ def test_many_columns(tmp_path, columns):
     names = [*TASKS[:2], *(f"further_{i}" for i in range(columns - 2))]
     results = planted_results(
         {"es": ("es", [planted_matrix([0.3] * columns, 0.4, [0.01, 0.02])] * 2)},
-        TASKS[:2], names, {"es": [0.1, 0.2]}, {"es": 3.0},
-    )  # fmt: skip
+        TASKS[:2],
+        names,
+        {"es": [0.1, 0.2]},
+        {"es": 3.0},
+    )
     run = written(tmp_path, summarised(results))
     svg = (run / "report" / "figures" / "matrices.svg").read_text(encoding="utf-8")
     assert svg.count("\N{EN DASH}") == (3 * columns if columns <= 8 else 0)
@@ -235,8 +269,10 @@ def test_unmeasured_divergences(tmp_path):
 def test_the_estimator_stands_where_a_divergence_does(tmp_path):
     results = two_arms({"es": [0.0, 0.1], "grpo": [0.0, 0.3]})
     results["arms"]["es"]["seeds"]["0"]["stages"][0]["kl_step"]["forward"] |= {
-        "estimator": "exact sum", "temperature": 1.0, "prompts": 60
-    }  # fmt: skip
+        "estimator": "exact sum",
+        "temperature": 1.0,
+        "prompts": 60,
+    }
     text = page_of(written(tmp_path, results)).text
     assert "Estimator: exact sum, at temperature 1, 60 prompts a stage and direction." in text
 

@@ -8,14 +8,14 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from analysis.claims import judge
-from analysis.connectivity import Landscape, part_lines
-from analysis.plane import plane
-from analysis.predictions import predict
-from analysis.probes import probes
+from analysis.behaviour.lines import Landscape, part_lines
+from analysis.behaviour.plane import plane
+from analysis.behaviour.probes import probes
+from analysis.claims.judge import judge
+from analysis.geometry.spectra import update_spectra
+from analysis.geometry.trajectory import drift
 from analysis.report import build, build_gallery
-from analysis.spectra import update_spectra
-from analysis.trajectory import drift
+from analysis.theory.predictions import predict
 from eval.errors import UserError
 from eval.storage import read_json, write_json
 from tests.analysis.report.test_report_build import at_pointer, check_number, markdown_tables, page_of
@@ -53,13 +53,26 @@ def quadratic(weights) -> dict:
     """Reward and loss of a bowl around weights of 0.1, with made-up intervals."""
     distance = sum(float((weight - 0.1).double().square().sum()) for _, weight in weights)
     reward, loss = 1 / (1 + distance / 50), distance / 100
-    return {"reward": reward, "reward_low": max(0.0, reward - 0.1), "reward_high": min(1.0, reward + 0.1),
-            "reward_total": 60, "loss": loss, "loss_low": loss - 0.01, "loss_high": loss + 0.01}  # fmt: skip
+    return {
+        "reward": reward,
+        "reward_low": max(0.0, reward - 0.1),
+        "reward_high": min(1.0, reward + 0.1),
+        "reward_total": 60,
+        "loss": loss,
+        "loss_low": loss - 0.01,
+        "loss_high": loss + 0.01,
+    }
 
 
 def divergence(value: float, direction: str) -> dict:
-    return {"per_token": value, "per_token_low": value / 2, "per_token_high": 2 * value, "sequences": 40,
-            "direction": direction, "sampled_from": direction[3:].split(" ")[0]}  # fmt: skip
+    return {
+        "per_token": value,
+        "per_token_low": value / 2,
+        "per_token_high": 2 * value,
+        "sequences": 40,
+        "direction": direction,
+        "sampled_from": direction[3:].split(" ")[0],
+    }
 
 
 @pytest.fixture(scope="module")
@@ -170,8 +183,11 @@ def test_the_claims_have_a_page(judged):
     for words, source in (cell for table in page.tables for row in table for cell in row):
         if source and source.startswith("/claims"):
             check_number(words, at_pointer(results, source))
-    assert any(row[0] == "accuracy" for table in markdown_tables((judged / "report" / "report.md").read_text())
-               for row in table)  # fmt: skip
+    assert any(
+        row[0] == "accuracy"
+        for table in markdown_tables((judged / "report" / "report.md").read_text())
+        for row in table
+    )
     svg = (judged / "report" / "figures" / "claims.svg").read_text()
     assert "grpo-probe" in svg and "published" in svg
 

@@ -107,10 +107,13 @@ def test_every_circuit_task_is_a_task_that_models_can_be_trained_on():
 
 
 QUESTIONS = [
-    {"question": f"Which of these is thing {i}?", "choices": {"text": ["w", f"thing {i}", "y", "z"],
-     "label": ["1", "2", "3", "4"]}, "answerKey": "2"}
+    {
+        "question": f"Which of these is thing {i}?",
+        "choices": {"text": ["w", f"thing {i}", "y", "z"], "label": ["1", "2", "3", "4"]},
+        "answerKey": "2",
+    }
     for i in range(200)
-]  # fmt: skip
+]
 
 
 def test_arc_from_a_local_file(tmp_path):
@@ -138,8 +141,11 @@ def test_mistakes_are_one_line(tmp_path):
         ARC_EASY.examples("dev", 1, 0)
     with pytest.raises(UserError, match="unknown split 'dev' of task addition"):
         ADDITION.examples("dev", 1, 0)
-    for line, message in (("{", "line 1: JSONDecodeError"), ('{"question": "q"}', "line 1: KeyError"),
-                          (json.dumps(QUESTIONS[0] | {"answerKey": "9"}), "answerKey is no label")):  # fmt: skip
+    for line, message in (
+        ("{", "line 1: JSONDecodeError"),
+        ('{"question": "q"}', "line 1: KeyError"),
+        (json.dumps(QUESTIONS[0] | {"answerKey": "9"}), "answerKey is no label"),
+    ):
         path = tmp_path / "broken.jsonl"
         path.write_text(line)
         with pytest.raises(UserError, match=message):

@@ -48,8 +48,19 @@ def test_what_does_not_keep_its_positions_is_left_out():
     assert [found is not None for found in tokenized(examples, tokenizer)] == [False, False, False, True]
 
 
-@pytest.mark.parametrize("name", ["ioi_short", "copy_colour_short", "addition_short", "subtraction_short",
-                                  "greater_than_short", "docstring_short", "greater_than", "copy_colour"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ioi_short",
+        "copy_colour_short",
+        "addition_short",
+        "subtraction_short",
+        "greater_than_short",
+        "docstring_short",
+        "greater_than",
+        "copy_colour",
+    ],
+)
 def test_every_example_of_a_short_task_fits_the_character_tokenizer(name):
     examples, share = token_examples(get_circuit_task(name), character_tokenizer(), "test", 50, 0)
     assert share == 1.0 and len(examples) == 50

@@ -216,9 +216,15 @@ def test_measures_of_samples():
     row = measure_samples(rule, samples, encode(samples), data)
     # Exact copies have ratio 0; the other two are equally far from both training strings.
     assert row == {
-        "samples": 4, "valid": 0.75, "group_valid": 7 / 8, "copies": 0.5, "control": 0.25, "novel_valid": 0.5,
-        "unique": 0.75, "gap_ratio_copies": 0.5,
-    }  # fmt: skip
+        "samples": 4,
+        "valid": 0.75,
+        "group_valid": 7 / 8,
+        "copies": 0.5,
+        "control": 0.25,
+        "novel_valid": 0.5,
+        "unique": 0.75,
+        "gap_ratio_copies": 0.5,
+    }
     copies = measure_samples(rule, samples[:2], None, data)
     assert copies["novel_valid"] is None and copies["gap_ratio_copies"] is None and copies["copies"] == 1.0
 

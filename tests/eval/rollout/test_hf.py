@@ -124,8 +124,10 @@ def test_low_rank_members_take_the_memory_of_their_factors():
     engine = HFEngine(model, tokenizer)
     weights = engine.named_weights()
     factors = sum(2 * sum(w.shape) * 4 for name, w in weights.items() if w.ndim == 2 and "embed" not in name)
-    sizes = {kind: sum(engine._overlay_bytes(ThinMember(0, kind), *item) for item in weights.items())
-             for kind in ("frozen", "dense")}  # fmt: skip
+    sizes = {
+        kind: sum(engine._overlay_bytes(ThinMember(0, kind), *item) for item in weights.items())
+        for kind in ("frozen", "dense")
+    }
     assert sizes["frozen"] == factors
     assert sizes["dense"] == factors + sum(w.nbytes for name, w in weights.items() if w.ndim == 1 or "embed" in name)
     overlays = engine._overlays([ThinMember(0, "frozen"), ThinMember(1, "frozen")])

@@ -28,8 +28,15 @@ def test_known_values():
 
 
 def test_every_part_of_the_address_matters():
-    addresses = [(0, 0, [1], 0, None), (1, 0, [1], 0, None), (0, 1, [1], 0, None), (0, 0, [2], 0, None),
-                 (0, 0, [1], 1, None), (0, 0, [1], 0, 0), (0, 0, [1], 0, 1)]  # fmt: skip
+    addresses = [
+        (0, 0, [1], 0, None),
+        (1, 0, [1], 0, None),
+        (0, 1, [1], 0, None),
+        (0, 0, [2], 0, None),
+        (0, 0, [1], 1, None),
+        (0, 0, [1], 0, 0),
+        (0, 0, [1], 0, 1),
+    ]
     assert len({completion_key(*address) for address in addresses}) == len(addresses)
 
 

@@ -76,8 +76,14 @@ def llama(tmp_path_factory):
 @pytest.fixture(scope="module")
 def qwen2(tmp_path_factory):
     # A head of its own, and biases; Qwen2 derives the width of its heads from the hidden size.
-    return Pair(tmp_path_factory.mktemp("qwen2"), "qwen2", hidden_size=64, num_attention_heads=2,
-                num_key_value_heads=1, tie_word_embeddings=False)  # fmt: skip
+    return Pair(
+        tmp_path_factory.mktemp("qwen2"),
+        "qwen2",
+        hidden_size=64,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        tie_word_embeddings=False,
+    )
 
 
 @pytest.fixture(params=("llama", "qwen2"))

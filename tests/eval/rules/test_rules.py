@@ -47,10 +47,16 @@ COUNTS = [
     ("spatial_relation", {"side": 4}, 384),
     ("parity", {"length": 24, "group": 3}, 2**16),
 ]
-LARGE = [("parity", {"length": 60, "group": 3}), ("parity_grid", {"side": 6, "group": 3}),
-         ("threshold", {"length": 40, "ones": 21}), ("fixed_weight", {"length": 40, "ones": 20}),
-         ("palindrome", {"length": 50}), ("xor_of_halves", {"length": 36}), ("no_adjacent_ones", {"length": 40}),
-         ("permutation_matrix", {"side": 10})]  # fmt: skip
+LARGE = [
+    ("parity", {"length": 60, "group": 3}),
+    ("parity_grid", {"side": 6, "group": 3}),
+    ("threshold", {"length": 40, "ones": 21}),
+    ("fixed_weight", {"length": 40, "ones": 20}),
+    ("palindrome", {"length": 50}),
+    ("xor_of_halves", {"length": 36}),
+    ("no_adjacent_ones", {"length": 40}),
+    ("permutation_matrix", {"side": 10}),
+]
 
 
 def name_of(case):

@@ -22,8 +22,12 @@ ALL = {
     "sciknoweval_chemistry": SciKnowEvalChemistry(test_rows=10, validation_rows=4),
 }
 FILES = {
-    "countdown_hub": "train", "math": "train", "sciknoweval_chemistry": "test", "boolq": "train", "gsm8k": "train",
-}  # fmt: skip
+    "countdown_hub": "train",
+    "math": "train",
+    "sciknoweval_chemistry": "test",
+    "boolq": "train",
+    "gsm8k": "train",
+}
 
 
 def fixture(task, split):

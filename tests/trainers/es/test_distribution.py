@@ -35,9 +35,19 @@ from trainers.launch import SHARDED_LAUNCHES, make_accelerator, refuse_sharded_l
 from trainers.watch import watch_processes
 
 
-OPTIONS = {"steps": 30, "population": 6, "prompts_per_step": 3, "train_size": 12, "max_new_tokens": 12, "sigma": 0.02,
-           "alpha": 0.02, "eval_every": 0, "save_every": 4, "task": "tests.trainers.es.test_train:VARIETY",
-           "log_completions_every": 0}  # fmt: skip
+OPTIONS = {
+    "steps": 30,
+    "population": 6,
+    "prompts_per_step": 3,
+    "train_size": 12,
+    "max_new_tokens": 12,
+    "sigma": 0.02,
+    "alpha": 0.02,
+    "eval_every": 0,
+    "save_every": 4,
+    "task": "tests.trainers.es.test_train:VARIETY",
+    "log_completions_every": 0,
+}
 
 
 def free_port() -> int:
@@ -55,8 +65,13 @@ def processes(count: int, work: Callable[[], None], folder: Path) -> list[BasePr
     port = str(free_port())
 
     def run(rank: int) -> None:
-        os.environ |= {"WORLD_SIZE": str(count), "RANK": str(rank), "LOCAL_RANK": str(rank),
-                       "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
+        os.environ |= {
+            "WORLD_SIZE": str(count),
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
         os.chdir(folder)
         errors = os.open(folder / f"stderr_{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(errors, 2)
@@ -232,12 +247,19 @@ def two_machines():
     Two network namespaces joined by a virtual cable where this process may make them; else this machine twice.
     """
     name = f"es{uuid.uuid4().hex[:6]}"
-    commands = [f"ip netns add {name}a", f"ip netns add {name}b", f"ip link add {name}0 type veth peer name {name}1",
-                f"ip link set {name}0 netns {name}a", f"ip link set {name}1 netns {name}b",
-                f"ip -n {name}a addr add 10.231.77.1/30 dev {name}0",
-                f"ip -n {name}b addr add 10.231.77.2/30 dev {name}1", f"ip -n {name}a link set {name}0 up",
-                f"ip -n {name}b link set {name}1 up", f"ip -n {name}a link set lo up",
-                f"ip -n {name}b link set lo up"]  # fmt: skip
+    commands = [
+        f"ip netns add {name}a",
+        f"ip netns add {name}b",
+        f"ip link add {name}0 type veth peer name {name}1",
+        f"ip link set {name}0 netns {name}a",
+        f"ip link set {name}1 netns {name}b",
+        f"ip -n {name}a addr add 10.231.77.1/30 dev {name}0",
+        f"ip -n {name}b addr add 10.231.77.2/30 dev {name}1",
+        f"ip -n {name}a link set {name}0 up",
+        f"ip -n {name}b link set {name}1 up",
+        f"ip -n {name}a link set lo up",
+        f"ip -n {name}b link set lo up",
+    ]
     possible = shutil.which("ip") is not None and os.geteuid() == 0
     try:
         if possible and all(
@@ -266,13 +288,34 @@ def test_the_two_machine_command_resumes_a_run_on_machines_that_share_no_folder(
     with two_machines() as machines:
         started, port = [], str(free_port())
         for rank, (prefix, address, interface) in enumerate(machines):
-            command = [*prefix, str(Path(sys.executable).with_name("accelerate")), "launch", "--config_file",
-                       str(ROOT / "accelerate_configs" / "multi_node.yaml"), "--num_processes", "2",
-                       "--machine_rank", str(rank), "--main_process_ip", address, "--main_process_port", port,
-                       str(ROOT / "recipes" / "es.py"), *flags]  # fmt: skip
+            command = [
+                *prefix,
+                str(Path(sys.executable).with_name("accelerate")),
+                "launch",
+                "--config_file",
+                str(ROOT / "accelerate_configs" / "multi_node.yaml"),
+                "--num_processes",
+                "2",
+                "--machine_rank",
+                str(rank),
+                "--main_process_ip",
+                address,
+                "--main_process_port",
+                port,
+                str(ROOT / "recipes" / "es.py"),
+                *flags,
+            ]
             environment = os.environ | {"PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": interface}
-            started.append(subprocess.Popen(command, cwd=folders[rank], env=environment, text=True,
-                                            stdout=subprocess.PIPE, stderr=subprocess.PIPE))  # fmt: skip
+            started.append(
+                subprocess.Popen(
+                    command,
+                    cwd=folders[rank],
+                    env=environment,
+                    text=True,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                )
+            )
         for process in started:
             output, errors = process.communicate(timeout=200)
             assert process.returncode == 0, output + errors

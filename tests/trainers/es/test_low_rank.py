@@ -20,10 +20,23 @@ from trainers.es.update import read_seed_log, replay
 needs_vllm = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="vLLM is not installed (make test installs it on Linux on x86-64)"
 )
-OPTIONS = {"task": "tests.trainers.es.test_train:VARIETY", "steps": 4, "population": 6, "prompts_per_step": 3,
-           "train_size": 12, "max_new_tokens": 12, "sigma": 0.05, "alpha": 0.05, "eval_every": 2, "eval_size": 4,
-           "save_every": 2, "noise": "low_rank", "rank": 1, "rest": "frozen",
-           "population_gb": 0.1}  # fmt: skip
+OPTIONS = {
+    "task": "tests.trainers.es.test_train:VARIETY",
+    "steps": 4,
+    "population": 6,
+    "prompts_per_step": 3,
+    "train_size": 12,
+    "max_new_tokens": 12,
+    "sigma": 0.05,
+    "alpha": 0.05,
+    "eval_every": 2,
+    "eval_size": 4,
+    "save_every": 2,
+    "noise": "low_rank",
+    "rank": 1,
+    "rest": "frozen",
+    "population_gb": 0.1,
+}
 
 
 @pytest.fixture(scope="module")
@@ -109,9 +122,14 @@ def test_too_little_memory_for_keys_and_values_is_one_line(base, tmp_path):
 @needs_vllm
 def test_two_processes_with_vllm_give_the_same_bits(whole, base, tmp_path):
     flags = OPTIONS | {"model": str(base), "output_dir": str(tmp_path / "two"), "engine": "vllm"}
-    command = [str(Path(sys.executable).with_name("accelerate")), "launch", "--config_file",
-               "accelerate_configs/cpu_2proc.yaml", "recipes/es.py",
-               *(f"--{key}={value}" for key, value in flags.items())]  # fmt: skip
+    command = [
+        str(Path(sys.executable).with_name("accelerate")),
+        "launch",
+        "--config_file",
+        "accelerate_configs/cpu_2proc.yaml",
+        "recipes/es.py",
+        *(f"--{key}={value}" for key, value in flags.items()),
+    ]
     subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": "."}, capture_output=True)
     assert read_json(tmp_path / "two" / "environment.json")["processes"] == 2
     assert same(weights(tmp_path / "two"), weights(whole))

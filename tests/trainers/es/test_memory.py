@@ -30,11 +30,21 @@ from trainers.es.noise import Noise
 from trainers.es.train import ESConfig, memory_demand, train_es
 
 
-CONFIGS = {"llama-3.2-3b": ROOT / "recipes/llama-3.2-3b", "qwen3-4b": ROOT / "tests/trainers/es/configs/qwen3-4b",
-           "llama-3.1-8b": ROOT / "tests/trainers/es/configs/llama-3.1-8b"}  # fmt: skip
+CONFIGS = {
+    "llama-3.2-3b": ROOT / "recipes/llama-3.2-3b",
+    "qwen3-4b": ROOT / "tests/trainers/es/configs/qwen3-4b",
+    "llama-3.1-8b": ROOT / "tests/trainers/es/configs/llama-3.1-8b",
+}
 # The papers' population and prompts, answers of up to 1,024 tokens, bfloat16 in the engine.
-PAPER = Demand(members=30, prompts=200, samples=1, prompt_tokens=256, max_new_tokens=1024, engine_bytes=2,
-               population_bytes=int(12e9))  # fmt: skip
+PAPER = Demand(
+    members=30,
+    prompts=200,
+    samples=1,
+    prompt_tokens=256,
+    max_new_tokens=1024,
+    engine_bytes=2,
+    population_bytes=int(12e9),
+)
 
 
 @pytest.mark.parametrize(
@@ -57,8 +67,11 @@ def test_plans_of_the_papers_models(name, parameters, bytes_per_token):
     assert plan.device["noise"] == 12 * model.config.vocab_size * model.config.hidden_size
     low_rank = plan_memory(model, replace(PAPER, rank=1, rest="frozen", master_on_cpu=True))
     assert low_rank.device["dense members"] == 0 and low_rank.host_bytes == 8 * parameters
-    matrices = [shape for tensor, shape in model.shapes.items()
-                if len(shape) == 2 and "embed" not in tensor and "lm_head" not in tensor]  # fmt: skip
+    matrices = [
+        shape
+        for tensor, shape in model.shapes.items()
+        if len(shape) == 2 and "embed" not in tensor and "lm_head" not in tensor
+    ]
     assert low_rank.device["adapters"] == low_rank.together * 2 * sum(map(sum, matrices))
 
 
@@ -104,8 +117,11 @@ def test_a_refusal_names_settings_that_fit(name, gigabytes):
         require_memory(model, PAPER, available)
     message = str(refused.value)
     assert "\n" not in message and f"of {gigabytes}.00 GB can be used" in message
-    fitting = [(settings, demand) for settings, demand in ways_to_shrink(model, PAPER, USABLE * available)
-               if plan_memory(model, demand).device_bytes <= USABLE * available]  # fmt: skip
+    fitting = [
+        (settings, demand)
+        for settings, demand in ways_to_shrink(model, PAPER, USABLE * available)
+        if plan_memory(model, demand).device_bytes <= USABLE * available
+    ]
     if fitting:
         settings, demand = fitting[0]
         assert message.endswith(f"; set {settings}")
@@ -131,8 +147,15 @@ def test_the_advice_changes_as_little_as_possible(name, gigabytes, advice):
 
 def test_members_at_once_are_the_engine_s_own_number():
     model, tokenizer = random_model()
-    demand = Demand(members=13, prompts=5, samples=2, prompt_tokens=17, max_new_tokens=9, engine_bytes=4,
-                    population_bytes=2_000_000)  # fmt: skip
+    demand = Demand(
+        members=13,
+        prompts=5,
+        samples=2,
+        prompt_tokens=17,
+        max_new_tokens=9,
+        engine_bytes=4,
+        population_bytes=2_000_000,
+    )
     engine = HFEngine(model, tokenizer, population_bytes=2_000_000)
     members = [SeededMember(i, i, 1, 0.1, Noise()) for i in range(13)]
     groups = list(engine._groups([[1] * 17] * 5, Sampling(9, samples=2), members))
@@ -162,27 +185,44 @@ def test_a_recipe_fits_the_gpu_that_its_header_names(path):
     gigabytes = int(re.search(r"Hardware: one GPU of (\d+) GB", text)[1])
     model = path.split("/")[1]
     shape = model_shape(str(CONFIGS.get(model, ROOT / "tests/trainers/es/configs" / model)))
-    demand = Demand(members=config.population, prompts=config.prompts_per_batch or config.prompts_per_step, samples=1,
-                    prompt_tokens=PROMPT_TOKENS, max_new_tokens=config.max_new_tokens, engine_bytes=2,
-                    population_bytes=int(config.population_gb * 1e9), sampled=config.temperature > 0,
-                    master_on_cpu=config.master_on_cpu, rank=config.member_rank, rest=config.rest,
-                    engine=config.engine)  # fmt: skip
+    demand = Demand(
+        members=config.population,
+        prompts=config.prompts_per_batch or config.prompts_per_step,
+        samples=1,
+        prompt_tokens=PROMPT_TOKENS,
+        max_new_tokens=config.max_new_tokens,
+        engine_bytes=2,
+        population_bytes=int(config.population_gb * 1e9),
+        sampled=config.temperature > 0,
+        master_on_cpu=config.master_on_cpu,
+        rank=config.member_rank,
+        rest=config.rest,
+        engine=config.engine,
+    )
     require_memory(shape, demand, gigabytes * 10**9)
 
 
 def test_every_model_of_the_papers_has_their_values_and_corrected_ones():
     models = ("qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-3b", "qwen3-4b", "llama-3.2-1b", "llama-3.2-3b")
     for model in models:
-        (corrected,), (paper,) = (parse(ESConfig, arguments=["--config", f"recipes/{model}/{name}.yaml"])
-                                  for name in ("es", "es-paper"))  # fmt: skip
+        (corrected,), (paper,) = (
+            parse(ESConfig, arguments=["--config", f"recipes/{model}/{name}.yaml"]) for name in ("es", "es-paper")
+        )
         assert (paper.precision, paper.shared_noise) == ("released", True)
         assert (corrected.precision, corrected.shared_noise) == ("fp32_master", False)
         assert paper.model == corrected.model and paper.population == corrected.population == 30
         assert paper.sigma == corrected.sigma == 2 * paper.alpha == 2 * corrected.alpha == 1e-3
 
 
-RUN = {"steps": 2, "population": 4, "prompts_per_step": 3, "train_size": 12, "max_new_tokens": 12, "eval_every": 0,
-       "task": "tests.trainers.es.test_train:VARIETY"}  # fmt: skip
+RUN = {
+    "steps": 2,
+    "population": 4,
+    "prompts_per_step": 3,
+    "train_size": 12,
+    "max_new_tokens": 12,
+    "eval_every": 0,
+    "task": "tests.trainers.es.test_train:VARIETY",
+}
 
 
 def test_a_dry_run_prints_the_plan_and_leaves_nothing(tmp_path, capsys):
@@ -196,8 +236,18 @@ def test_a_dry_run_prints_the_plan_and_leaves_nothing(tmp_path, capsys):
 
 def test_a_dry_run_needs_no_weights(tmp_path):
     flags = [f"--{key}={value}" for key, value in (RUN | {"engine_dtype": "bfloat16", "master_on_cpu": True}).items()]
-    command = [sys.executable, "recipes/es.py", "--model", str(CONFIGS["qwen3-4b"]), "--output_dir",
-               str(tmp_path / "run"), "--dry_run", "--memory_gb", "12", *flags]  # fmt: skip
+    command = [
+        sys.executable,
+        "recipes/es.py",
+        "--model",
+        str(CONFIGS["qwen3-4b"]),
+        "--output_dir",
+        str(tmp_path / "run"),
+        "--dry_run",
+        "--memory_gb",
+        "12",
+        *flags,
+    ]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert "prompts of 256 tokens" in done.stdout and "together in the machine's memory" in done.stdout

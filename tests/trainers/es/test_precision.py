@@ -94,8 +94,17 @@ def test_stochastic_rounding_keeps_the_expectation_and_picks_a_neighbour():
 @pytest.mark.parametrize("mode", ["released", "exact_restore", "fp32_sum", "stochastic_rounding"])
 def test_the_log_row_of_a_rounded_update_gives_the_same_bits(mode):
     walked = [[11, 1], [14, -1]]
-    update = Update(1, [11, 12, 13, 14], [1e-3, 0.0, -1e-3, 2e-4], 0.0, True, "cpu", precision=mode, sigma=SIGMA,
-                    walked=walked if mode == "released" else [])  # fmt: skip
+    update = Update(
+        1,
+        [11, 12, 13, 14],
+        [1e-3, 0.0, -1e-3, 2e-4],
+        0.0,
+        True,
+        "cpu",
+        precision=mode,
+        sigma=SIGMA,
+        walked=walked if mode == "released" else [],
+    )
     found = []
     for row in (update, Update(**update.row())):
         weights = {NAME: weight(), "norm": torch.ones(20)}

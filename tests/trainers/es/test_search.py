@@ -20,8 +20,13 @@ def evaluation(rewards):
 
 def make_search(evaluate, weights, **options):
     base = {name: weight.clone() for name, weight in weights.items()}
-    options = {"run_seed": 0, "members": 20, "shaping": "zscore", "alpha": lambda step: 0.05,
-               "sigma": lambda step: 0.05} | options  # fmt: skip
+    options = {
+        "run_seed": 0,
+        "members": 20,
+        "shaping": "zscore",
+        "alpha": lambda step: 0.05,
+        "sigma": lambda step: 0.05,
+    } | options
     problem = SeedProblem(lambda step, members: evaluate(weights, members), Noise(), "none")
     return EvolutionStrategy(problem, weights, base, **options)
 
@@ -53,16 +58,23 @@ def test_evotorch_loggers_and_status_work():
 
 
 def test_the_schedule_sees_the_step():
-    search = make_search(distance_reward, {"w": torch.zeros(12)}, alpha=lambda step: 0.1 / (step + 1),
-                         sigma=lambda step: 0.2 / (step + 1))  # fmt: skip
+    search = make_search(
+        distance_reward,
+        {"w": torch.zeros(12)},
+        alpha=lambda step: 0.1 / (step + 1),
+        sigma=lambda step: 0.2 / (step + 1),
+    )
     search.run(4)
     assert search.status["alpha"] == pytest.approx(0.025) and search.status["sigma"] == pytest.approx(0.05)
 
 
 def test_antithetic_members_are_mirror_images():
     seen = []
-    make_search(lambda weights, members: seen.append(members) or distance_reward(weights, members),
-                {"w": torch.zeros(12)}, antithetic=True).run(2)  # fmt: skip
+    make_search(
+        lambda weights, members: seen.append(members) or distance_reward(weights, members),
+        {"w": torch.zeros(12)},
+        antithetic=True,
+    ).run(2)
     weight = torch.zeros(12)
     for members in seen:
         deltas = [member.delta("w", weight) for member in members]
@@ -73,8 +85,11 @@ def test_antithetic_members_are_mirror_images():
 def test_members_differ_between_steps_and_runs():
     seen = []
     for run_seed in (0, 1):
-        make_search(lambda weights, members: seen.append(members) or distance_reward(weights, members),
-                    {"w": torch.zeros(12)}, run_seed=run_seed).run(2)  # fmt: skip
+        make_search(
+            lambda weights, members: seen.append(members) or distance_reward(weights, members),
+            {"w": torch.zeros(12)},
+            run_seed=run_seed,
+        ).run(2)
     assert len({member.seed for members in seen for member in members}) == 80
 
 

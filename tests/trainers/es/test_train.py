@@ -57,9 +57,20 @@ class Constant(Variety):
 
 VARIETY, UNSCORABLE, CONSTANT = Variety(), Unscorable(), Constant()
 TASK = "tests.trainers.es.test_train:VARIETY"
-OPTIONS = {"steps": 6, "population": 4, "prompts_per_step": 3, "train_size": 12, "max_new_tokens": 12, "sigma": 0.02,
-           "alpha": 0.02, "eval_every": 3, "eval_size": 4, "save_every": 2, "task": TASK,
-           "log_completions_every": 3}  # fmt: skip
+OPTIONS = {
+    "steps": 6,
+    "population": 4,
+    "prompts_per_step": 3,
+    "train_size": 12,
+    "max_new_tokens": 12,
+    "sigma": 0.02,
+    "alpha": 0.02,
+    "eval_every": 3,
+    "eval_size": 4,
+    "save_every": 2,
+    "task": TASK,
+    "log_completions_every": 3,
+}
 
 
 @pytest.fixture(scope="module")
@@ -131,16 +142,34 @@ def test_replaying_the_seed_log_gives_the_same_bits(whole, base):
 
 
 def test_the_replay_command(whole, base, tmp_path):
-    command = [sys.executable, "-m", "trainers.es.replay", "--base", str(base), "--seeds", str(whole / "seeds.jsonl"),
-               "--output", str(tmp_path / "model")]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "trainers.es.replay",
+        "--base",
+        str(base),
+        "--seeds",
+        str(whole / "seeds.jsonl"),
+        "--output",
+        str(tmp_path / "model"),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     assert same(load_file(tmp_path / "model" / "model.safetensors"), weights(whole))
 
 
 def test_sampling_and_options_are_reproducible_too(base, tmp_path):
-    options = {"temperature": 1.0, "samples": 2, "antithetic": True, "fitness_shaping": "centered_rank", "anchor": 1.0,
-               "prompt_baseline": "zscore", "alpha_schedule": "cosine", "sigma_schedule": "linear",
-               "shared_noise": True, "engine_dtype": "bfloat16"}  # fmt: skip
+    options = {
+        "temperature": 1.0,
+        "samples": 2,
+        "antithetic": True,
+        "fitness_shaping": "centered_rank",
+        "anchor": 1.0,
+        "prompt_baseline": "zscore",
+        "alpha_schedule": "cosine",
+        "sigma_schedule": "linear",
+        "shared_noise": True,
+        "engine_dtype": "bfloat16",
+    }
     train_es(config(base, tmp_path / "a", **options))
     train_es(config(base, tmp_path / "b", **options, population_gb=1e-9))
     assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
@@ -171,8 +200,12 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(base, tmp_path):
     train_es(config(base, tmp_path / "whole", **options))
     kills = 0
     for steps_seen in (4, 20):
-        process = subprocess.Popen(launch(tmp_path / "killed", base, **options), env=ENVIRONMENT,
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+        process = subprocess.Popen(
+            launch(tmp_path / "killed", base, **options),
+            env=ENVIRONMENT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         while process.poll() is None and len(read_jsonl(tmp_path / "killed" / "metrics.jsonl")) < steps_seen:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
@@ -186,8 +219,13 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(base, tmp_path):
 
 def test_two_processes_give_the_same_rewards_and_bits(whole, base, tmp_path):
     flags = launch(tmp_path / "two", base, population=4)[1:]
-    command = [str(Path(sys.executable).with_name("accelerate")), "launch", "--config_file",
-               "accelerate_configs/cpu_2proc.yaml", *flags]  # fmt: skip
+    command = [
+        str(Path(sys.executable).with_name("accelerate")),
+        "launch",
+        "--config_file",
+        "accelerate_configs/cpu_2proc.yaml",
+        *flags,
+    ]
     subprocess.run(command, check=True, env=ENVIRONMENT, capture_output=True)
     assert read_json(tmp_path / "two" / "environment.json")["processes"] == 2
     assert rewards(tmp_path / "two") == rewards(whole)

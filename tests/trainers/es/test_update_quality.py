@@ -49,9 +49,15 @@ def first_steps(repeats: int, shaping: str) -> torch.Tensor:
             return Evaluation(((rewards - expected) / SIGMA_R)[:, None], len(members), 0, 0, 0)
 
         EvolutionStrategy(
-            SeedProblem(evaluate, Noise(), "none"), weights, base, run_seed=run_seed, members=MEMBERS,
-            alpha=lambda step: ALPHA, sigma=lambda step: SIGMA, shaping=shaping,
-        ).step()  # fmt: skip
+            SeedProblem(evaluate, Noise(), "none"),
+            weights,
+            base,
+            run_seed=run_seed,
+            members=MEMBERS,
+            alpha=lambda step: ALPHA,
+            sigma=lambda step: SIGMA,
+            shaping=shaping,
+        ).step()
         steps.append(torch.cat([weights[name] - base[name] for name in weights]).double())
     return torch.stack(steps)
 
@@ -76,10 +82,11 @@ def test_mean_step_on_a_quadratic(steps):
 def test_covariance_of_the_step_on_a_quadratic(steps):
     mean = ALPHA * SIGMA * GRADIENT / SIGMA_R
     centred = steps - mean
-    covariance = ALPHA**2 / (MEMBERS * SIGMA_R**2) * (
-        SIGMA**2 * torch.outer(GRADIENT, GRADIENT)
-        + torch.diag(2 * SIGMA**4 * CURVATURES**2 + SIGMA_R**2)
-    )  # fmt: skip
+    covariance = (
+        ALPHA**2
+        / (MEMBERS * SIGMA_R**2)
+        * (SIGMA**2 * torch.outer(GRADIENT, GRADIENT) + torch.diag(2 * SIGMA**4 * CURVATURES**2 + SIGMA_R**2))
+    )
     upper = torch.triu_indices(DIMENSION, DIMENSION)
     products = (centred[:, :, None] * centred[:, None, :])[:, upper[0], upper[1]]
     assert_within_three_errors(products, covariance[upper[0], upper[1]])
@@ -105,11 +112,17 @@ def test_norm_growth_on_a_flat_reward():
         weights = {"a": torch.zeros(dimension // 2), "b": torch.zeros(10, dimension // 20)}
         base = {name: weight.clone() for name, weight in weights.items()}
         search = EvolutionStrategy(
-            SeedProblem(lambda step, members: Evaluation(rng.random((len(members), 1)), len(members), 0, 0, 0),
-                        Noise(), "none"),
-            weights, base, run_seed=run_seed, members=members, alpha=lambda step: alpha, sigma=lambda step: 0.1,
+            SeedProblem(
+                lambda step, members: Evaluation(rng.random((len(members), 1)), len(members), 0, 0, 0), Noise(), "none"
+            ),
+            weights,
+            base,
+            run_seed=run_seed,
+            members=members,
+            alpha=lambda step: alpha,
+            sigma=lambda step: 0.1,
             shaping="zscore",
-        )  # fmt: skip
+        )
         for step in range(horizon):
             search.step()
             squared[run_seed, step] = sum(float(weight.double().pow(2).sum()) for weight in weights.values())
@@ -125,8 +138,9 @@ def test_noise_of_same_shaped_tensors_and_of_members_is_independent():
     size = 5000
     draws = [
         Noise().draw(member_seed(0, 3, member), f"layers.{layer}.mlp.up_proj.weight", torch.empty(50, size // 50))
-        for member in range(4) for layer in range(6)
-    ]  # fmt: skip
+        for member in range(4)
+        for layer in range(6)
+    ]
     stacked = torch.stack([draw.flatten().double() for draw in draws])
     standard = (stacked - stacked.mean(1, keepdim=True)) / stacked.std(1, correction=0, keepdim=True)
     correlations = standard @ standard.T / size
@@ -161,9 +175,17 @@ def test_a_hundred_steps_replay_to_the_bit(tmp_path, shared):
         return Evaluation(rng.random((len(members), 5)), 1, 0, 0, 0)
 
     search = EvolutionStrategy(
-        SeedProblem(evaluate, Noise(shared), "mean"), weights, base, run_seed=11, members=6,
-        alpha=lambda step: 1e-3 / (1 + step), sigma=lambda step: 1e-3, shaping="zscore", antithetic=True, anchor=2.0,
-    )  # fmt: skip
+        SeedProblem(evaluate, Noise(shared), "mean"),
+        weights,
+        base,
+        run_seed=11,
+        members=6,
+        alpha=lambda step: 1e-3 / (1 + step),
+        sigma=lambda step: 1e-3,
+        shaping="zscore",
+        antithetic=True,
+        anchor=2.0,
+    )
     halfway = None
     for step in range(100):
         search.step()

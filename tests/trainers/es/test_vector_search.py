@@ -190,8 +190,9 @@ def test_recorded_fitness_brings_an_algorithm_back_to_the_bit(name):
     for _ in range(8):
         search.step()
         rows.append(json.loads(json.dumps(search.log_row())))
-    resumed = problem_of(lambda vectors: -(vectors - TARGET).pow(2).sum(1),
-                         recorded=[row["fitness"] for row in rows[:5]])  # fmt: skip
+    resumed = problem_of(
+        lambda vectors: -(vectors - TARGET).pow(2).sum(1), recorded=[row["fitness"] for row in rows[:5]]
+    )
     other = VectorSearch(resumed, weights(), make_algorithm(name, resumed, members=8, stdev=0.2, **options))
     assert other.steps_count == 5
     for _ in range(3):
@@ -201,9 +202,19 @@ def test_recorded_fitness_brings_an_algorithm_back_to_the_bit(name):
     assert all(torch.equal(other.weights[key], search.weights[key]) for key in other.weights)
 
 
-RUN = {"steps": 5, "population": 6, "prompts_per_step": 3, "train_size": 12, "max_new_tokens": 12, "sigma": 0.1,
-       "eval_every": 2, "eval_size": 4, "save_every": 2, "task": "tests.trainers.es.test_train:VARIETY",
-       "log_completions_every": 0}  # fmt: skip
+RUN = {
+    "steps": 5,
+    "population": 6,
+    "prompts_per_step": 3,
+    "train_size": 12,
+    "max_new_tokens": 12,
+    "sigma": 0.1,
+    "eval_every": 2,
+    "eval_size": 4,
+    "save_every": 2,
+    "task": "tests.trainers.es.test_train:VARIETY",
+    "log_completions_every": 0,
+}
 
 
 def test_a_run_resumes_to_the_same_model_and_its_model_is_the_centre(tmp_path):

@@ -1,0 +1,394 @@
+"""KL divergence between two models at the positions of sampled completions: over whole vocabularies, and sampled.
+
+Forward is KL(base || model) averaged over completions that base sampled, reverse is KL(model || base) averaged over
+completions that the model sampled, both at temperature 1. Which of the two is reported can turn a ranking of methods
+round, so every result carries its direction and its sampling policy.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from analysis.geometry.checkpoints import Checkpoint, check_same_parameters
+from eval.errors import UserError
+from eval.rollout.base import Messages, Sampling
+from eval.rollout.hf import HFEngine
+from eval.tasks import get_task
+
+
+# Prompt token ids (at least one) and completion token ids.
+TokenPair = tuple[list[int], list[int]]
+
+# Scalars in one [positions, vocabulary] tensor; some five such float64 tensors are alive at a time (0.7 GB).
+MAX_LOGITS = 2**24
+ESTIMATOR = "exact full-vocabulary sum at each position of sampled completions"
+# Schulman, "Approximating KL divergence" (joschu.net/blog/kl-approx.html, 2020).
+SAMPLED_ESTIMATORS = {"k1": "-log r of the sampled tokens, r = q / p", "k3": "(r - 1) - log r of the sampled tokens"}
+BOOTSTRAP_DRAWS = 2000
+
+
+def token_kl(log_probs_p: torch.Tensor, log_probs_q: torch.Tensor) -> torch.Tensor:
+    """KL(p || q) in nats at each position: [..., vocabulary] normalised log-probabilities -> [...].
+
+    A token that is impossible under p adds nothing; one that is impossible under q alone makes the sum infinite.
+    """
+    terms = log_probs_p.exp() * (log_probs_p - log_probs_q)
+    return terms.masked_fill(log_probs_p == -torch.inf, 0.0).sum(-1)
+
+
+def sampled_kl(log_p: torch.Tensor, log_q: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Schulman's estimators k1 and k3 of KL(p || q) in nats, from the log-probabilities of tokens sampled from p.
+
+    With r = q(x) / p(x) and x ~ p,
+
+        k1 = -log r,    k3 = (r - 1) - log r.
+
+    Both are unbiased: E[-log r] is the divergence, and E[r] = 1. k1 may be negative; k3 never is, and where p and q
+    are close its variance is smaller, as r - 1 then cancels most of log r. Where p is nearly certain, rare tokens
+    carry most of the divergence: from few sequences, which lack them, the value and its bootstrap interval both come
+    out wrong, mostly too small. The sum over the vocabulary has them all.
+    """
+    log_ratio = log_q - log_p
+    return {"k1": -log_ratio, "k3": log_ratio.expm1() - log_ratio}
+
+
+def exact_kl(
+    p_model: PreTrainedModel,
+    q_model: PreTrainedModel,
+    token_batches: Iterable[Sequence[TokenPair]],
+    max_logits: int = MAX_LOGITS,
+    seed: int = 0,
+) -> dict:
+    """KL(p_model || q_model) at the completion positions of token sequences; the prompts only condition.
+
+    If the completions were sampled from p_model at temperature 1, `per_sequence` estimates, without bias, the
+    divergence of the two distributions over completions (cut at the length where sampling stopped): by the chain rule
+    it is the expected sum over positions of the divergence at each position. `per_token` is the sum over all sequences
+    divided by their number of tokens. Both come with a 95 % percentile bootstrap interval over sequences.
+
+    Beside it stand "k1" and "k3", the same summaries of `sampled_kl` at the completion tokens: they estimate the same
+    divergences if, and only if, the completions were sampled from p_model at temperature 1.
+
+    token_batches: sequences that go through the models together.
+    max_logits: no [positions, vocabulary] tensor has more scalars than this (or than one position needs).
+    seed: of the bootstrap.
+
+    Raises UserError if a model computes its logits in another way than by its output embedding alone.
+    """
+    for model in (p_model, q_model):
+        require_plain_output_embedding(model)
+    sums: dict[str, list[float]] = {"exact": [], **{name: [] for name in SAMPLED_ESTIMATORS}}
+    counts: list[int] = []
+    for batch in token_batches:
+        counts += [len(completion) for _, completion in batch]
+        for name, sequences in completion_kl(p_model, q_model, batch, max_logits).items():
+            sums[name] += [divergence.sum().item() for divergence in sequences]
+    sampled = {
+        name: summarise(sums[name], counts, seed) | {"estimator": meaning}
+        for name, meaning in SAMPLED_ESTIMATORS.items()
+    }
+    return summarise(sums["exact"], counts, seed) | {"estimator": ESTIMATOR} | sampled
+
+
+def completion_kl(
+    p_model: PreTrainedModel, q_model: PreTrainedModel, batch: Sequence[TokenPair], max_logits: int = MAX_LOGITS
+) -> dict[str, tuple[torch.Tensor, ...]]:
+    """KL(p_model || q_model) at each completion position: one float64 [completion length] tensor for each sequence.
+
+    {"exact": over the whole vocabulary, "k1", "k3": by the completion's token alone, see `sampled_kl`}.
+    """
+    lengths = [len(completion) for _, completion in batch]
+    tokens = torch.tensor([token for _, completion in batch for token in completion])
+    p_chunks = completion_log_probs(p_model, batch, max_logits)
+    q_chunks = completion_log_probs(q_model, batch, max_logits)
+    values: dict[str, list[torch.Tensor]] = {}
+    done = 0
+    for p, q in zip(p_chunks, q_chunks, strict=True):
+        q = q.to(p.device)
+        chosen = tokens[done : done + len(p), None].to(p.device)
+        done += len(p)
+        sampled = sampled_kl(p.gather(1, chosen)[:, 0], q.gather(1, chosen)[:, 0])
+        for name, value in {"exact": token_kl(p, q), **sampled}.items():
+            values.setdefault(name, []).append(value.cpu())
+    return {name: torch.cat(chunks).split(lengths) for name, chunks in values.items()}
+
+
+@torch.no_grad()
+def completion_log_probs(
+    model: PreTrainedModel, batch: Sequence[TokenPair], max_logits: int = MAX_LOGITS
+) -> Iterator[torch.Tensor]:
+    """Log-probabilities of the next token at every position that predicts a completion token.
+
+    Yields float64 [rows, vocabulary] pieces of at most `max_logits` scalars; put together, the rows are all completion
+    tokens of the first sequence, then of the second, and so on. The transformer runs once for the batch, only the
+    output embedding runs piece by piece; for a model that changes its logits after that (see
+    `require_plain_output_embedding`) the values would be wrong.
+    """
+    longest = max(len(prompt) + len(completion) for prompt, completion in batch)
+    # Padding on the right: causal attention keeps it from all positions that count.
+    padded = [[*prompt, *completion] + [0] * (longest - len(prompt) - len(completion)) for prompt, completion in batch]
+    prompts = torch.tensor([len(prompt) for prompt, _ in batch], device=model.device)[:, None]
+    completions = torch.tensor([len(completion) for _, completion in batch], device=model.device)[:, None]
+    positions = torch.arange(longest, device=model.device)[None]
+    hidden = model.get_decoder()(
+        input_ids=torch.tensor(padded, device=model.device),
+        attention_mask=(positions < prompts + completions).long(),
+        use_cache=False,
+    ).last_hidden_state  # [sequences, longest, width]
+    # The logits at a position are about the next token.
+    predicts = (positions >= prompts - 1) & (positions < prompts + completions - 1)
+    head = model.get_output_embeddings()
+    rows = max(1, max_logits // head.weight.shape[0])
+    for states in hidden[predicts].split(rows):
+        yield head(states).double().log_softmax(-1)
+
+
+@torch.no_grad()
+def require_plain_output_embedding(model: PreTrainedModel) -> None:
+    """Raise UserError if the model scales or caps its logits after the output embedding, as some architectures do."""
+    # Several tokens, because the embedding of a padding token may be 0, which no change of the logits would show.
+    ids = torch.arange(4, device=model.device)[None]
+    logits = model(input_ids=ids, use_cache=False).logits
+    hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+    if not torch.equal(model.get_output_embeddings()(hidden), logits):
+        raise UserError(
+            f"{type(model).__name__} changes its logits after the output embedding, which is not measured here; "
+            "give a Llama, Qwen2, Qwen3 or Mistral model"
+        )
+
+
+def summarise(sums: Sequence[float], counts: Sequence[int], seed: int) -> dict:
+    """Mean per token and per sequence, with intervals, of a quantity summed over the tokens of each sequence."""
+    per_token, per_token_low, per_token_high = ratio_with_interval(sums, counts, seed)
+    per_sequence, per_sequence_low, per_sequence_high = ratio_with_interval(sums, [1] * len(sums), seed)
+    return {
+        "per_token": per_token,
+        "per_token_low": per_token_low,
+        "per_token_high": per_token_high,
+        "per_sequence": per_sequence,
+        "per_sequence_low": per_sequence_low,
+        "per_sequence_high": per_sequence_high,
+        "tokens": sum(counts),
+        "sequences": len(sums),
+    }
+
+
+def ratio_with_interval(
+    numerators: Sequence[float], denominators: Sequence[float], seed: int
+) -> tuple[float, float, float]:
+    """sum(numerators) / sum(denominators) and its 95 % percentile bootstrap interval (low, high).
+
+    Sequences, as pairs of numerator and denominator, are resampled with replacement 2,000 times.
+    """
+    pairs = np.stack([np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)])
+    count = pairs.shape[1]
+    # A resample is how often each sequence was drawn.
+    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=BOOTSTRAP_DRAWS)
+    resampled = draws @ pairs.T  # [draws, 2]
+    low, high = np.percentile(resampled[:, 0] / resampled[:, 1], [2.5, 97.5])
+    numerator, denominator = pairs.sum(axis=1)
+    return float(numerator / denominator), float(low), float(high)
+
+
+def kl_drift(
+    base: Path,
+    checkpoints: dict[str, Path],
+    tasks: list[str],
+    prompts_per_task: int,
+    seed: int,
+    max_new_tokens: int,
+    batch_size: int,
+    device: str | None = None,
+    texts: Sequence[Path] = (),
+) -> dict:
+    """Forward and reverse KL between base and each checkpoint, on held-out prompts of each task and on free text.
+
+    Returns {name: {task: {"forward": result, "reverse": result}}}; a result is `exact_kl`'s with "direction",
+    "sampled_from", "temperature", "max_new_tokens" and "prompts" (where they come from). One completion is sampled for
+    each distinct prompt among the first `prompts_per_task` test rows. Two models are in memory at a time, in float32.
+
+    texts: files of prompts, see `read_prompts`; the name of a file without its ending stands for the task.
+    Raises UserError if the checkpoints are of different models or encode the prompts differently.
+    """
+    check_same_parameters([Checkpoint(path) for path in (base, *checkpoints.values())])
+    sets = prompt_sets(tasks, texts, prompts_per_task, seed)
+    base_engine = HFEngine.from_pretrained(base, device=device)
+    prompts = {name: distinct_prompts(base_engine, found) for name, (found, _) in sets.items()}
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=1.0, seed=seed)
+    with tqdm(total=len(sets) * (1 + len(checkpoints)), desc="kl", unit="task") as progress:
+        from_base = {}
+        for name in sets:
+            from_base[name] = sample_batches(base_engine, prompts[name], sampling, batch_size)
+            progress.update()
+
+        # A function of its own, so that one checkpoint is out of memory before the next is loaded.
+        def drift_of(path: Path) -> dict[str, dict]:
+            engine = HFEngine.from_pretrained(path, device=device)
+            check_same_encoding(engine, path, base_engine, base, prompts)
+            found = {}
+            for name, (_, origin) in sets.items():
+                from_model = sample_batches(engine, prompts[name], sampling, batch_size)
+                forward = exact_kl(base_engine.model, engine.model, from_base[name], seed=seed)
+                reverse = exact_kl(engine.model, base_engine.model, from_model, seed=seed)
+                setting = {"temperature": 1.0, "max_new_tokens": max_new_tokens, "prompts": origin}
+                found[name] = {
+                    "forward": forward | {"direction": "KL(base || model)", "sampled_from": "base"} | setting,
+                    "reverse": reverse | {"direction": "KL(model || base)", "sampled_from": "model"} | setting,
+                }
+                progress.update()
+            return found
+
+        return {name: drift_of(path) for name, path in checkpoints.items()}
+
+
+def kl_matrices(
+    base: Path,
+    checkpoints: dict[str, Path],
+    tasks: list[str],
+    prompts_per_task: int,
+    seed: int,
+    max_new_tokens: int,
+    batch_size: int,
+    device: str | None = None,
+    texts: Sequence[Path] = (),
+) -> dict[str, Any]:
+    """How far each stage of a sequence of trainings moved the model, on the prompts of every task.
+
+    Returns {"order": ["base", names of the checkpoints],
+             "incremental": {name: {task: KL(checkpoint || the one before it)}},
+             "cumulative": {name: {task: KL(checkpoint || base)}}}
+
+    where a divergence is `exact_kl`'s result with "direction" (by the models' names), "sampled_from", "temperature",
+    "max_new_tokens" and "prompts". Both are taken over the same completions, one for each distinct prompt, sampled
+    from the later checkpoint. Two models are in memory at a time, in float32.
+
+    checkpoints: in the order of training, each trained from the one before it and the first from base.
+    texts, and what is raised: as in `kl_drift`.
+    """
+    check_same_parameters([Checkpoint(path) for path in (base, *checkpoints.values())])
+    sets = prompt_sets(tasks, texts, prompts_per_task, seed)
+    base_engine = HFEngine.from_pretrained(base, device=device)
+    prompts = {name: distinct_prompts(base_engine, found) for name, (found, _) in sets.items()}
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=1.0, seed=seed)
+    models = {"base": base, **checkpoints}
+    order = list(models)
+
+    def divergences(name: str, before: str) -> tuple[dict[str, dict], dict[str, dict]]:
+        engine = HFEngine.from_pretrained(models[name], device=device)
+        check_same_encoding(engine, models[name], base_engine, base, prompts)
+        batches = {task: sample_batches(engine, prompts[task], sampling, batch_size) for task in sets}
+
+        def against(reference: str) -> dict[str, dict]:
+            # The second model takes base's weights and those of the checkpoint before by turns.
+            base_engine.set_weights(Checkpoint(models[reference]).items())
+            return {
+                task: exact_kl(engine.model, base_engine.model, batches[task], seed=seed)
+                | {
+                    "direction": f"KL({name} || {reference})",
+                    "sampled_from": name,
+                    "temperature": 1.0,
+                    "max_new_tokens": max_new_tokens,
+                    "prompts": origin,
+                }
+                for task, (_, origin) in sets.items()
+            }
+
+        cumulative = against("base")
+        return (cumulative if before == "base" else against(before)), cumulative
+
+    matrices: dict[str, Any] = {"order": order, "incremental": {}, "cumulative": {}}
+    for before, name in tqdm(list(zip(order, order[1:], strict=False)), desc="kl matrices", unit="model"):
+        matrices["incremental"][name], matrices["cumulative"][name] = divergences(name, before)
+    return matrices
+
+
+def prompt_sets(
+    tasks: Sequence[str], texts: Sequence[Path], size: int, seed: int
+) -> dict[str, tuple[list[Messages], str]]:
+    """{name: (prompts, where they come from)}: the first `size` of each task's test split and of each file of prompts.
+
+    Raises UserError if there are none, if two have one name, or if a task or a file cannot be read.
+    """
+    names = [*tasks, *(path.stem for path in texts)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"two sets of prompts are called {twice[0]!r}; rename a file or leave one of them out")
+    if not names:
+        raise UserError("there are no prompts to measure on; give tasks, or files of prompts")
+    rows = {task: get_task(task).load("test", size, seed) for task in tasks}
+    from_tasks = {task: (list(found["prompt"]), f"test split of {task}, seed {seed}") for task, found in rows.items()}
+    from_texts = {path.stem: (read_prompts(path)[:size], f"first {size} of {path.name}") for path in texts}
+    return from_tasks | from_texts
+
+
+def read_prompts(path: Path) -> list[Messages]:
+    """Prompts from a local file, as conversations.
+
+    In a .jsonl file each line is an object whose "prompt" is the user's message or a list of {"role", "content"}
+    messages; an empty message is a prompt like any other. In any other file each line that is not blank is one user's
+    message. Raises UserError, naming the line, for what is neither.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read prompts from {path} ({error}); give a UTF-8 text or .jsonl file") from error
+    if path.suffix == ".jsonl":
+        prompts = [_prompt(line, f"line {number} of {path}") for number, line in enumerate(lines, start=1)]
+    else:
+        prompts = [[{"role": "user", "content": line}] for line in lines if line.strip()]
+    if not prompts:
+        raise UserError(f"{path} holds no prompts; give one a line")
+    return prompts
+
+
+def _prompt(line: str, where: str) -> Messages:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where} is not JSON ({error}); give one object a line") from error
+    prompt = row.get("prompt") if isinstance(row, dict) else None
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}]
+    if isinstance(prompt, list) and prompt and all(_is_message(message) for message in prompt):
+        return prompt
+    raise UserError(f'{where} has no "prompt" that is a text or a list of {{"role", "content"}} messages; add it')
+
+
+def _is_message(message: Any) -> bool:
+    return isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))
+
+
+def check_same_encoding(
+    engine: HFEngine, path: Path, base_engine: HFEngine, base: Path, prompts: dict[str, list[Messages]]
+) -> None:
+    """Raise UserError if two checkpoints turn some prompts into different tokens."""
+    for name, messages in prompts.items():
+        if engine.encode(messages) != base_engine.encode(messages):
+            raise UserError(
+                f"{path} encodes the prompts of {name} differently than {base}; give checkpoints that share "
+                "base's tokenizer and chat template"
+            )
+
+
+def distinct_prompts(engine: HFEngine, prompts: list[Messages]) -> list[Messages]:
+    """Each prompt once, in order: equal prompts would get equal completions."""
+    by_tokens = {tuple(ids): prompt for ids, prompt in zip(engine.encode(prompts), prompts, strict=True)}
+    return list(by_tokens.values())
+
+
+def sample_batches(
+    engine: HFEngine, prompts: Sequence[Messages], sampling: Sampling, batch_size: int
+) -> list[list[TokenPair]]:
+    """One completion of each prompt, as token ids, in batches."""
+    batches = []
+    for start in range(0, len(prompts), batch_size):
+        some = prompts[start : start + batch_size]
+        (completions,) = engine.generate(some, sampling)
+        batches.append([(ids, made[0].token_ids) for ids, made in zip(engine.encode(some), completions, strict=True)])
+    return batches

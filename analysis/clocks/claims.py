@@ -1,0 +1,331 @@
+"""Claims C1 to C7 of "The two clocks and the innovation window" (arXiv 2605.10019), held against a sweep.
+
+A verdict is one of
+
+    seen           the sweep shows it by the stated criterion
+    not seen       the sweep shows something else
+    censored       the runs ended before they could show it
+    not measured   no two runs of the sweep differ in what the claim is about
+
+Order is judged on pairs of runs that differ in one quantity and in nothing else but the seed. A pair counts if its
+order is certain in spite of censoring (Harrell's concordance), and a claim about order is seen if at least
+`AGREEMENT` of these pairs have it. The rule clock is tau_rule_novel throughout: copying alone makes samples valid.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+from analysis.clocks.censored import concordance, median_time
+from analysis.clocks.measure import CAPACITY_KEYS, QUANTITIES, SIZE_KEYS, group_by
+from analysis.clocks.runs import RULE_KEYS, Run
+from analysis.clocks.striking import MEMORY, RULE_NOVEL, Crossing, Window, clock, innovation_window
+from analysis.criteria import AGREEMENT, BASIN_FACTOR, INVARIANT_FACTOR, NEARLY_LINEAR
+
+
+# C3: the memory clocks of several rules count as equal within this factor.
+# C4: slopes of log tau_mem against log N that are called nearly linear.
+# C7: by this factor the radius of a class of basins must grow, or exceed that of another class.
+
+CLAIMS = {
+    "C1": "tau_rule increases with the complexity of the rule",
+    "C2": "tau_rule decreases with the capacity of the model",
+    "C3": "tau_mem hardly depends on the rule",
+    "C4": "tau_mem grows nearly linearly with N",
+    "C5a": "The window widens with N",
+    "C5b": "The window narrows with the complexity of the rule",
+    "C5c": "The window can vanish",
+    "C6": "Denoisers and next-token models have the same two clocks, with offsets",
+    "C7": "Basins of valid strings widen at tau_rule, those of training strings take over at tau_mem",
+}
+
+Entry = dict[str, Any]
+
+
+def claims_section(runs: Sequence[Run], fits: Sequence[Entry], fields: dict[str, Entry]) -> list[Entry]:
+    """One entry for every claim and model (C6: all models together), in the order of CLAIMS.
+
+    {"claim", "model", "verdict", "evidence": the numbers in words, "seeds": of the runs that it rests on,
+     "runs": how many, and the numbers themselves under further keys}
+
+    fits: `fits_section`. fields: {run: its score field}, for the runs that have one.
+    """
+    models = list(dict.fromkeys(run.model for run in runs))
+    entries = []
+    for model in models:
+        of_model = [run for run in runs if run.model == model]
+        entries += [
+            _order(of_model, "C1", model, "complexity", RULE_KEYS, RULE_NOVEL, growing=True),
+            _order(of_model, "C2", model, "log10 parameters", CAPACITY_KEYS, RULE_NOVEL, growing=False),
+            _invariance(of_model, model),
+            _linearity(of_model, model, fits),
+            _width_order(of_model, "C5a", model, "log10 N", SIZE_KEYS, growing=True),
+            _width_order(of_model, "C5b", model, "complexity", RULE_KEYS, growing=False),
+            _vanishing(of_model, model),
+            _basins(of_model, model, fields),
+        ]
+    entries.append(_both_clocks(runs, models))
+    return sorted(entries, key=lambda entry: list(CLAIMS).index(entry["claim"]))
+
+
+def _entry(claim: str, model: str, verdict: str, evidence: str, runs: Sequence[Run], **numbers: Any) -> Entry:
+    return {
+        "claim": claim,
+        "model": model,
+        "verdict": verdict,
+        "evidence": evidence,
+        "seeds": sorted({run.seed for run in runs}),
+        "runs": len(runs),
+        **numbers,
+    }
+
+
+def matched_pairs(
+    runs: Sequence[Run], quantity: str, keys: frozenset[str] | set[str]
+) -> list[tuple[list[Run], list[Run]]]:
+    """(runs with the smaller value, runs with the larger value) of `quantity`, all else but the seed being equal."""
+    pairs = []
+    for group in group_by(runs, lambda run: run.setting(frozenset(keys))).values():
+        levels = group_by(group, QUANTITIES[quantity])
+        pairs += [(levels[low], levels[high]) for low, high in combinations(sorted(levels), 2)]
+    return pairs
+
+
+def _order(
+    runs: Sequence[Run],
+    claim: str,
+    model: str,
+    quantity: str,
+    keys: set[str] | frozenset[str],
+    name: str,
+    growing: bool,
+) -> Entry:
+    """Whether one clock strikes later (growing) or earlier as a quantity grows."""
+    ordered = comparable = 0
+    used: dict[str, Run] = {}
+    for small, large in matched_pairs(runs, quantity, keys):
+        first, second = ([clock(run.rows, name) for run in side] for side in (small, large))
+        if not growing:
+            first, second = second, first
+        found = concordance(
+            [c.time for c in first],
+            [c.time for c in second],
+            [c.observed for c in first],
+            [c.observed for c in second],
+        )
+        ordered, comparable = ordered + found[0], comparable + found[1]
+        used |= {run.name: run for run in (*small, *large)}
+    return _pairs_entry(claim, model, ordered, comparable, list(used.values()), "later" if growing else "earlier")
+
+
+def _width_order(
+    runs: Sequence[Run], claim: str, model: str, quantity: str, keys: set[str] | frozenset[str], growing: bool
+) -> Entry:
+    """Whether the window is wider (growing) or narrower as a quantity grows."""
+    ordered = comparable = 0
+    used: dict[str, Run] = {}
+    for small, large in matched_pairs(runs, quantity, keys):
+        for narrow in (_bounds(run) for run in (small if growing else large)):
+            for wide in (_bounds(run) for run in (large if growing else small)):
+                ordered += narrow[1] < wide[0]
+                comparable += narrow[1] < wide[0] or wide[1] <= narrow[0]
+        used |= {run.name: run for run in (*small, *large)}
+    return _pairs_entry(claim, model, ordered, comparable, list(used.values()), "wider" if growing else "narrower")
+
+
+def _bounds(run: Run) -> tuple[float, float]:
+    """The least and the largest width of a run's window that agree with what it shows."""
+    window = window_of(run)
+    if window.width is not None:
+        return window.width, window.width
+    low = -math.inf if window.at_least is None else window.at_least
+    return low, math.inf if window.at_most is None else window.at_most
+
+
+def window_of(run: Run) -> Window:
+    return innovation_window(clock(run.rows, RULE_NOVEL), clock(run.rows, MEMORY))
+
+
+def _pairs_entry(claim: str, model: str, ordered: int, comparable: int, used: Sequence[Run], word: str) -> Entry:
+    if not used:
+        return _entry(claim, model, "not measured", "no two runs differ in this alone", used, pairs=0, ordered=0)
+    if not comparable:
+        return _entry(claim, model, "censored", "no pair of runs has a certain order", used, pairs=0, ordered=0)
+    verdict = "seen" if ordered >= AGREEMENT * comparable else "not seen"
+    evidence = f"{word} in {ordered} of {comparable} pairs of runs"
+    return _entry(claim, model, verdict, evidence, used, pairs=comparable, ordered=ordered)
+
+
+def _median(runs: Sequence[Run], name: str) -> Crossing:
+    """The median over runs; where it is censored, the earliest end of a run beyond which it lies."""
+    crossings = [clock(run.rows, name) for run in runs]
+    middle = median_time([c.time for c in crossings], [c.observed for c in crossings])
+    if middle is not None:
+        return Crossing(middle, 0)
+    return Crossing(None, int(min(c.time for c in crossings if not c.observed)))
+
+
+def _spread(crossings: Sequence[Crossing]) -> tuple[float, bool] | None:
+    """(largest over smallest, whether that is only a lower bound); None if nothing was observed."""
+    seen = [c.time for c in crossings if c.observed]
+    if not seen:
+        return None
+    later = [c.time for c in crossings if not c.observed]
+    return max([*seen, *later]) / min(seen), bool(later)
+
+
+def _invariance(runs: Sequence[Run], model: str) -> Entry:
+    """C3, by the spread of the median memory clocks of the rules at equal N."""
+    used, spreads, rule_spreads = [], [], []
+    for group in group_by(runs, lambda run: run.setting(frozenset(RULE_KEYS))).values():
+        rules = group_by(group, lambda run: run.rule.describe())
+        if len(rules) > 1:
+            used += group
+            spreads.append(_spread([_median(members, MEMORY) for members in rules.values()]))
+            rule_spreads.append(_spread([_median(members, RULE_NOVEL) for members in rules.values()]))
+    if not used:
+        return _entry("C3", model, "not measured", "no two runs differ in the rule alone", used)
+    known = [spread for spread in spreads if spread is not None]
+    if not known:
+        return _entry("C3", model, "censored", "no rule was memorised", used)
+    factor, bound = max(known)
+    if factor > INVARIANT_FACTOR:
+        verdict = "not seen"
+    else:
+        verdict = "censored" if any(part is None or part[1] for part in spreads) else "seen"
+    of_rule = max((part for part in rule_spreads if part is not None), default=None)
+    evidence = f"tau_mem of the rules within a factor of {_factor(factor, bound)}"
+    if of_rule is not None:
+        evidence += f", tau_rule within {_factor(*of_rule)}"
+    return _entry(
+        "C3", model, verdict, evidence, used, factor=factor, is_bound=bound, rule_factor=of_rule and of_rule[0]
+    )
+
+
+def _factor(value: float, bound: bool) -> str:
+    return f"{'at least ' if bound else ''}{value:.1f}"
+
+
+def _linearity(runs: Sequence[Run], model: str, fits: Sequence[Entry]) -> Entry:
+    """C4, by the slope of the censored fit over most runs."""
+    candidates = [
+        fit for fit in fits if fit["model"] == model and fit["clock"] == MEMORY and fit["against"] == "log10 N"
+    ]
+    if not candidates:
+        return _entry("C4", model, "not measured", "no two runs differ in N alone", [])
+    determined = [fit for fit in candidates if fit["slopes"]["log10 N"]["slope"] is not None]
+    if not determined:
+        return _entry("C4", model, "censored", "too few runs were memorised for a slope", runs)
+    fit = max(determined, key=lambda each: each["observed"])
+    used = [run for run in runs if run.rule.describe() == fit["fixed"]]
+    slope = fit["slopes"]["log10 N"]
+    low, high = (
+        (slope["bootstrap_low"], slope["bootstrap_high"])
+        if slope["bootstrap_low"] is not None
+        else (slope["low"], slope["high"])
+    )
+    interval = "" if low is None else f" ({low:.2f} to {high:.2f})"
+    evidence = (
+        f"slope of log tau_mem against log N {slope['slope']:.2f}{interval}, {fit['observed']} runs memorised, "
+        f"{fit['censored']} censored, {fit['fixed']}"
+    )
+    verdict = "seen" if NEARLY_LINEAR[0] <= slope["slope"] <= NEARLY_LINEAR[1] else "not seen"
+    return _entry("C4", model, verdict, evidence, used, slope=slope["slope"], low=low, high=high)
+
+
+def _vanishing(runs: Sequence[Run], model: str) -> Entry:
+    states = [window_of(run).state for run in runs]
+    vanished, opened = states.count("vanished"), states.count("open")
+    evidence = f"{opened} runs open, {vanished} vanished, {states.count('censored')} censored"
+    verdict = "seen" if vanished else "censored" if not opened else "not seen"
+    return _entry("C5c", model, verdict, evidence, runs, open=opened, vanished=vanished)
+
+
+def _both_clocks(runs: Sequence[Run], models: Sequence[str]) -> Entry:
+    """C6: which models show both clocks in one run, the rule first, and how far apart they are where tasks agree."""
+    parts, complete, partial = [], [], []
+    for model in models:
+        of_model = [run for run in runs if run.model == model]
+        both = [run for run in of_model if window_of(run).width is not None and window_of(run).state == "open"]
+        rule = sum(clock(run.rows, RULE_NOVEL).observed for run in of_model)
+        memory = sum(clock(run.rows, MEMORY).observed for run in of_model)
+        parts.append(f"{model}: both in one run {len(both)}, rule {rule}, memory {memory} of {len(of_model)} runs")
+        (complete if both else partial).append(model)
+    offsets = _offsets(runs, models)
+    evidence = "; ".join([*parts, *(f"{pair}: {text}" for pair, text in offsets.items())])
+    if len(models) < 2:
+        verdict = "not measured"
+    else:
+        verdict = "seen" if not partial else "censored"
+    return _entry("C6", "all", verdict, evidence, runs, models_with_both=complete)
+
+
+def _offsets(runs: Sequence[Run], models: Sequence[str]) -> dict[str, str]:
+    """Ratios of the median clocks of two models on the same rule and N, where both are observed."""
+    found = {}
+    for a, b in combinations(models, 2):
+        by_task = {
+            model: group_by(
+                [run for run in runs if run.model == model], lambda run: (run.rule.describe(), run.train_size)
+            )
+            for model in (a, b)
+        }
+        for task in by_task[a].keys() & by_task[b].keys():
+            ratios = []
+            for name in (RULE_NOVEL, MEMORY):
+                first, second = (_median(by_task[model][task], name) for model in (a, b))
+                if first.observed and second.observed:
+                    ratios.append(f"{name} times {second.time / first.time:.1f}")
+            if ratios:
+                found[f"{b} against {a} on {task[0]}, N = {task[1]}"] = ", ".join(ratios)
+    return found
+
+
+def _basins(runs: Sequence[Run], model: str, fields: dict[str, Entry]) -> Entry:
+    """C7 on the runs whose score field was measured: seen if all that reached both clocks show both expansions."""
+    measured = [run for run in runs if run.name in fields]
+    if not measured:
+        return _entry("C7", model, "not measured", "the score field of no run was measured", [])
+    texts, verdicts = [], []
+    complete = [run for run in measured if window_of(run).width is not None]
+    for run in measured:
+        changes = basin_changes(fields[run.name], clock(run.rows, RULE_NOVEL), clock(run.rows, MEMORY))
+        if run in complete:
+            verdicts += [None if value is None else value >= BASIN_FACTOR for value in changes]
+        grown, shrunk, dominance = ("unknown" if value is None else f"{value:.2f}" for value in changes)
+        texts.append(
+            f"{run.name}: at tau_rule valid basins {grown} times as wide as without a rule, violating ones "
+            f"narrower by {shrunk}; after tau_mem training to held-out {dominance}"
+        )
+    if False in verdicts:
+        verdict = "not seen"
+    else:
+        verdict = "censored" if None in verdicts or not complete else "seen"
+    return _entry("C7", model, verdict, "; ".join(texts), measured)
+
+
+def basin_changes(field: Entry, rule: Crossing, memory: Crossing) -> tuple[float | None, float | None, float | None]:
+    """How basins changed at the two clocks, as ratios of radii that are above 1 where the claim holds.
+
+    (held-out basins over those without any rule, and those over the basins of violating vertices, both at the first
+    measured step after tau_rule; training over held-out basins at the last measured step, if it lies after tau_mem).
+    A violating basin narrower than the smallest measured noise level counts as that wide. None where a clock has not
+    struck or a radius is not known.
+    """
+    steps, found = field["steps"], field["basins"]["one_step"]
+    plain = field["no_rule"]["held_out"]["radius"]
+    after = [i for i, step in enumerate(steps) if rule.observed and step >= rule.time]
+    grown = shrunk = dominance = None
+    if after:
+        grown = _ratio(found[after[0]]["held_out"]["radius"], plain)
+        violating = found[after[0]]["violating"]
+        narrow = violating["radius"] is None and violating["probability"][0] < 0.5
+        shrunk = _ratio(plain, field["sigmas"][0] if narrow else violating["radius"])
+    if memory.observed and steps[-1] >= memory.time:
+        dominance = _ratio(found[-1]["train"]["radius"], found[-1]["held_out"]["radius"])
+    return grown, shrunk, dominance
+
+
+def _ratio(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a / b

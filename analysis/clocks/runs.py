@@ -1,0 +1,132 @@
+"""The run folders of a sweep, as far as the clocks need them."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+from analysis.clocks.striking import Row
+from eval.errors import UserError
+from eval.generative.checkpoint import steps_of
+from eval.rules import OPTIONS, Rule, rule_of
+from eval.storage import read_json, read_jsonl
+
+
+# What may differ between runs that are compared as one setting with several seeds: what names a run, which of the
+# equivalent data sets it has, how long it lasts, how often it is looked at. None of these changes what a step does.
+NO_SETTING = {
+    "output_dir",
+    "seed",
+    "data_seed",
+    "held_out_size",
+    "steps",
+    "stop",
+    "stop_copies",
+    "evaluate_from",
+    "evaluations_per_decade",
+    "evaluate_samples",
+    "evaluate_samples_min",
+    "evaluation_share",
+    "save_every",
+    "log_every",
+    "threads",
+}
+RULE_KEYS = {"rule", *OPTIONS}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder. name: its path below the folder of runs."""
+
+    name: str
+    folder: Path
+    config: dict[str, Any]
+    rows: list[Row]
+
+    @cached_property
+    def rule(self) -> Rule:
+        return rule_of(self.config)
+
+    @cached_property
+    def data(self) -> dict[str, np.ndarray]:
+        """train, control, held_out: int8 [N, n]."""
+        return load_file(self.folder / "data.safetensors")
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "results.json").is_file()
+
+    @property
+    def train_size(self) -> int:
+        return len(self.data["train"])
+
+    @property
+    def model(self) -> str:
+        return self.config["model"]
+
+    @property
+    def seed(self) -> int:
+        return self.config["seed"]
+
+    @cached_property
+    def checkpoints(self) -> list[int]:
+        """Steps of the complete checkpoints, rising."""
+        return steps_of(self.folder)
+
+    @property
+    def ema(self) -> bool:
+        """Whether the run was evaluated with the moving average of its weights."""
+        return self.config["ema_decay"] > 0
+
+    @cached_property
+    def parameters(self) -> int | None:
+        """Scalars in the newest checkpoint; None without one."""
+        if not self.checkpoints:
+            return None
+        newest = self.folder / "checkpoints" / f"step_{self.checkpoints[-1]}" / "model.safetensors"
+        with safe_open(newest, framework="numpy") as file:
+            return sum(int(np.prod(file.get_slice(name).get_shape())) for name in file.keys())
+
+    def setting(self, apart_from: frozenset[str] = frozenset()) -> str:
+        """What a run is besides its seed, as text: equal texts are the same setting.
+
+        apart_from: further keys of the config that are left out, to find settings that differ in these alone.
+        """
+        kept = {key: value for key, value in self.config.items() if key not in NO_SETTING | apart_from}
+        return json.dumps(kept, sort_keys=True)
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """Every rule run under `folder`, sorted by name: folders with evaluations.jsonl and at least one evaluation.
+
+    Raises UserError if there is none, or if a folder with evaluations lacks its config or its data.
+    """
+    found = []
+    for path in sorted(Path(folder).rglob("evaluations.jsonl")):
+        run = path.parent
+        rows = read_jsonl(path)
+        if not rows or any(part.startswith(".unfinished-") for part in run.parts):
+            continue
+        for needed in ("config.yaml", "data.safetensors"):
+            if not (run / needed).is_file():
+                raise UserError(f"{run} has evaluations but no {needed}; move the folder away or start its run again")
+        config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        name = run.relative_to(folder).as_posix() if run != Path(folder) else run.name
+        found.append(Run(name, run, config, rows))
+    if not found:
+        raise UserError(
+            f"no rule run with evaluations under {folder}; make some first "
+            "(accelerate launch recipes/rules.py --config recipes/rules/<yaml>)"
+        )
+    return found
+
+
+def environment(run: Run) -> dict[str, Any]:
+    path = run.folder / "environment.json"
+    return read_json(path) if path.is_file() else {}

@@ -1,0 +1,119 @@
+"""Sections of results.json, each measured once for the same checkpoint files and options."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from eval.errors import UserError
+from eval.storage import read_json, write_json
+
+
+# What a model computes depends on these files of its folder.
+MODEL_FILES = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*config.json",
+    "tokenizer*",
+    "chat_template*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
+# Sections whose checkpoints are steps of one run, not methods to be compared.
+ALONG_A_RUN = ("trajectory",)
+# What the numbers depend on beside the checkpoints, and the measurement itself.
+Measurement = tuple[dict[str, Any], Callable[[], dict]]
+
+
+def measure_sections(
+    output: Path, base: Path, checkpoints: dict[str, Path], sections: dict[str, Measurement], recompute: bool
+) -> None:
+    """Measure and store every section that OUTPUT/results.json does not hold for the same files and options already.
+
+    sections: {section: (options, measurement)}. Batch size and device are no such options: they change the time that
+    a measurement takes. recompute: measure in any case.
+
+    Raises UserError as `folder_digests` and `read_results` do.
+    """
+    folders = {"base": base, **checkpoints}
+    digests = folder_digests(folders)
+    for section, (options, measure) in sections.items():
+        inputs = {
+            "checkpoints": digests,
+            "options": options,
+            "folders": {name: str(path) for name, path in folders.items()},
+        }
+        if not recompute and is_stored(output, section, inputs):
+            print(
+                f"{output / 'results.json'} holds {section} of these checkpoints and options already; "
+                "--recompute measures it again"
+            )
+        else:
+            store(output, section, measure(), checkpoints, inputs)
+
+
+def is_stored(output: Path, section: str, inputs: dict[str, Any]) -> bool:
+    """Whether results.json holds this section for the same names, files and options, wherever the files lay."""
+    results = read_results(output / "results.json")
+    earlier = results.get("inputs", {}).get(section)
+    if section not in results or earlier is None:
+        return False
+    # As text, because the order of the names counts.
+    return all(json.dumps(earlier[key]) == json.dumps(inputs[key]) for key in ("checkpoints", "options"))
+
+
+def store(output: Path, section: str, measured: dict, checkpoints: dict[str, Path], inputs: dict[str, Any]) -> None:
+    """Put `measured` under `section` of OUTPUT/results.json and leave the other sections as they are.
+
+    "methods" lists the names of all checkpoints in the file, in the order in which they came, but for those of
+    `ALONG_A_RUN`; "inputs" keeps what each section was measured from.
+    """
+    path = output / "results.json"
+    results = read_results(path)
+    names = [] if section in ALONG_A_RUN else checkpoints
+    results["methods"] = list(dict.fromkeys([*results.get("methods", []), *names]))
+    results["inputs"] = results.get("inputs", {}) | {section: inputs}
+    results[section] = measured
+    write_json(path, results)
+    print(f"wrote {section} to {path}")
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """What earlier commands stored; {} if there is nothing yet. Raises UserError if the file is not JSON."""
+    if not path.exists():
+        return {}
+    try:
+        return read_json(path)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not JSON ({error}); move it away or give another --output") from error
+
+
+def folder_digests(folders: dict[str, Path]) -> dict[str, str]:
+    """SHA-256 over the weights, configuration and tokenizer of each checkpoint folder, of which base is the first.
+
+    Raises UserError if a folder holds no weights, or the checkpoints are of different models.
+    """
+    # Here, because a misspelt option or --help should not wait for torch.
+    from tqdm import tqdm
+
+    from analysis.geometry.checkpoints import open_checkpoints
+
+    base, *others = folders.values()
+    open_checkpoints(base, others)
+    return {name: folder_digest(path) for name, path in tqdm(folders.items(), desc="checksums", unit="checkpoint")}
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 over the names and contents of the files that `MODEL_FILES` matches."""
+    files = sorted({file for pattern in MODEL_FILES for file in folder.glob(pattern)})
+    listing = "".join(f"{file_digest(file)}  {file.name}\n" for file in files)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, read piece by piece."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

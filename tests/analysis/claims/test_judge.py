@@ -1,0 +1,224 @@
+"""Verdicts over comparisons whose numbers are known."""
+
+import math
+import random
+from statistics import fmean, stdev
+
+import pytest
+
+from analysis.claims.judge import (
+    CLAIMS,
+    MIN_SEEDS,
+    Claim,
+    Comparison,
+    judge,
+    judge_condition,
+    over_seeds,
+    student_quantile,
+    student_share,
+)
+
+
+def comparison(task="countdown", budget="matched", precision="fp32", seed=0, **changed) -> Comparison:
+    """A comparison in which every claim holds, unless `changed` says otherwise; a little different with every seed."""
+    numbers = {
+        "es": 0.8,
+        "grpo": 0.81,
+        "ratio": 50.0,
+        "cosine": 0.001,
+        "dip": 0.0,
+        "es_kl": 0.5,
+        "grpo_kl": 0.01,
+        "es_probe": 1.2,
+        "grpo_probe": 80.0,
+        "changed": 0.03,
+        "walk": 1.0,
+        "off": 0.4,
+    } | changed
+    jitter = 1 + 0.001 * seed
+
+    def kl(off, on):
+        return {
+            name: {direction: {"per_token": value * jitter} for direction in ("forward", "reverse")}
+            for name, value in ((task, on), ("yes_no", off), ("other", off))
+        }
+
+    def accuracy(on, off):
+        return {task: {"accuracy": on * jitter}, "yes_no": {"accuracy": off * jitter}}
+
+    def probe(ratio):
+        return {
+            "update": {"even": {"loss": [0.0, 0.01 * ratio * jitter]}},
+            "random_mean": {"even": {"loss": [0.0, 0.01]}},
+        }
+
+    ts = [0.0, 0.25, 0.5, 0.75, 1.0]
+    results = {
+        "task": task,
+        "evaluation": {
+            "base": accuracy(0.25, 0.5),
+            "es": accuracy(numbers["es"], numbers["off"]),
+            "grpo": accuracy(numbers["grpo"], 0.5),
+        },
+        "geometry": {
+            "checkpoints": {
+                "es": {"norm": numbers["ratio"] * jitter},
+                "grpo": {"norm": 1.0, "changed_share_bf16": numbers["changed"] * jitter},
+            },
+            "cosine": {"es|grpo": {"total": numbers["cosine"] * jitter, "null_std": 0.0013}},
+        },
+        "theory": {
+            "es": {"walk": {"predicted": [1.0, numbers["ratio"] * jitter / numbers["walk"]], "r_squared": 0.999}}
+        },
+        "kl": {"es": kl(numbers["es_kl"], 0.05), "grpo": kl(numbers["grpo_kl"], 0.02)},
+        "connectivity": {
+            "lines": {
+                "es|grpo": {
+                    "ts": ts,
+                    "reward": [0.8, 0.8, 0.8 - numbers["dip"] * jitter, 0.8, 0.8],
+                    "loss": [0.4, 0.4, 0.4, 0.4, 0.4],
+                }
+            }
+        },
+        "probes": {
+            "scales": [0.5, 1.0],
+            "checkpoints": {"es": probe(numbers["es_probe"]), "grpo": probe(numbers["grpo_probe"])},
+        },
+    }
+    return Comparison({"task": task, "budget": budget, "precision": precision}, seed, results)
+
+
+def verdicts(comparisons) -> dict[str, tuple[str, ...]]:
+    """{claim: (verdict, the factors that it depends on ...)}"""
+    return {claim["key"]: (claim["verdict"], *claim["depends_on"]) for claim in judge(comparisons)["claims"]}
+
+
+def sweep(change=lambda task, budget, precision: {}, seeds=5):
+    return [
+        comparison(task, budget, precision, seed, **change(task, budget, precision))
+        for task in ("countdown", "arithmetic")
+        for budget in ("matched", "published")
+        for precision in ("fp32", "released")
+        for seed in range(seeds)
+    ]
+
+
+@pytest.mark.parametrize(("freedom", "quantile"), [(1, 12.7062), (2, 4.3027), (4, 2.7764), (9, 2.2622), (60, 2.0003)])
+def test_students_quantiles_are_those_of_the_tables(freedom, quantile):
+    assert student_quantile(freedom) == pytest.approx(quantile, abs=5e-5)
+    assert student_share(student_quantile(freedom), freedom) == pytest.approx(0.95)
+
+
+def test_the_interval_over_seeds_is_students():
+    values = [1.0, 2.0, 4.0]
+    mean, low, high = over_seeds(values)
+    assert mean == fmean(values)
+    half = 4.3026527 * stdev(values) / math.sqrt(3)
+    assert (mean - low, high - mean) == pytest.approx((half, half), rel=1e-6)
+    assert over_seeds([3.0]) == (3.0, None, None)
+
+
+def test_all_claims_hold_where_they_were_made_to():
+    found = verdicts(sweep())
+    assert found.pop("forgetting") == ("not measured",)
+    assert set(found.values()) == {("holds",)}, found
+    assert len(found) == len(CLAIMS) - 1
+
+
+@pytest.mark.parametrize(
+    ("key", "changed"),
+    [
+        ("learns", {"es": 0.2}),
+        ("accuracy", {"es": 0.6}),
+        ("norm", {"ratio": 5.0}),
+        ("walk", {"walk": 1.5}),
+        ("orthogonal", {"cosine": 0.3}),
+        ("chance", {"cosine": 0.02}),
+        ("reward-line", {"dip": 0.3}),
+        ("off-task-kl", {"es_kl": 0.001}),
+        ("off-task-kl-forward", {"es_kl": 0.001}),
+        ("breadth", {"es_kl": 0.001}),
+        ("off-task-accuracy", {"off": 0.6}),
+        ("es-probe", {"es_probe": 9.0}),
+        ("grpo-probe", {"grpo_probe": 1.1}),
+        ("sparse", {"changed": 0.9}),
+    ],
+)
+def test_each_claim_fails_on_the_number_it_is_about(key, changed):
+    assert verdicts(sweep(lambda *_: changed))[key] == ("does not hold",)
+
+
+def test_a_claim_depends_on_the_factor_that_turns_it_round_and_on_no_other():
+    by_budget = verdicts(sweep(lambda task, budget, precision: {"es": 0.5} if budget == "published" else {}))
+    assert by_budget["accuracy"] == ("depends", "budget")
+    assert by_budget["norm"] == ("holds",)
+    by_two = verdicts(
+        sweep(lambda task, budget, precision: {"ratio": 2.0} if (task, precision) == ("countdown", "released") else {})
+    )
+    assert by_two["norm"] == ("depends", "task", "precision")
+
+
+def test_without_a_pair_that_differs_in_one_factor_all_that_differ_are_named():
+    runs = [comparison("countdown", "matched", "fp32", seed) for seed in range(5)]
+    runs += [comparison("arithmetic", "published", "fp32", seed, ratio=2.0) for seed in range(5)]
+    assert verdicts(runs)["norm"] == ("depends", "task", "budget")
+
+
+def test_a_wide_interval_is_undecided_and_does_not_hide_the_others():
+    def one(precision, seed):
+        spread = {"es": 0.8 + (0.1 if seed % 2 else -0.1)} if precision == "released" else {}
+        return comparison(precision=precision, seed=seed, **spread)
+
+    runs = [one(precision, seed) for precision in ("fp32", "released") for seed in range(6)]
+    found = {claim["key"]: claim for claim in judge(runs)["claims"]}["accuracy"]
+    assert found["verdict"] == "holds where decided"
+    assert (found["holds"], found["fails"], found["undecided"]) == (1, 0, 1)
+    assert [entry["verdict"] for entry in found["conditions"]] == ["holds", "undecided"]
+
+
+def test_too_few_seeds_decide_nothing():
+    found = verdicts(sweep(seeds=MIN_SEEDS - 1))
+    assert set(found.values()) == {("undecided",), ("not measured",)}
+    one = judge(sweep(seeds=1))["claims"][0]["conditions"][0]
+    assert one["seeds"] == 1 and one["low"] is None and one["high"] is None
+
+
+def test_ratios_are_averaged_as_logarithms():
+    claim = Claim("x", "", "", "", lambda results: None, low=1.0, logarithmic=True)
+    judged = judge_condition(claim, [[2.0], [8.0], [2.0], [8.0], [4.0]])
+    assert judged["mean"] == pytest.approx(4.0)
+    assert judged["low"] * judged["high"] == pytest.approx(16.0)
+
+
+def test_a_line_is_judged_where_its_mean_gap_is_largest():
+    claim = Claim("x", "", "", "", lambda results: None, high=0.05)
+    judged = judge_condition(claim, [[0.0, 0.2, 0.1], [0.3, 0.2, 0.1], [0.0, 0.2, 0.1]])
+    assert judged["point"] == 1 and judged["values"] == [0.2, 0.2, 0.2]
+
+
+def test_the_line_takes_the_gap_to_the_even_line_between_unequal_ends():
+    run = comparison()
+    line = run.results["connectivity"]["lines"]["es|grpo"]
+    line["reward"], line["loss"] = [0.6, 0.6, 0.6, 0.6, 1.0], [0.4, 0.6, 0.5, 0.5, 0.4]
+    found = {claim.key: claim.values(run.results) for claim in CLAIMS}
+    assert found["reward-line"] == pytest.approx([0.1, 0.2, 0.3])
+    assert found["loss-line"] == pytest.approx([0.2, 0.1, 0.1])
+    line["loss"][2] = None
+    assert {claim.key: claim.values(run.results) for claim in CLAIMS}["loss-line"] is None
+
+
+def test_the_order_of_the_comparisons_does_not_matter():
+    runs = sweep()
+    shuffled = list(runs)
+    random.Random(1).shuffle(shuffled)
+    assert judge(runs) == judge(shuffled)
+
+
+def test_a_comparison_without_sections_is_not_measured_anywhere():
+    empty = [Comparison({"task": "a", "budget": "b", "precision": "c"}, 0, {"task": "a"})]
+    assert {verdict for (verdict,) in verdicts(empty).values()} == {"not measured"}
+
+
+def test_a_seed_that_stands_twice_is_an_error():
+    with pytest.raises(ValueError, match="a seed stands twice"):
+        judge([comparison(), comparison()])
