@@ -1,7 +1,7 @@
 """`results.json`: what a finished run, study or measurement writes last. Each says what it is.
 
-A file says its `kind`, by which page, gallery and table choose, and `schema_version`, which grows when a key changes its
-meaning.
+A file says its `kind`, by which page, gallery and table choose, and `schema_version`, which grows when a key
+changes its meaning.
 """
 
 import json

@@ -30,7 +30,7 @@ from analysis.report.results import (
     models,
     tasks,
 )
-from analysis.report.story import Tile
+from analysis.report.section import Tile
 from analysis.report.style import Drawing, draw
 from analysis.report.tables import Table
 

@@ -1,7 +1,7 @@
 """What a chapter of the report is made of. Adding a section to a page touches its measure and one file of its chapter.
 
-A chapter is one kind of results.json. Its sections are objects of one form, so that `document.compose` needs to know
-nothing of any of them: it draws those that have their numbers, names what the others lack, and collects tables and terms.
+A chapter is one kind of results.json. Its sections are objects of one form, so that `compose.compose` needs to know
+nothing of any of them: it draws those that have their numbers, names what others lack, and collects tables and terms.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ class Section:
     needs: locations in results.json of which at least one must be there; those that are not are named on the page.
     figure, caption: what is drawn and what it shows, of results that hold a needed location.
     wanted: further locations, of any part of the file, that are only named when they are missing.
-    on_demand: whether the section does not appear at all, instead of being named as missing, where it was not measured.
+    on_demand: whether the section does not appear at all, rather than being named, where it was not measured.
     drawable: whether these results hold anything for it; where not, the section does not appear.
     table: stands under the figure. numbers: tables among the numbers at the end. terms: (term, meaning) it speaks of.
     """

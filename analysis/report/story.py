@@ -1,7 +1,6 @@
 """The sentences of one report: the words of `sentences.py` filled from `results.json`."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from analysis.report import sentences as say
@@ -16,15 +15,7 @@ from analysis.report.results import (
     pair_label,
     tasks,
 )
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One number worth seeing first."""
-
-    name: str
-    text: str
-    note: str
+from analysis.report.section import Tile
 
 
 def title(results: Results) -> str:

@@ -1,8 +1,8 @@
 """A finished run of evolution strategies beside what theory predicts for it, from its logs alone.
 
 The functions of `analysis.theory.random_walk` with the run's own numbers: how far a random walk of the same steps
-leads, which share of a step is useful, and where the reward of a quadratic landscape settles. What the theory takes for
-granted and the run does not grant stands in "fails".
+leads, which share of a step is useful, and where the reward of a quadratic landscape settles. What the theory takes
+for granted and the run does not grant stands in "fails".
 """
 
 import json

@@ -11,7 +11,7 @@ import pytest
 from analysis.__main__ import build_parser, named_folders, run_report
 from analysis.geometry.updates import update_geometry
 from eval.errors import UserError
-from tests.analysis.test_predictions import write_run
+from tests.analysis.theory.test_predictions import write_run
 from tests.tiny import random_checkpoint
 
 

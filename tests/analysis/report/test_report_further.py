@@ -18,9 +18,9 @@ from analysis.report import build, build_gallery
 from analysis.theory.predictions import predict
 from eval.errors import UserError
 from eval.storage import read_json, write_json
+from tests.analysis.claims.test_judge import sweep
 from tests.analysis.report.test_report_build import at_pointer, check_number, markdown_tables, page_of
-from tests.analysis.test_claims import sweep
-from tests.analysis.test_predictions import write_run
+from tests.analysis.theory.test_predictions import write_run
 
 
 FIGURES = {

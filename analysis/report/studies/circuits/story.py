@@ -5,8 +5,8 @@ from typing import Any
 
 from analysis.report.numbers import fixed, percent, significant
 from analysis.report.results import Results, label, lookup
+from analysis.report.section import Tile
 from analysis.report.sentences import join
-from analysis.report.story import Tile
 from analysis.report.studies.circuits.figures import direction_label, task_label
 
 

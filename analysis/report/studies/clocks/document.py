@@ -7,12 +7,12 @@ from matplotlib.figure import Figure
 
 from analysis.clocks.claims import CLAIMS
 from analysis.clocks.striking import CLOCKS
-from analysis.clocks.study import figures
 from analysis.criteria import AGREEMENT, BASIN_FACTOR, INVARIANT_FACTOR, NEARLY_LINEAR
 from analysis.report.document import Document, Part
 from analysis.report.numbers import count, fixed, percent, significant, times
 from analysis.report.results import Location, Results, lookup
-from analysis.report.story import Tile
+from analysis.report.section import Tile
+from analysis.report.studies.clocks import figures
 from analysis.report.studies.clocks.figures import model_label, rule_label, variant_label
 from analysis.report.style import draw
 from analysis.report.tables import Cell, Table, settings, value

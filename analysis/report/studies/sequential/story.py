@@ -5,7 +5,7 @@ from typing import Any
 
 from analysis.report.numbers import count, fixed, percent, points
 from analysis.report.results import Results, lookup
-from analysis.report.story import Tile
+from analysis.report.section import Tile
 from analysis.report.studies.sequential.figures import arms, called, controls, main_arms
 
 
