@@ -1,10 +1,10 @@
 """A method: guess around the weights and keep the best guess.
 
-    python examples/random_guesses.py --model recipes/tiny/models/llama-small --task countdown --output_dir runs/guesses
+    python examples/random_guesses.py --model recipes/tiny/models/llama-small --output_dir runs/guesses
 
-What a method of the lab has: a documented config, a run folder that says what was asked for, a member of the engine for
-each model it tries, and a finished `model/` with results.json written last. It changes weights, so that it belongs to
-`trainers`, with a thin recipe beside it.
+What a method of the lab has: a documented config, a run folder that says what was asked for, a member of the engine
+for each model that it tries, and a finished `model/` with results.json written last. It changes weights, so that it
+belongs to `trainers`, with a thin recipe beside it.
 """
 
 from dataclasses import dataclass, field
