@@ -7,7 +7,8 @@ mean over a resample is a product with its counts, and one set of draws serves s
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from fractions import Fraction
+from statistics import fmean, stdev
 
 import numpy as np
 import torch
@@ -32,8 +33,17 @@ def mean_with_interval(
     mean = fmean(values)
     if len(values) < 2:
         return mean, None, None
-    half = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values)
-    return mean, float(mean - half), float(mean + half)
+    half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+    return mean, mean - half, mean + half
+
+
+def exact_share(share: float, total: int | None) -> Fraction:
+    """A share of `total` as its count over it, so that 15 of 100 less 5 of 100 is 1/10, which floats miss.
+
+    As it stands where the total is not known, or where partial credit makes it no count.
+    """
+    count = round(share * total) if total else 0
+    return Fraction(count, total) if total and abs(count - share * total) < 1e-6 else Fraction(share)
 
 
 def chance_overlap(shared: int, of: int, one: int, other: int) -> float:

@@ -1,6 +1,7 @@
 """Statistics against published tables, closed forms and counting."""
 
 import math
+from fractions import Fraction
 from itertools import combinations
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy import stats
 from analysis.statistics import (
     McNemar,
     chance_overlap,
+    exact_share,
     interval_of_draws,
     mcnemar,
     mean_with_interval,
@@ -35,21 +37,45 @@ def test_one_value_has_a_mean_and_no_interval():
 
 
 def test_overlap_by_chance_is_a_share_of_all_pairs_of_sets():
-    first = {0, 1, 2}
-    shared = [len(first & set(second)) for second in combinations(range(8), 4)]
-    for least in range(5):
-        assert chance_overlap(least, 8, 3, 4) == pytest.approx(sum(k >= least for k in shared) / len(shared))
-    assert chance_overlap(0, 8, 3, 4) == 1.0
+    for shared, of, one, other in ((2, 10, 5, 4), (0, 8, 3, 3), (6, 8, 6, 7), (4, 8, 4, 4)):
+        drawn = [len(set(members) & set(range(one))) for members in combinations(range(of), other)]
+        share = sum(number >= shared for number in drawn) / len(drawn)
+        assert chance_overlap(shared, of, one, other) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(("share", "total"), [(0.15, 100), (1 / 3, 3), (0.814, 500), (0.0, 7), (1.0, 7)])
+def test_a_share_is_its_count(share, total):
+    assert exact_share(share, total) == Fraction(round(share * total), total)
+
+
+def test_shares_that_differ_by_a_limit_meet_it():
+    assert 0.15 - 0.05 < 0.1 and exact_share(0.15, 100) - exact_share(0.05, 100) == Fraction(1, 10)
+    assert float(exact_share(0.85, 500) - exact_share(0.8, 500)) == 0.05
+
+
+def test_partial_credit_and_unknown_totals_stay_as_they_are():
+    assert exact_share(0.1234567, 10) == Fraction(0.1234567)
+    assert exact_share(0.15, None) == Fraction(0.15)
 
 
 @pytest.mark.parametrize(
     ("only_first", "only_second", "p_value"),
-    [(0, 0, 1.0), (1, 0, 1.0), (5, 0, 0.0625), (1, 9, 22 / 1024), (6, 6, 1.0), (0, 60, 2.0**-59)],
+    [
+        (0, 0, 1.0),
+        (1, 0, 1.0),
+        (5, 5, 1.0),
+        (0, 5, 2 / 32),
+        (0, 6, 2 / 64),
+        (1, 9, 2 * 11 / 1024),
+        (9, 1, 2 * 11 / 1024),
+        (2, 8, 2 * 56 / 1024),
+        (0, 2000, 0.0),
+    ],
 )
 def test_mcnemar_by_hand(only_first, only_second, p_value):
-    first = [1.0] * only_first + [0.0] * only_second + [1.0, 0.0, None, math.nan, 1.0]
-    second = [0.0] * only_first + [1.0] * only_second + [1.0, 0.0, 1.0, 0.0, None]
-    assert mcnemar(first, second) == McNemar(only_first, only_second, pytest.approx(p_value, rel=1e-9))
+    first = [1.0] * only_first + [0.0] * only_second + [1.0] * 7 + [0.0] * 3 + [None, 1.0]
+    second = [0.0] * only_first + [1.0] * only_second + [1.0] * 7 + [0.0] * 3 + [1.0, math.nan]
+    assert mcnemar(first, second) == McNemar(only_first, only_second, pytest.approx(p_value, abs=1e-300))
 
 
 def test_mcnemar_needs_the_same_items():
