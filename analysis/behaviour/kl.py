@@ -106,15 +106,12 @@ def completion_kl(
     {"exact": over the whole vocabulary, "k1", "k3": by the completion's token alone, see `sampled_kl`}.
     """
     lengths = [len(completion) for _, completion in batch]
-    tokens = torch.tensor([token for _, completion in batch for token in completion])
+    left = torch.tensor([token for _, completion in batch for token in completion])
     p_chunks = completion_log_probs(p_model, batch, max_logits)
     q_chunks = completion_log_probs(q_model, batch, max_logits)
     values: dict[str, list[torch.Tensor]] = {}
-    done = 0
     for p, q in zip(p_chunks, q_chunks, strict=True):
-        q = q.to(p.device)
-        chosen = tokens[done : done + len(p), None].to(p.device)
-        done += len(p)
+        q, chosen, left = q.to(p.device), left[: len(p), None].to(p.device), left[len(p) :]
         sampled = sampled_kl(p.gather(1, chosen)[:, 0], q.gather(1, chosen)[:, 0])
         for name, value in {"exact": token_kl(p, q), **sampled}.items():
             values.setdefault(name, []).append(value.cpu())

@@ -52,7 +52,7 @@ class Landscape:
     _known: dict[str, Point] = field(default_factory=dict)
 
     def at(self, name: str) -> Point:
-        """What the model called `name` measures, found once."""
+        """What the model called `name` measures, once."""
         if name not in self._known:
             self._known[name] = self.measure(Checkpoint(self.models[name]).items())
         return self._known[name]
@@ -350,9 +350,9 @@ def reference_completions(
             if task.score(completion.text, row).value == 1.0:
                 per_model[name] += 1
                 references[ids, tuple(completion.token_ids)] = (row["prompt"], completion.token_ids)
-    found = list(references.values())
-    tokens = sum(len(token_ids) for _, token_ids in found)
-    return found, {"total": len(found), "tokens": tokens, "prompts": len(rows), "per_model": per_model}
+    tokens = sum(len(token_ids) for _, token_ids in references.values())
+    counts = {"total": len(references), "tokens": tokens, "prompts": len(rows), "per_model": per_model}
+    return list(references.values()), counts
 
 
 def reference_loss(
@@ -374,12 +374,11 @@ def reference_loss(
 def completion_loss(model: PreTrainedModel, batch: Sequence[TokenPair]) -> tuple[torch.Tensor, ...]:
     """Negative log-likelihood of each completion token: one float64 [completion length] tensor for each sequence."""
     lengths = [len(completion) for _, completion in batch]
-    targets = torch.tensor([token for _, completion in batch for token in completion])
+    left = torch.tensor([token for _, completion in batch for token in completion])
     losses = []
     for log_probs in completion_log_probs(model, batch):
-        done = sum(map(len, losses))
-        chunk = targets[done : done + len(log_probs), None].to(log_probs.device)
-        losses.append(-log_probs.gather(1, chunk)[:, 0].cpu())
+        targets, left = left[: len(log_probs), None], left[len(log_probs) :]
+        losses.append(-log_probs.gather(1, targets.to(log_probs.device))[:, 0].cpu())
     return torch.cat(losses).split(lengths)
 
 

@@ -17,9 +17,9 @@ def run_checkpoints(run: Path) -> dict[str, Path]:
 
     Takes the trainers' checkpoints/step_N and TRL's checkpoint-N. Raises UserError if there is none.
     """
-    found = [*Path(run).glob("checkpoints/step_*"), *Path(run).glob("checkpoint-*")]
+    folders = [*Path(run).glob("checkpoints/step_*"), *Path(run).glob("checkpoint-*")]
     steps = {
-        int(match[1]): path for path in found if (match := re.fullmatch(r"(?:step_|checkpoint-)(\d+)", path.name))
+        int(match[1]): path for path in folders if (match := re.fullmatch(r"(?:step_|checkpoint-)(\d+)", path.name))
     }
     if not steps:
         raise UserError(
