@@ -10,10 +10,9 @@ from statistics import fmean
 import torch
 from tqdm import tqdm
 
-from analysis.geometry.checkpoints import Checkpoint, open_checkpoints, parse_name
+from analysis.geometry.checkpoints import Checkpoint, not_finite, open_checkpoints, parse_name
 from analysis.geometry.subspaces import compare_subspaces, energy_in_subspaces
 from analysis.geometry.updates import BLOCK
-from eval.errors import UserError
 
 
 # Singular vectors are given only for singular values above this share of the largest: below, the Gram matrix in
@@ -207,9 +206,7 @@ def _difference(checkpoint: Checkpoint, parameter: str, weight: torch.Tensor) ->
 
 def _finite(matrix: torch.Tensor, parameter: str, checkpoint: Checkpoint) -> torch.Tensor:
     if not matrix.isfinite().all():
-        raise UserError(
-            f"{parameter} in {checkpoint.path} holds values that are not finite; the run that wrote it diverged"
-        )
+        raise not_finite(parameter, checkpoint)
     return matrix
 
 

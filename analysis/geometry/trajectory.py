@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from analysis.geometry.checkpoints import Checkpoint, open_checkpoints, parse_name
+from analysis.geometry.checkpoints import Checkpoint, not_finite, open_checkpoints, parse_name
 from analysis.geometry.updates import BLOCK, one_thread
 from eval.errors import UserError
 
@@ -88,7 +88,7 @@ def step_products(base: Checkpoint, checkpoints: list[Checkpoint], name: str) ->
         # A value that is not finite spoils the steps before and after it: the first spoilt step ends at the culprit.
         spoilt = (~products.diagonal().isfinite()).int()
         culprit = base if not math.isfinite(base_square) else checkpoints[int(spoilt.argmax())]
-        raise UserError(f"{name} in {culprit.path} holds values that are not finite; the run that wrote it diverged")
+        raise not_finite(name, culprit)
     return products, base_square
 
 
