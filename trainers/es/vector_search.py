@@ -8,7 +8,6 @@ T - 1 populations. `finish` lets it see the last one.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from evotorch.optimizers import SGD, Adam, ClipUp
 from evotorch.tools.ranking import rank
 
 from eval.errors import UserError
-from trainers.es.search import Evaluation, distance
+from trainers.es.search import EvaluateMembers, Evaluation, distance
 from trainers.es.shaping import member_fitness, shape
 from trainers.es.subspace import Subspace, VectorMember
 from trainers.es.update import Weights
@@ -33,8 +32,6 @@ WITH_OPTIMIZER = ("pgpe", "snes")
 # These keep a full covariance: longer vectors would take hours and gigabytes a step.
 LONGEST_WITH_COVARIANCE = 2000
 
-EvaluateVectors = Callable[[int, list[VectorMember]], Evaluation]
-
 
 class VectorProblem(Problem):
     """Maximise the mean reward of a member; a solution is a vector, float32.
@@ -44,9 +41,11 @@ class VectorProblem(Problem):
     shaping: one of `trainers.es.shaping.SHAPINGS`, applied before the algorithm sees the fitness.
     """
 
+    evaluation: Evaluation  # of the last step's members
+
     def __init__(
         self,
-        evaluate: EvaluateVectors,
+        evaluate: EvaluateMembers,
         space: Subspace,
         baseline: str,
         shaping: str,
@@ -59,7 +58,6 @@ class VectorProblem(Problem):
         self.recorded = recorded
         self.step = 0
         self.finished = False
-        self.evaluation: Evaluation | None = None
         self.fitness = np.zeros(0)
 
     def _fill(self, values: torch.Tensor) -> None:
@@ -101,6 +99,11 @@ class VectorSearch:
         self._follow_centre()
 
     @property
+    def evaluation(self) -> Evaluation:
+        """Of the last step's members."""
+        return self.problem.evaluation
+
+    @property
     def pristine(self) -> Weights:
         return self.base
 
@@ -124,7 +127,7 @@ class VectorSearch:
         return {"step": self.problem.step, "fitness": self.problem.fitness.tolist()}
 
     def metrics(self) -> dict[str, Any]:
-        evaluation, fitness = self.problem.evaluation, self.problem.fitness
+        evaluation, fitness = self.evaluation, self.problem.fitness
         unscored = int(np.isnan(evaluation.rewards).all(axis=1).sum())
         key = "stepsize" if isinstance(self.algorithm, CMAES) else "stdev"
         deviations = torch.as_tensor(self.algorithm.status[key])  # XNES: a root of the covariance matrix
@@ -184,26 +187,6 @@ def make_algorithm(
     rates["stdev_learning_rate"] = 0.1 if stdev_learning_rate is None else stdev_learning_rate
     # "raw": the problem shapes the fitness before.
     return PGPE(problem, **common, **rates, ranking_method="raw")
-
-
-def check_vector_search(
-    algorithm: str, optimizer: str, members: int, center_learning_rate: float | None, parenthood_ratio: float
-) -> None:
-    """Raise `UserError` for options that do not go together. (`check_length` sees to the length of the vector.)"""
-    if optimizer != "none" and algorithm not in WITH_OPTIMIZER:
-        raise UserError(
-            f"optimizer is {optimizer!r}, but {algorithm} moves its centre by a rule of its own; leave it "
-            f"at none, or take {' or '.join(WITH_OPTIMIZER)}"
-        )
-    if center_learning_rate is None and (algorithm == "pgpe" or optimizer != "none"):
-        raise UserError(f"{algorithm} with optimizer {optimizer} has no default step size; give center_learning_rate")
-    if algorithm == "pgpe" and members % 2:
-        raise UserError(f"population is {members}, but pgpe takes members in pairs; give an even number")
-    if algorithm == "cem" and math.floor(members * parenthood_ratio) < 2:
-        raise UserError(
-            f"parenthood_ratio {parenthood_ratio} of {members} members leaves fewer than 2 elites, whose "
-            "spread cannot be told; raise either"
-        )
 
 
 def check_length(algorithm: str, space: Subspace) -> None:
