@@ -6,7 +6,8 @@ al. 2023, arXiv 2308.01825) and, with one round, as expert iteration (ReST-EM: S
 Every right answer is kept, as often as it was sampled, so that the first step's gradient is REINFORCE's for a reward
 of 0 or 1 without a baseline. Whatever is generated counts, right or wrong.
 
-The run folder is that of `trainers.trl_run`, and samples.jsonl: one row per batch of prompts, with what it left.
+The run folder is that of `trainers.trl_run`; besides, samples.jsonl has a row per batch of prompts, with the answers
+kept.
 """
 
 import time
