@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import numpy as np
@@ -124,7 +124,10 @@ CHOICES = {
 
 @dataclass
 class GRPOConfig(trl.GRPOConfig):
-    """TRL's `GRPOConfig`, which refuses with a `UserError` what TRL lets pass and what would go wrong later."""
+    """TRL's `GRPOConfig`, which refuses with a `UserError` what TRL lets pass and what would go wrong later.
+
+    TRL's `__post_init__` fills in the batch sizes that are not given.
+    """
 
     def __post_init__(self):
         for name in ("num_generations", "max_completion_length"):
@@ -139,7 +142,7 @@ class GRPOConfig(trl.GRPOConfig):
 
     @property
     def problems_per_generation(self) -> int:
-        return self.generation_batch_size // self.num_generations
+        return cast(int, self.generation_batch_size) // cast(int, self.num_generations)
 
     @property
     def generate_every(self) -> int:
@@ -147,7 +150,7 @@ class GRPOConfig(trl.GRPOConfig):
 
         A generation lasts for `steps_per_generation` micro-steps, and is gone through `num_iterations` times.
         """
-        return self.steps_per_generation * self.num_iterations
+        return cast(int, self.steps_per_generation) * self.num_iterations
 
     def _check_generation_boundary(self) -> None:
         """Checkpoints must fall where new completions are generated: TRL does not save the ones in use."""
@@ -221,7 +224,7 @@ class CountedReward:
 
     def __call__(self, completions: list, completion_ids: list[list[int]], **columns: Any) -> list[float | None]:
         counts = torch.tensor([len(completions), sum(map(len, completion_ids))], device=PartialState().device)
-        completions_everywhere, tokens_everywhere = reduce(counts, "sum").tolist()
+        completions_everywhere, tokens_everywhere = torch.as_tensor(reduce(counts, "sum")).tolist()
         self.completions += completions_everywhere
         self.tokens += tokens_everywhere
         return self.reward(completions=completions, completion_ids=completion_ids, **columns)
@@ -282,7 +285,7 @@ def _train(
     recorder = RunRecorder(
         run_folder(config),
         reward,
-        greedy_evaluation(trainer, tokenizer, task, arguments, config, config.max_completion_length),
+        greedy_evaluation(trainer, tokenizer, task, arguments, config, cast(int, config.max_completion_length)),
         arguments.eval_every,
         (arguments.stop_at_tokens, arguments.stop_at_seconds),
         checkpoint,

@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 from tqdm import tqdm
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from eval.circuit_tasks import CIRCUIT_TASKS, CircuitTask, get_circuit_task
 from eval.circuit_tasks.accuracy import pair_accuracy
@@ -90,7 +90,10 @@ class PretrainConfig:
         return [name.strip() for name in self.tasks.split(",")]
 
     def chosen_tasks(self) -> Tasks:
-        return [get_circuit_task(name) if name in CIRCUIT_TASKS else get_task(name) for name in self.task_names()]
+        return [
+            get_circuit_task(name) if name in CIRCUIT_TASKS else cast(GeneratedTask, get_task(name))
+            for name in self.task_names()
+        ]
 
 
 def pretrain(config: PretrainConfig) -> dict[str, Any]:
@@ -267,7 +270,8 @@ def collate(
     tokenizer: PreTrainedTokenizerBase, pairs: list[tuple[list[dict[str, str]], str]]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and labels, int64 [rows, longest]; only the answer and its end token have labels, the rest is -100."""
-    prompts = tokenizer.apply_chat_template([p for p, _ in pairs], add_generation_prompt=True, return_dict=True)
+    chats = [prompt for prompt, _ in pairs]
+    prompts = cast(BatchEncoding, tokenizer.apply_chat_template(chats, add_generation_prompt=True, return_dict=True))
     answers = tokenizer([answer for _, answer in pairs], add_special_tokens=False)
     rows, labels = [], []
     for prompt, answer in zip(prompts["input_ids"], answers["input_ids"], strict=True):
@@ -296,11 +300,11 @@ def validate(
     engine = HFEngine(model, tokenizer)
     accuracy = {}
     for task in tasks:
-        asked = (task, "validation", config.evaluate_size, config.seed)
+        asked = ("validation", config.evaluate_size, config.seed)
         if isinstance(task, CircuitTask):
-            result = pair_accuracy(model, tokenizer, *asked)
+            result = pair_accuracy(model, tokenizer, task, *asked)
         else:
-            result = evaluate_task(engine, *asked, Sampling(max_new_tokens=80), batch_size=512)
+            result = evaluate_task(engine, task, *asked, Sampling(max_new_tokens=80), batch_size=512)
         accuracy[task.name] = result["accuracy"]
     model.train()
     return {"loss": loss, "accuracy": accuracy}

@@ -124,7 +124,8 @@ def train_sft(arguments: SFTArguments, config: SFTConfig) -> dict[str, Any]:
     problems = task.load("train", arguments.problems, seed_of_problems(config))
     folder = run_folder(config)
     start_run(folder, arguments, config, may_change=MAY_CHANGE)
-    sampled = sample(folder, arguments, config, task, HFEngine(model.to(config.device), tokenizer), problems)
+    model.to(config.device)  # pyright: ignore[reportArgumentType]  transformers' decorator hides that it is a method
+    sampled = sample(folder, arguments, config, task, HFEngine(model, tokenizer), problems)
     if not sampled.kept:
         raise UserError(
             f"none of the {sampled.completions} answers of {arguments.model} on {arguments.task} is right and "
@@ -175,10 +176,9 @@ def sample(
                 f"{batch['seconds']:.2f} s",
                 flush=True,
             )
-    return Sampled(
-        *(sum(batch[key] for batch in batches) for key in ("completions", "tokens", "seconds", "correct")),
-        [(answer["prompt_ids"], answer["completion_ids"]) for batch in batches for answer in batch["kept"]],
-    )
+    kept = [(answer["prompt_ids"], answer["completion_ids"]) for batch in batches for answer in batch["kept"]]
+    totals = {key: sum(batch[key] for batch in batches) for key in ("completions", "tokens", "seconds", "correct")}
+    return Sampled(**totals, kept=kept)
 
 
 def _enough(arguments: SFTArguments, batches: list[dict[str, Any]]) -> bool:

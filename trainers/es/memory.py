@@ -211,7 +211,7 @@ def require_memory(model: ModelShape, demand: Demand, available: int) -> Plan:
     usable = USABLE * available
     if plan.device_bytes <= usable:
         return plan
-    largest = max(plan.device, key=plan.device.get)
+    largest = max(plan.device, key=lambda part: plan.device[part])
     advice = f"no setting here makes it fit; it takes a device with {size_text(plan.device_bytes / USABLE)}"
     for settings, other in ways_to_shrink(model, demand, usable):
         if plan_memory(model, other).device_bytes <= usable:

@@ -8,14 +8,16 @@ T - 1 populations. `finish` lets it see the last one.
 """
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
 from evotorch import Problem, SolutionBatch
 from evotorch.algorithms import CEM, CMAES, PGPE, SNES, XNES, SearchAlgorithm
-from evotorch.distributions import ExpGaussian, ExpSeparableGaussian
+from evotorch.distributions import Distribution, ExpGaussian, ExpSeparableGaussian
 from evotorch.optimizers import SGD, Adam, ClipUp
+from evotorch.tools import RealOrVector
 from evotorch.tools.ranking import rank
 
 from eval.errors import UserError
@@ -60,9 +62,9 @@ class VectorProblem(Problem):
         self.finished = False
         self.fitness = np.zeros(0)
 
-    def _fill(self, values: torch.Tensor) -> None:
+    def _fill(self, values: Iterable) -> torch.Tensor:
         """For CMA-ES, which makes a population before it samples one."""
-        values.zero_()
+        return torch.as_tensor(values).zero_()
 
     def _evaluate_batch(self, batch: SolutionBatch) -> None:
         if self.finished:
@@ -71,12 +73,12 @@ class VectorProblem(Problem):
         if self.step < len(self.recorded):
             self.fitness = np.array(self.recorded[self.step])
         else:
-            vectors = batch.values.clone()
+            vectors = torch.as_tensor(batch.values).clone()
             members = [VectorMember(index, vector, self.space) for index, vector in enumerate(vectors)]
             self.evaluation = self.evaluate_members(self.step, members)
             fitness = member_fitness(self.evaluation.rewards, self.baseline)
             # A member of which nothing is known counts as average.
-            self.fitness = np.nan_to_num(fitness, nan=0.0 if np.isnan(fitness).all() else np.nanmean(fitness))
+            self.fitness = np.nan_to_num(fitness, nan=0.0 if np.isnan(fitness).all() else float(np.nanmean(fitness)))
         self.step += 1
         shaped = self.fitness if self.shaping == "raw" else shape(self.fitness, self.shaping)
         batch.set_evals(torch.from_numpy(shaped).float())
@@ -170,12 +172,12 @@ def make_algorithm(
     SNES's gradient of the centre into its step, at center_learning_rate. None as a learning rate is evotorch's own
     default where it has one, and 0.1 for PGPE's standard deviations. parenthood_ratio: share of elites, CEM only.
     """
-    common = {"popsize": members, "center_init": problem.space.start, "stdev_init": stdev}
+    common: dict[str, Any] = {"popsize": members, "center_init": problem.space.start, "stdev_init": stdev}
     if name == "cmaes":
         return _SharedTiesCMAES(problem, **common)
     if name == "cem":
         return CEM(problem, parenthood_ratio=parenthood_ratio, **common)
-    rates = {"center_learning_rate": center_learning_rate, "stdev_learning_rate": stdev_learning_rate}
+    rates: dict[str, Any] = {"center_learning_rate": center_learning_rate, "stdev_learning_rate": stdev_learning_rate}
     if name == "xnes":
         return _SharedTiesXNES(problem, **common, **rates)
     common["optimizer"] = None  # PGPE's own default is ClipUp
@@ -205,11 +207,11 @@ def share_ties(weights: torch.Tensor, fitnesses: torch.Tensor) -> torch.Tensor:
     return equal @ weights / equal.sum(1)
 
 
-class _SharedTies:
+class _SharedTies(Distribution):
     """A search distribution in whose gradients tied members have the same weight."""
 
-    def compute_gradients(self, samples, fitnesses, *, objective_sense, ranking_method=None) -> dict:
-        weights = rank(fitnesses, ranking_method, higher_is_better=objective_sense == "max")
+    def compute_gradients(self, samples, fitnesses: Any, *, objective_sense, ranking_method=None) -> dict:
+        weights = rank(fitnesses, ranking_method or "raw", higher_is_better=objective_sense == "max")
         return self._compute_gradients(samples, share_ties(weights, fitnesses), ranking_method)
 
 
@@ -238,8 +240,8 @@ class _ClipUp(ClipUp):
     """ClipUp that rolls on with its momentum where the gradient is zero, instead of dividing by its length."""
 
     @torch.no_grad()
-    def ascent(self, globalg: torch.Tensor, *, cloned_result: bool = True) -> torch.Tensor:
-        if torch.any(globalg != 0):
+    def ascent(self, globalg: RealOrVector, *, cloned_result: bool = True) -> torch.Tensor:
+        if torch.any(torch.as_tensor(globalg) != 0):
             return super().ascent(globalg, cloned_result=cloned_result)
-        self._velocity = self._momentum * self._velocity
+        self._velocity = self._momentum * torch.as_tensor(self._velocity)
         return self._velocity.clone()
