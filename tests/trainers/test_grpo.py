@@ -160,6 +160,8 @@ def test_metrics_count_every_completion_and_token(undisturbed):
     assert 0 < seconds[0] and seconds == sorted(seconds)
     results = read_json(undisturbed / "results.json")
     assert results == {
+        "kind": "training",
+        "schema_version": 1,
         "method": "grpo",
         "task": OPTIONS["task"],
         "parameters": sum(weight.numel() for weight in weights(undisturbed).values()),

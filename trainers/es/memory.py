@@ -280,10 +280,10 @@ def describe(plan: Plan, demand: Demand, available: int) -> str:
     lines = [
         f"memory of each process, with prompts of {demand.prompt_tokens} tokens and {plan.together} members at once:"
     ]
-    for place, found in (("on the device", plan.device), ("in the machine's memory", plan.host)):
-        if found:
-            lines += [f"  {name:34}{size_text(size):>12}" for name, size in found.items() if size]
-            lines.append(f"  {'together ' + place:34}{size_text(sum(found.values())):>12}")
+    for place, parts in (("on the device", plan.device), ("in the machine's memory", plan.host)):
+        if parts:
+            lines += [f"  {name:34}{size_text(size):>12}" for name, size in parts.items() if size]
+            lines.append(f"  {'together ' + place:34}{size_text(sum(parts.values())):>12}")
     lines.append(f"  {'usable on the device':34}{size_text(USABLE * available):>12} of {size_text(available)}")
     return "\n".join(lines)
 

@@ -48,7 +48,7 @@ def round_in_every_way(name: str, weight: torch.Tensor, settings: Steps) -> dict
     `WITHOUT_UPDATE` is the released loop with members perturbed and restored but no update made. Takes the memory of
     a step's noise, `members` times the tensor.
     """
-    found = {way: weight.clone() for way in ("fp32_master", *ROUNDED, WITHOUT_UPDATE)}
+    rounded = {way: weight.clone() for way in ("fp32_master", *ROUNDED, WITHOUT_UPDATE)}
     noise = _StepNoise(settings.shared_noise)
     for step in range(settings.steps):
         noise.forget()
@@ -57,11 +57,11 @@ def round_in_every_way(name: str, weight: torch.Tensor, settings: Steps) -> dict
         total = torch.zeros_like(weight)
         for seed, coefficient in zip(seeds, coefficients, strict=True):
             total.add_(noise.draw(seed, name, weight), alpha=coefficient)
-        found["fp32_master"].add_(total)
+        rounded["fp32_master"].add_(total)
         for way in (*ROUNDED, WITHOUT_UPDATE):
             mode, weights_of = ("released", [0.0] * len(seeds)) if way == WITHOUT_UPDATE else (way, coefficients)
             apply_rounded_update(
-                {name: found[way]},
+                {name: rounded[way]},
                 mode,
                 seeds,
                 weights_of,
@@ -70,7 +70,7 @@ def round_in_every_way(name: str, weight: torch.Tensor, settings: Steps) -> dict
                 walked=walked,
                 sigma=settings.sigma,
             )
-    return found
+    return rounded
 
 
 class _StepNoise(Noise):
