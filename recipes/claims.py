@@ -28,7 +28,7 @@ from eval.errors import UserError, exit_with_one_line
 from eval.storage import read_json, write_json, write_text
 from eval.tasks import get_task
 from trainers.arguments import as_flat_dict, check_at_least, check_choice, check_positive, parse, read_flat_yaml
-from trainers.es.train import ESConfig
+from trainers.es.config import ESConfig
 from trainers.grpo import GRPOArguments, GRPOConfig
 from trainers.launch import make_accelerator
 from trainers.run_folder import start_run

@@ -29,7 +29,8 @@ from eval.tasks import TASKS, get_task
 from trainers.arguments import as_flat_dict, check_at_least, check_positive, parse
 from trainers.budget import es_at_budget, grpo_at_budget
 from trainers.chains import local_model
-from trainers.es.train import ESConfig, train_es
+from trainers.es.config import ESConfig
+from trainers.es.train import train_es
 from trainers.grpo import train_grpo
 from trainers.launch import make_accelerator
 from trainers.run_folder import start_run

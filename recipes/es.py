@@ -5,7 +5,8 @@ accelerate launch --config_file accelerate_configs/cpu.yaml recipes/es.py --conf
 
 from eval.errors import exit_with_one_line
 from trainers.arguments import parse
-from trainers.es.train import ESConfig, train_es
+from trainers.es.config import ESConfig
+from trainers.es.train import train_es
 
 
 CONFIG_TYPES = (ESConfig,)

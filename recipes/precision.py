@@ -24,7 +24,7 @@ from eval.storage import read_json, write_json, write_text
 from trainers.arguments import check_at_least, check_positive, parse
 from trainers.es.memory import model_shape
 from trainers.es.noise import Noise
-from trainers.es.rounding import WITHOUT_UPDATE, Steps, round_in_every_way
+from trainers.es.rounding_study import WITHOUT_UPDATE, Steps, round_in_every_way
 from trainers.launch import make_accelerator
 from trainers.run_folder import start_run
 

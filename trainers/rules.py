@@ -13,16 +13,14 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from safetensors.numpy import save_file as save_arrays
-from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
@@ -37,6 +35,7 @@ from eval.generative.checkpoint import (
     steps_of,
 )
 from eval.generative.measure import losses_of_strings, measure_samples
+from eval.results_file import write_results
 from eval.rules import OPTIONS, Rule, Split, make_rule
 from eval.storage import (
     append_jsonl,
@@ -47,15 +46,17 @@ from eval.storage import (
     write_json,
 )
 from eval.tasks.generate import hash64
-from trainers.arguments import as_flat_dict, check_at_least, check_between, check_choice, check_positive
+from trainers.arguments import as_flat_dict, check_between, check_choice
 from trainers.launch import make_accelerator, refuse_sharding
+from trainers.optimizer_state import OPTIMIZER_FILE, load_optimizer, save_optimizer
+from trainers.options import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Share, check_bounds, option
 from trainers.run_folder import checkpoint_folder, last_complete_step, save_checkpoint, start_run
 
 
-# Share of valid samples at which a rule counts as learned.
 STOPS = ("never", "rule", "memory", "clocks")
 # What a finished or interrupted run may be continued with. None of these changes what a step does.
 MAY_CHANGE = ("steps", "stop", "stop_copies", "save_every")
+AVERAGED = "ema.safetensors"
 
 
 @dataclass
@@ -64,104 +65,72 @@ class RulesConfig:
 
     output_dir: str = field(metadata={"help": "run folder"})
     # The rule and its strings
-    rule: str = field(default="parity", metadata={"help": "name of a rule, see eval/rules"})
-    length: int | None = field(default=None, metadata={"help": "of rules on strings: symbols in a string"})
-    side: int | None = field(default=None, metadata={"help": "of rules on grids: rows and columns"})
-    group: int | None = field(default=None, metadata={"help": "of parity: bits in a group"})
-    ones: int | None = field(default=None, metadata={"help": "of threshold and fixed_weight: how many ones"})
-    symbols: int | None = field(default=None, metadata={"help": "of raven: how many numbers"})
-    train_size: int = field(default=512, metadata={"help": "training strings; the control set has as many"})
-    held_out_size: int = field(default=512, metadata={"help": "held-out valid strings"})
-    data_seed: int = field(default=0, metadata={"help": "fixes the three sets"})
+    rule: str = option("parity", "name of a rule, see eval/rules")
+    length: int | None = option(None, "of rules on strings: symbols in a string")
+    side: int | None = option(None, "of rules on grids: rows and columns")
+    group: int | None = option(None, "of parity: bits in a group")
+    ones: int | None = option(None, "of threshold and fixed_weight: how many ones")
+    symbols: int | None = option(None, "of raven: how many numbers")
+    train_size: PositiveInt = option(512, "training strings; the control set has as many")
+    held_out_size: PositiveInt = option(512, "held-out valid strings")
+    data_seed: int = option(0, "fixes the three sets")
     # The model
-    model: str = field(default="mlp", metadata={"help": f"one of {', '.join(MODELS)}"})
-    width: int = field(default=128, metadata={"help": "width of the residual stream"})
-    depth: int = field(default=3, metadata={"help": "blocks"})
-    heads: int = field(default=4, metadata={"help": "attention heads (not of mlp)"})
-    mlp_ratio: float = field(default=4.0, metadata={"help": "inner width of a block over its width"})
-    positions: str = field(default="learned", metadata={"help": "of dit and masked_dit: learned or sincos"})
-    positional_scale: float = field(
-        default=1.0, metadata={"help": "of dit, masked_dit and gpt2: scale of the position codes at the start"}
+    model: str = option("mlp", f"one of {', '.join(MODELS)}")
+    width: PositiveInt = option(128, "width of the residual stream")
+    depth: PositiveInt = option(3, "blocks")
+    heads: PositiveInt = option(4, "attention heads (not of mlp)")
+    mlp_ratio: PositiveFloat = option(4.0, "inner width of a block over its width")
+    positions: str = option("learned", "of dit and masked_dit: learned or sincos")
+    positional_scale: PositiveFloat = option(
+        1.0, "of dit, masked_dit and gpt2: scale of the position codes at the start"
     )
     # Denoisers
-    sigma_data: float = field(default=1.0, metadata={"help": "standard deviation that the preconditioning assumes"})
-    p_mean: float = field(default=-0.3, metadata={"help": "mean of ln sigma in training"})
-    p_std: float = field(default=0.8, metadata={"help": "standard deviation of ln sigma in training"})
-    sampler_steps: int = field(default=18, metadata={"help": "steps of the sampler (not of next-token models)"})
-    sigma_min: float = field(default=0.002, metadata={"help": "smallest noise level of the sampler"})
-    sigma_max: float = field(default=80.0, metadata={"help": "largest noise level of the sampler"})
-    rho: float = field(default=7.0, metadata={"help": "how strongly the sampler's levels crowd at the small end"})
-    churn: float = field(default=0.0, metadata={"help": "0 samples by the ODE; above, noise is added on the way"})
-    churn_noise: float = field(default=1.0, metadata={"help": "scale of that noise"})
+    sigma_data: PositiveFloat = option(1.0, "standard deviation that the preconditioning assumes")
+    p_mean: float = option(-0.3, "mean of ln sigma in training")
+    p_std: PositiveFloat = option(0.8, "standard deviation of ln sigma in training")
+    sampler_steps: PositiveInt = option(18, "steps of the sampler (not of next-token models)")
+    sigma_min: PositiveFloat = option(0.002, "smallest noise level of the sampler")
+    sigma_max: PositiveFloat = option(80.0, "largest noise level of the sampler")
+    rho: PositiveFloat = option(7.0, "how strongly the sampler's levels crowd at the small end")
+    churn: NonNegativeFloat = option(0.0, "0 samples by the ODE; above, noise is added on the way")
+    churn_noise: NonNegativeFloat = option(1.0, "scale of that noise")
     # The optimiser
-    steps: int = field(default=10000, metadata={"help": "optimiser steps at most"})
-    batch_size: int = field(default=128, metadata={"help": "strings per step, drawn with replacement, all processes"})
-    learning_rate: float = field(default=1e-3, metadata={"help": "AdamW's learning rate, constant after warm-up"})
-    warmup_steps: int = field(default=0, metadata={"help": "linear warm-up of the learning rate"})
-    weight_decay: float = field(default=0.0, metadata={"help": "AdamW's weight decay, on every weight"})
-    clip_norm: float = field(default=0.0, metadata={"help": "largest norm of a gradient; 0 does not clip"})
-    ema_decay: float = field(default=0.0, metadata={"help": "moving average of the weights; 0 keeps none"})
-    mixed_precision: str = field(default="no", metadata={"help": "no or bf16; weights stay in float32"})
-    seed: int = field(default=0, metadata={"help": "fixes initial weights, batches, noise and samples"})
+    steps: PositiveInt = option(10000, "optimiser steps at most")
+    batch_size: PositiveInt = option(128, "strings per step, drawn with replacement, all processes")
+    learning_rate: PositiveFloat = option(1e-3, "AdamW's learning rate, constant after warm-up")
+    warmup_steps: NonNegativeInt = option(0, "linear warm-up of the learning rate")
+    weight_decay: NonNegativeFloat = option(0.0, "AdamW's weight decay, on every weight")
+    clip_norm: NonNegativeFloat = option(0.0, "largest norm of a gradient; 0 does not clip")
+    ema_decay: float = option(0.0, "moving average of the weights; 0 keeps none")
+    mixed_precision: str = option("no", "no or bf16; weights stay in float32")
+    seed: int = option(0, "fixes initial weights, batches, noise and samples")
     # Evaluation
-    evaluate_from: int = field(default=32, metadata={"help": "first evaluated step"})
-    evaluations_per_decade: int = field(default=8, metadata={"help": "evaluated steps per factor 10"})
-    evaluate_samples: int = field(default=512, metadata={"help": "samples per evaluation at most"})
-    evaluate_samples_min: int = field(default=64, metadata={"help": "samples per evaluation at least"})
-    evaluation_share: float = field(
-        default=0.1, metadata={"help": "samples are at most so many that they cost this share of the steps before"}
+    evaluate_from: PositiveInt = option(32, "first evaluated step")
+    evaluations_per_decade: PositiveInt = option(8, "evaluated steps per factor 10")
+    evaluate_samples: PositiveInt = option(512, "samples per evaluation at most")
+    evaluate_samples_min: PositiveInt = option(64, "samples per evaluation at least")
+    evaluation_share: NonNegativeFloat = option(
+        0.1, "samples are at most so many that they cost this share of the steps before"
     )
     # The end
-    stop: str = field(
-        default="never",
-        metadata={
-            "help": "ends the run after two evaluations in a row with 90 % of samples valid (rule), with "
-            "stop_copies (memory), after both have happened (clocks), or at the last step (never)"
-        },
+    stop: str = option(
+        "never",
+        "ends the run after two evaluations in a row with 90 % of samples valid (rule), with stop_copies (memory), "
+        "after both have happened (clocks), or at the last step (never)",
     )
-    stop_copies: float = field(
-        default=0.1, metadata={"help": "share of copies of training strings, less that of control strings"}
-    )
+    stop_copies: Share = option(0.1, "share of copies of training strings, less that of control strings")
     # The machine
-    save_every: int = field(default=2000, metadata={"help": "longest stretch of steps without a checkpoint"})
-    log_every: int = field(default=10, metadata={"help": "steps between rows of metrics.jsonl"})
-    threads: int = field(default=1, metadata={"help": "CPU threads; part of what makes a run bit-reproducible"})
+    save_every: PositiveInt = option(2000, "longest stretch of steps without a checkpoint")
+    log_every: PositiveInt = option(10, "steps between rows of metrics.jsonl")
+    threads: PositiveInt = option(1, "CPU threads; part of what makes a run bit-reproducible")
 
     def __post_init__(self):
         check_choice("model", self.model, MODELS)
         check_choice("positions", self.positions, ("learned", "sincos"))
         check_choice("mixed_precision", self.mixed_precision, ("no", "bf16"))
         check_choice("stop", self.stop, STOPS)
-        for name in (
-            "train_size",
-            "held_out_size",
-            "width",
-            "depth",
-            "heads",
-            "mlp_ratio",
-            "positional_scale",
-            "sigma_data",
-            "p_std",
-            "sampler_steps",
-            "sigma_min",
-            "sigma_max",
-            "rho",
-            "steps",
-            "batch_size",
-            "learning_rate",
-            "evaluate_from",
-            "evaluations_per_decade",
-            "evaluate_samples",
-            "evaluate_samples_min",
-            "save_every",
-            "log_every",
-            "threads",
-        ):
-            check_positive(name, getattr(self, name))
-        for name in ("churn", "churn_noise", "warmup_steps", "weight_decay", "clip_norm", "evaluation_share"):
-            check_at_least(name, getattr(self, name), 0)
+        check_bounds(self)
         check_between("ema_decay", self.ema_decay, 0.0, 0.999999)
-        check_between("stop_copies", self.stop_copies, 0.0, 1.0)
         if self.sigma_max <= self.sigma_min:
             raise UserError(f"sigma_max is {self.sigma_max}, not above sigma_min, {self.sigma_min}; exchange them")
         if self.evaluate_samples < self.evaluate_samples_min:
@@ -212,102 +181,156 @@ def train_rules(config: RulesConfig, progress: bool = True) -> dict[str, Any]:
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             (run / "results.json").unlink()
-
-    rule = config.make_rule()
-    data = rule.split(config.train_size, config.held_out_size, config.data_seed)
-    torch.manual_seed(hash64("weights", config.seed))
-    model = build_model(as_flat_dict(config), rule)
-    ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay)) if config.ema_decay else None
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
-    prepared, optimizer = accelerator.prepare(model, optimizer)
-    if ema is not None:
-        ema.to(accelerator.device)
-    strings = torch.as_tensor(data.train).to(accelerator.device)
-
-    evaluated = evaluation_steps(config.evaluate_from, config.evaluations_per_decade, config.steps)
-    start, clock = 0, {"seconds": 0.0, "evaluation_seconds": 0.0}
-    if (step := last_complete_step(run)) is not None:
-        clock = _load(checkpoint_folder(run, step), model, ema, optimizer)
-        start = step
+    training = _RuleTraining(config, accelerator)
+    training.train(progress)
+    results = training.results()
     if accelerator.is_main_process:
-        weights = 4 * sum(parameter.numel() for parameter in model.parameters())
-        copies = len(evaluated) * (2 if ema is not None else 1) + 4
-        require_free_space(run, weights * copies, "the checkpoints of this run")
-        truncate_jsonl(run / "metrics.jsonl", start)
-        truncate_jsonl(run / "evaluations.jsonl", start)
-        save_arrays(
-            {"train": data.train, "control": data.control, "held_out": data.held_out}, run / "data.safetensors"
-        )
+        write_results(run / "results.json", "training", results)
+        results = read_json(run / "results.json")
+    return _agreed(results, accelerator)
 
-    began = time.perf_counter() - clock["seconds"]
-    bar = tqdm(
-        total=config.steps, initial=start, desc=run.name, disable=not (progress and accelerator.is_main_process)
-    )
-    step = start
-    stopped = _agreed(_stops(run, config), accelerator)
-    while step < config.steps and not stopped:
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
-        rows, noise = batch(model, config, step, accelerator.process_index, accelerator.num_processes)
-        loss = prepared(strings[rows.to(strings.device)], *(part.to(strings.device) for part in noise)).mean()
-        optimizer.zero_grad()
+
+class _RuleTraining:
+    """Model, optimiser, data and clocks of a run, on every process, from its newest checkpoint on.
+
+    step: steps done. clock: `seconds` of training and `evaluation_seconds` so far.
+    """
+
+    def __init__(self, config: RulesConfig, accelerator: Accelerator):
+        self.config, self.accelerator, self.run = config, accelerator, Path(config.output_dir)
+        self.rule = config.make_rule()
+        self.data = self.rule.split(config.train_size, config.held_out_size, config.data_seed)
+        torch.manual_seed(hash64("weights", config.seed))
+        self.model = build_model(as_flat_dict(config), self.rule)
+        self.ema: AveragedModel | None = None
+        if config.ema_decay:
+            self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+        optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        self.prepared, self.optimizer = accelerator.prepare(self.model, optimizer)
+        if self.ema is not None:
+            self.ema.to(accelerator.device)
+        self.strings = torch.as_tensor(self.data.train).to(accelerator.device)
+        self.evaluated = evaluation_steps(config.evaluate_from, config.evaluations_per_decade, config.steps)
+        self.clock = {"seconds": 0.0, "evaluation_seconds": 0.0}
+        self.step = last_complete_step(self.run) or 0
+        if self.step:
+            self._load(checkpoint_folder(self.run, self.step))
+        if accelerator.is_main_process:
+            self._prepare_folder()
+
+    @property
+    def averaged(self) -> GenerativeModel:
+        """The model that is evaluated: the moving average, if the run keeps one."""
+        return self.model if self.ema is None else cast(GenerativeModel, self.ema.module)
+
+    def train(self, progress: bool) -> None:
+        """Make the steps that are left."""
+        config, accelerator = self.config, self.accelerator
+        began = time.perf_counter() - self.clock["seconds"]
+        shown = progress and accelerator.is_main_process
+        bar = tqdm(total=config.steps, initial=self.step, desc=self.run.name, disable=not shown)
+        stopped = _agreed(_stops(self.run, config), accelerator)
+        while self.step < config.steps and not stopped:
+            loss = self._step()
+            bar.update()
+            saving = self.step in self.evaluated or self.step % config.save_every == 0
+            if saving or self.step % config.log_every == 0:
+                mean = self._mean(loss)
+                self.clock["seconds"] = time.perf_counter() - began
+                if accelerator.is_main_process:
+                    row = {"step": self.step, "loss": mean, "seconds": round(self.clock["seconds"], 3)}
+                    append_jsonl(self.run / "metrics.jsonl", row)
+            if saving:
+                if accelerator.is_main_process:
+                    if self.step in self.evaluated:
+                        self._evaluate()
+                    save_checkpoint(self.run, self.step, self._save)
+                    _tidy(self.run, self.step)
+                accelerator.wait_for_everyone()
+                stopped = _agreed(_stops(self.run, config), accelerator)
+                # Neither evaluations nor checkpoints count as training.
+                began = time.perf_counter() - self.clock["seconds"]
+        bar.close()
+
+    def results(self) -> dict[str, Any]:
+        results = {
+            "rule": self.rule.describe(),
+            "log2_valid_strings": self.rule.log2_count,
+            "complexity": self.rule.complexity,
+            "constraint_size": self.rule.constraint_size,
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "steps": self.step,
+            "stopped_early": self.step < self.config.steps,
+            **{name: round(value, 3) for name, value in self.clock.items()},
+        }
+        if self.accelerator.is_main_process:
+            results["evaluation"] = read_jsonl(self.run / "evaluations.jsonl")[-1]
+        return results
+
+    def _prepare_folder(self) -> None:
+        weights = 4 * sum(parameter.numel() for parameter in self.model.parameters())
+        copies = len(self.evaluated) * (2 if self.ema is not None else 1) + 4
+        require_free_space(self.run, weights * copies, "the checkpoints of this run")
+        truncate_jsonl(self.run / "metrics.jsonl", self.step)
+        truncate_jsonl(self.run / "evaluations.jsonl", self.step)
+        sets = {"train": self.data.train, "control": self.data.control, "held_out": self.data.held_out}
+        save_arrays(sets, self.run / "data.safetensors")
+
+    def _step(self) -> torch.Tensor:
+        """One step of the optimiser; returns the loss on this process's share of the batch."""
+        config, accelerator = self.config, self.accelerator
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * min(1.0, (self.step + 1) / max(1, config.warmup_steps))
+        rows, noise = batch(self.model, config, self.step, accelerator.process_index, accelerator.num_processes)
+        device = self.strings.device
+        loss = self.prepared(self.strings[rows.to(device)], *(part.to(device) for part in noise)).mean()
+        self.optimizer.zero_grad()
         accelerator.backward(loss)
         if config.clip_norm:
-            accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
-        optimizer.step()
-        if ema is not None:
-            ema.update_parameters(model)
-        step += 1
-        bar.update()
+            accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+        self.optimizer.step()
+        if self.ema is not None:
+            self.ema.update_parameters(self.model)
+        self.step += 1
+        return loss
 
-        look = step in evaluated
-        save = look or step % config.save_every == 0
-        if save or step % config.log_every == 0:
-            mean = accelerator.reduce(loss.detach(), "mean").item()
-            if not math.isfinite(mean):
-                raise UserError(
-                    f"the loss of step {step} is {mean}; lower learning_rate, or clip gradients with clip_norm"
-                )
-            clock["seconds"] = time.perf_counter() - began
-            if accelerator.is_main_process:
-                row = {"step": step, "loss": mean, "seconds": round(clock["seconds"], 3)}
-                append_jsonl(run / "metrics.jsonl", row)
-        if save:
-            if accelerator.is_main_process:
-                if look:
-                    look_began = time.perf_counter()
-                    count = sample_count(config, model, step, evaluated)
-                    looked_at = model if ema is None else ema.module
-                    row, samples = evaluate(looked_at, rule, data, count, config.seed, step)
-                    clock["evaluation_seconds"] += time.perf_counter() - look_began
-                    with_times = {"step": step} | {name: round(value, 3) for name, value in clock.items()} | row
-                    append_jsonl(run / "evaluations.jsonl", with_times)
-                    (run / "samples").mkdir(exist_ok=True)
-                    save_arrays({"samples": samples}, run / "samples" / f"step_{step}.safetensors")
-                save_checkpoint(run, step, partial(_save, model, ema, optimizer, clock))
-                _tidy(run, step)
-            accelerator.wait_for_everyone()
-            stopped = _agreed(_stops(run, config), accelerator)
-            # Neither evaluations nor checkpoints count as training.
-            began = time.perf_counter() - clock["seconds"]
-    bar.close()
+    def _mean(self, loss: torch.Tensor) -> float:
+        """The loss over all processes. Raises `UserError` if it is not finite."""
+        mean = torch.as_tensor(self.accelerator.reduce(loss.detach(), "mean")).item()
+        if not math.isfinite(mean):
+            raise UserError(
+                f"the loss of step {self.step} is {mean}; lower learning_rate, or clip gradients with clip_norm"
+            )
+        return mean
 
-    results = {
-        "rule": rule.describe(),
-        "log2_valid_strings": rule.log2_count,
-        "complexity": rule.complexity,
-        "constraint_size": rule.constraint_size,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "steps": step,
-        "stopped_early": step < config.steps,
-        **{name: round(value, 3) for name, value in clock.items()},
-    }
-    if accelerator.is_main_process:
-        results["evaluation"] = read_jsonl(run / "evaluations.jsonl")[-1]
-        write_json(run / "results.json", results)
-    return _agreed(results, accelerator)
+    def _evaluate(self) -> None:
+        began = time.perf_counter()
+        count = sample_count(self.config, self.model, self.step, self.evaluated)
+        row, samples = evaluate(self.averaged, self.rule, self.data, count, self.config.seed, self.step)
+        self.clock["evaluation_seconds"] += time.perf_counter() - began
+        times = {name: round(value, 3) for name, value in self.clock.items()}
+        append_jsonl(self.run / "evaluations.jsonl", {"step": self.step} | times | row)
+        (self.run / "samples").mkdir(exist_ok=True)
+        save_arrays({"samples": samples}, self.run / "samples" / f"step_{self.step}.safetensors")
+
+    def _save(self, folder: Path) -> None:
+        save_weights(self.model, folder)
+        if self.ema is not None:
+            save_weights(self.averaged, folder, AVERAGED)
+        save_optimizer(self.optimizer, folder)
+        write_json(folder / "progress.json", self.clock)
+
+    def _load(self, folder: Path) -> None:
+        """Set weights, the optimiser's state and the clock back to those of a checkpoint."""
+        load_weights(self.model, folder)
+        if self.ema is not None:
+            load_weights(self.averaged, folder, AVERAGED)
+            # Above 0 means that the average has begun.
+            self.ema.n_averaged.fill_(1)
+        load_optimizer(self.optimizer, folder)
+        self.clock = read_json(folder / "progress.json")
 
 
 def batch(
@@ -384,48 +407,13 @@ def _agreed(answer: Any, accelerator: Accelerator) -> Any:
     return broadcast_object_list([answer])[0] if accelerator.num_processes > 1 else answer
 
 
-def _save(
-    model: GenerativeModel,
-    ema: AveragedModel | None,
-    optimizer: torch.optim.Optimizer,
-    clock: dict[str, float],
-    folder: Path,
-) -> None:
-    save_weights(model, folder)
-    if ema is not None:
-        save_weights(ema.module, folder, "ema.safetensors")
-    moments = {}
-    for index, state in optimizer.state_dict()["state"].items():
-        moments |= {f"{index}.{name}": value for name, value in state.items()}
-    save_file(moments, folder / "optimizer.safetensors")
-    write_json(folder / "progress.json", clock)
-
-
-def _load(
-    folder: Path, model: GenerativeModel, ema: AveragedModel | None, optimizer: torch.optim.Optimizer
-) -> dict[str, float]:
-    """Load weights and the optimiser's state in place; returns the seconds so far."""
-    load_weights(model, folder)
-    if ema is not None:
-        load_weights(ema.module, folder, "ema.safetensors")
-        # Above 0 means that the average has begun.
-        ema.n_averaged.fill_(1)
-    state = optimizer.state_dict()
-    state["state"] = {}
-    for key, value in load_file(folder / "optimizer.safetensors").items():
-        index, name = key.split(".", 1)
-        state["state"].setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict(state)
-    return read_json(folder / "progress.json")
-
-
 def _tidy(run: Path, newest: int) -> None:
     """Of the checkpoints before the newest, keep the weights at evaluated steps and nothing else."""
     evaluated = {row["step"] for row in read_jsonl(run / "evaluations.jsonl")}
     for step in steps_of(run):
         folder = checkpoint_folder(run, step)
         if step < newest and step in evaluated:
-            (folder / "optimizer.safetensors").unlink(missing_ok=True)
+            (folder / OPTIMIZER_FILE).unlink(missing_ok=True)
         elif step < newest:
             # Renamed first: a kill in the middle of the removal must not leave half of it under its name.
             shutil.rmtree(folder.rename(folder.with_name(f".unfinished-{folder.name}")))

@@ -178,8 +178,9 @@ def _command() -> str:
     """The command that was typed: `accelerate launch ...` if that started this process, else this process's own."""
     own = sys.orig_argv
     try:
-        launcher = psutil.Process().parent().cmdline()
-    except (psutil.Error, AttributeError):
+        parent = psutil.Process().parent()
+        launcher = [] if parent is None else parent.cmdline()
+    except psutil.Error:
         launcher = []
     names = [Path(word).name for word in launcher]
     if "launch" in names and "accelerate" in names and sys.argv[0] in launcher:

@@ -4,114 +4,79 @@ The model to start from answers every training problem several times; the answer
 the data of TRL's `SFTTrainer`, with the loss on their tokens alone. Known as rejection sampling fine-tuning (Yuan et
 al. 2023, arXiv 2308.01825) and, with one round, as expert iteration (ReST-EM: Singh et al. 2023, arXiv 2312.06585).
 Every right answer is kept, as often as it was sampled, so that the first step's gradient is REINFORCE's for a reward
-of 0 or 1 without a baseline. What is generated counts as in `trainers.grpo`, right or wrong.
+of 0 or 1 without a baseline. Whatever is generated counts, right or wrong.
 
-The run folder is that of `trainers.grpo`, and samples.jsonl: one row per batch of prompts, with what was kept of it.
+The run folder is that of `trainers.trl_run`; besides, samples.jsonl has a row per batch of prompts, with the answers
+kept.
 """
 
-import copy
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
-import torch
 import trl
 from accelerate import PartialState
-from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, gather_object
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, ProgressCallback
-from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTTrainer
 
 from eval.adapters import score_completion
 from eval.errors import UserError
-from eval.harness import evaluate_task
 from eval.rollout.base import Sampling
-from eval.rollout.hf import HFEngine, load_model
-from eval.storage import append_jsonl, new_folder, read_json, read_jsonl, truncate_jsonl, write_json
+from eval.rollout.hf import HFEngine
+from eval.storage import append_jsonl, read_json, read_jsonl, truncate_jsonl
 from eval.tasks import Task, get_task
-from trainers.arguments import check_at_least, check_positive
 from trainers.ending import check_budgets
-from trainers.grpo import (
-    FIXED,
-    MARKER,
-    MAY_CHANGE,
-    NAMES_IN_YAML,
-    OptimizerStart,
-    RunRecorder,
-    last_complete_checkpoint,
-    optimizer_file,
-)
 from trainers.launch import is_main_process
+from trainers.options import PositiveFloat, PositiveInt, option
 from trainers.run_folder import start_run
-from trainers.tracking import Tracking, tracker_names
+from trainers.tracking import tracker_names
+from trainers.trl_run import (
+    FIXED,
+    MAY_CHANGE,
+    RunRecorder,
+    TRLArguments,
+    check_options,
+    check_run,
+    greedy_evaluation,
+    last_checkpoint_of_run,
+    load_chat_model,
+    load_trained_model,
+    results_of_finished_run,
+    run_folder,
+    run_trainer,
+    seed_of_problems,
+    trainer_config,
+    write_finished_run,
+)
 
 
 @dataclass
-class SFTArguments:
+class SFTArguments(TRLArguments):
     """What the lab adds to TRL's `SFTConfig`; both are read from the same flat YAML."""
 
-    task: str = field(metadata={"help": "Name of the task to train on, or package.module:attribute."})
-    model: str = field(metadata={"help": "Checkpoint folder or hub name of the model to start from."})
-    problems: int = field(default=1920, metadata={"help": "Training problems that the model answers."})
-    samples: int = field(default=8, metadata={"help": "Answers to each of them."})
-    temperature: float = field(default=1.0, metadata={"help": "At which they are sampled."})
-    max_completion_length: int = field(default=256, metadata={"help": "Longest answer, in tokens."})
-    prompts_per_batch: int = field(
-        default=64, metadata={"help": "Problems that are answered at a time, over all processes."}
-    )
-    stop_at_tokens: int = field(
-        default=0, metadata={"help": "End sampling after the first batch that reaches so many tokens; 0: no limit."}
-    )
-    stop_at_seconds: float = field(
-        default=0.0,
-        metadata={
-            "help": "End sampling after the first batch that reaches half of it, and training after the first step "
-            "that reaches it; 0: no limit."
-        },
-    )
-    eval_every: int = field(
-        default=0,
-        metadata={
-            "help": "Optimiser steps between greedy evaluations on validation problems; there is also one before the "
-            "first step and one after the last. 0: no evaluation at all."
-        },
-    )
-    eval_size: int = field(default=200, metadata={"help": "Validation problems of each evaluation."})
-    optimizer_from: str = field(
-        default="",
-        metadata={
-            "help": "Run folder of an earlier run: the optimizer starts with the state it had at that run's end."
-        },
+    problems: PositiveInt = option(1920, "Training problems that the model answers.")
+    samples: PositiveInt = option(8, "Answers to each of them.")
+    temperature: PositiveFloat = option(1.0, "At which they are sampled.")
+    max_completion_length: PositiveInt = option(256, "Longest answer, in tokens.")
+    prompts_per_batch: PositiveInt = option(64, "Problems that are answered at a time, over all processes.")
+    stop_at_tokens: int = option(0, "End sampling after the first batch that reaches so many tokens; 0: no limit.")
+    stop_at_seconds: float = option(
+        0.0,
+        "End sampling after the first batch that reaches half of it, and training after the first step that reaches "
+        "it; 0: no limit.",
     )
 
     def __post_init__(self):
-        for name in ("problems", "samples", "temperature", "max_completion_length", "prompts_per_batch"):
-            check_positive(name, getattr(self, name))
+        super().__post_init__()
         check_budgets(self.stop_at_tokens, self.stop_at_seconds)
-        check_at_least("eval_every", self.eval_every, 0)
-        check_at_least("eval_size", self.eval_size, 2)
 
 
-# Options of SFTTrainer that only make sense with one value here, and why; the first come from `trainers.grpo`.
-FIXED_HERE = {
-    **{
-        name: FIXED[name]
-        for name in (
-            "logging_strategy",
-            "logging_steps",
-            "eval_strategy",
-            "save_strategy",
-            "save_only_model",
-            "load_best_model_at_end",
-            "ignore_data_skip",
-            "resume_from_checkpoint",
-            "model_init_kwargs",
-        )
-    },
+# Options of SFTTrainer that only make sense with one value here, and why.
+FIXED_IN_SFT = FIXED | {
     "max_steps": (-1, "the length of the run is num_train_epochs passes over the answers that are kept"),
     "max_length": (None, "max_completion_length limits the answers, and none is to be cut afterwards"),
     "packing": (False, "each answer is an example of its own"),
@@ -127,28 +92,9 @@ class SFTConfig(trl.SFTConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.output_dir == "trainer_output":  # transformers' default
-            raise UserError("output_dir is not set; give the folder of this run, such as output_dir: runs/tiny/sft")
-        for name, (value, reason) in FIXED_HERE.items():
-            if getattr(self, name) != value:
-                raise UserError(f"{name} has to be {NAMES_IN_YAML.get(value, value)}, because {reason}")
+        check_options(self, FIXED_IN_SFT, "runs/tiny/sft")
         if self.num_train_epochs != int(self.num_train_epochs) or self.num_train_epochs < 1:
             raise UserError(f"num_train_epochs is {self.num_train_epochs}; give a whole number of passes, at least 1")
-        if self.save_total_limit == 1:
-            # transformers removes the last complete checkpoint before the new one is marked as complete.
-            raise UserError("save_total_limit: 1 leaves moments without a complete checkpoint; give 2 or more")
-        if self.save_steps != int(self.save_steps) or self.save_steps < 1:
-            raise UserError(f"save_steps is {self.save_steps}; give a whole number of optimiser steps, at least 1")
-        tracker_names(self.report_to)
-
-    @property
-    def generate_every(self) -> int:
-        """As in `trainers.grpo`: any micro-step may be the last, because all completions were made before."""
-        return 1
-
-    @property
-    def seed_of_problems(self) -> int:
-        return self.seed if self.data_seed is None else self.data_seed
 
 
 @dataclass
@@ -169,33 +115,27 @@ def train_sft(arguments: SFTArguments, config: SFTConfig) -> dict[str, Any]:
     complete checkpoint and ends with the weights of an undisturbed run, bit for bit. Raises `UserError` for mistakes
     in the options, for a model that answers nothing right, and for a full disk.
     """
-    if config.device.type == "cpu" and (config.bf16 or config.fp16):
-        raise UserError("training on the CPU would run in half precision; write bf16: false (and no fp16)")
-    if arguments.optimizer_from:
-        optimizer_file(arguments.optimizer_from)
+    check_run(arguments, config)
     task = get_task(arguments.task)
-    folder = Path(config.output_dir)
-    if (folder / "results.json").exists():
-        start_run(folder, arguments, config, may_change=MAY_CHANGE)
-        return read_json(folder / "results.json")
-
+    if (finished := results_of_finished_run(arguments, config)) is not None:
+        return finished
     # Loaded before the folder is touched: a wrong name leaves nothing behind.
-    model, tokenizer = load_model(arguments.model, torch.float32)
-    if tokenizer.chat_template is None:
-        raise UserError(f"{arguments.model} has no chat template, and the prompts are chats; take an instruct model")
-    problems = task.load("train", arguments.problems, config.seed_of_problems)
+    model, tokenizer = load_chat_model(arguments.model)
+    problems = task.load("train", arguments.problems, seed_of_problems(config))
+    folder = run_folder(config)
     start_run(folder, arguments, config, may_change=MAY_CHANGE)
-    sampled = sample(folder, arguments, config, task, HFEngine(model.to(config.device), tokenizer), problems)
+    model.to(config.device)  # pyright: ignore[reportArgumentType]  transformers' decorator hides that it is a method
+    sampled = sample(folder, arguments, config, task, HFEngine(model, tokenizer), problems)
     if not sampled.kept:
         raise UserError(
             f"none of the {sampled.completions} answers of {arguments.model} on {arguments.task} is right and "
             "finished, so there is nothing to train on; raise samples or problems, or take another model"
         )
-    checkpoint = last_complete_checkpoint(folder)
-    if checkpoint is None or read_json(checkpoint / MARKER)["ended_by"] is None:
-        _train(arguments, config, task, model, tokenizer, sampled, checkpoint)
+    checkpoint = last_checkpoint_of_run(
+        folder, lambda newest: _train(arguments, config, task, model, tokenizer, sampled, newest)
+    )
     if is_main_process():
-        _finish(folder, arguments, sampled)
+        _finish(folder, arguments, sampled, checkpoint)
     PartialState().wait_for_everyone()
     return read_json(folder / "results.json")
 
@@ -208,7 +148,7 @@ def sample(
     state = PartialState()
     if is_main_process():
         truncate_jsonl(path, len(problems))  # for the half line of a killed run
-    batches = broadcast_object_list([read_jsonl(path)])[0]
+    [batches] = broadcast_object_list([read_jsonl(path)])
     starts = range(0, len(problems), arguments.prompts_per_batch)
     while len(batches) < len(starts) and not _enough(arguments, batches):
         began = time.perf_counter()
@@ -227,7 +167,7 @@ def sample(
             # A right answer that was cut would teach the model not to end.
             "kept": [answer for answer in answers if answer["value"] == 1.0 and answer["finished"]],
         }
-        batch = broadcast_object_list([batch])[0]  # the clocks of the processes differ
+        [batch] = broadcast_object_list([batch])  # the clocks of the processes differ
         batches.append(batch)
         if is_main_process():
             append_jsonl(path, batch)
@@ -236,10 +176,9 @@ def sample(
                 f"{batch['seconds']:.2f} s",
                 flush=True,
             )
-    return Sampled(
-        *(sum(batch[key] for batch in batches) for key in ("completions", "tokens", "seconds", "correct")),
-        [(answer["prompt_ids"], answer["completion_ids"]) for batch in batches for answer in batch["kept"]],
-    )
+    kept = [(answer["prompt_ids"], answer["completion_ids"]) for batch in batches for answer in batch["kept"]]
+    totals = {key: sum(batch[key] for batch in batches) for key in ("completions", "tokens", "seconds", "correct")}
+    return Sampled(**totals, kept=kept)
 
 
 def _enough(arguments: SFTArguments, batches: list[dict[str, Any]]) -> bool:
@@ -285,14 +224,6 @@ def examples(kept: list[tuple[list[int], list[int]]], epochs: int, seed: int) ->
     )
 
 
-class SFTRecorder(RunRecorder):
-    """`RunRecorder` without TRL's count of the tokens trained on, which starts again at 0 when a run is resumed."""
-
-    def on_log(self, args, state, control, logs, **kwargs):
-        kept = {name: value for name, value in logs.items() if name != "num_tokens"}
-        super().on_log(args, state, control, kept, **kwargs)
-
-
 def _train(
     arguments: SFTArguments,
     config: SFTConfig,
@@ -303,76 +234,30 @@ def _train(
     checkpoint: Path | None,
 ) -> None:
     """Run TRL's trainer from `checkpoint` (None: from the beginning) to its end, where it leaves a checkpoint."""
-    if checkpoint is not None:
-        before = read_json(checkpoint / MARKER)["processes"]
-        if before != config.world_size:
-            raise UserError(f"this run runs on {before} processes, not {config.world_size}; start it so")
     data = examples(sampled.kept, int(config.num_train_epochs), config.seed)
-    config = copy.copy(config)
-    config.num_train_epochs = 1  # `examples` has them all
-    config.train_sampling_strategy = "sequential"
-    tracking = Tracking(tracker_names(config.report_to) if is_main_process() else [], Path(config.output_dir))
-    config.report_to = []  # transformers would log on an axis of steps
-    if config.device.type == "cpu":
-        # accelerate numbers the CPUs of several processes (cpu:1), and torch.load knows only "cpu".
-        config._setup_devices = torch.device("cpu")
-    # An accelerator that this process made before would hold this run to its own precision.
-    AcceleratorState._reset_state()
-    trainer = SFTTrainer(model, args=config, train_dataset=data, processing_class=tokenizer)
-    if arguments.eval_every and (trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled()):
-        raise UserError(
-            "greedy evaluation needs whole weight matrices, but FSDP and ZeRO-3 shard them; "
-            "set eval_every: 0 and evaluate the final model"
-        )
-
-    def evaluate() -> dict[str, Any]:
-        return evaluate_task(
-            HFEngine(trainer.model, tokenizer),
-            task,
-            "validation",
-            arguments.eval_size,
-            config.seed_of_problems,
-            Sampling(max_new_tokens=arguments.max_completion_length),
-            config.per_device_eval_batch_size,
-        )
-
-    # Its tokens were spent before the first step.
-    recorded = replace(arguments, stop_at_tokens=0)
-    recorder = SFTRecorder(Path(config.output_dir), sampled, evaluate, recorded, checkpoint, tracking)
-    if checkpoint is None:
-        recorder.seconds = sampled.seconds
-    trainer.remove_callback(ProgressCallback)
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(recorder)
-    if arguments.optimizer_from and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
-        raise UserError("optimizer_from reads a whole optimizer state, but FSDP and ZeRO shard it; leave it out")
-    if arguments.optimizer_from and checkpoint is None:
-        trainer.add_callback(OptimizerStart(optimizer_file(arguments.optimizer_from)))
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    tracking.close()
+    # `examples` has all epochs, in the order in which they are taken.
+    options = trainer_config(config, checkpoint, num_train_epochs=1, train_sampling_strategy="sequential")
+    trainer = SFTTrainer(model, args=options, train_dataset=data, processing_class=tokenizer)
+    recorder = RunRecorder(
+        run_folder(config),
+        sampled,
+        greedy_evaluation(trainer, tokenizer, task, arguments, config, arguments.max_completion_length),
+        arguments.eval_every,
+        # The tokens were spent before the first step.
+        (0, arguments.stop_at_seconds),
+        checkpoint,
+        tracker_names(config.report_to),
+        seconds=sampled.seconds,
+        # TRL's count of the tokens trained on starts again at 0 when a run is resumed.
+        left_out=("num_tokens",),
+    )
+    run_trainer(trainer, recorder, arguments, checkpoint)
 
 
-def _finish(folder: Path, arguments: SFTArguments, sampled: Sampled) -> None:
+def _finish(folder: Path, arguments: SFTArguments, sampled: Sampled, checkpoint: Path) -> None:
     """Write model/ and results.json from the last checkpoint."""
-    checkpoint = last_complete_checkpoint(folder)
-    model, tokenizer = load_model(checkpoint, torch.float32)
-    model.config.use_cache = True  # the trainer turned it off
-    with new_folder(folder / "model") as unfinished:
-        model.save_pretrained(unfinished)
-        tokenizer.save_pretrained(unfinished)
-    reached = read_json(checkpoint / MARKER)
-    reached["steps"] = reached.pop("step")
-    if arguments.stop_at_tokens and sampled.tokens >= arguments.stop_at_tokens:
-        reached["ended_by"] = "tokens"
-    evaluations = read_jsonl(folder / "evaluations.jsonl")
-    results = {
-        "method": "sft",
-        "task": arguments.task,
-        "parameters": model.num_parameters(),
-        "correct": sampled.correct,
-        "kept": len(sampled.kept),
-        **reached,
-        "first_evaluation": evaluations[0] if evaluations else None,
-        "last_evaluation": evaluations[-1] if evaluations else None,
-    }
-    write_json(folder / "results.json", results)
+    model, tokenizer = load_trained_model(checkpoint)
+    own = {"correct": sampled.correct, "kept": len(sampled.kept)}
+    spent = arguments.stop_at_tokens and sampled.tokens >= arguments.stop_at_tokens
+    ended_by = "tokens" if spent else None
+    write_finished_run(folder, "sft", arguments, model, tokenizer, checkpoint, own, ended_by)

@@ -59,7 +59,8 @@ class Completion:
 class Member(Protocol):
     """One model of a population, as an overlay on the engine's pristine weights."""
 
-    index: int
+    @property
+    def index(self) -> int: ...
 
     def delta(self, name: str, weight: torch.Tensor) -> torch.Tensor:
         """What to add to the parameter of this Hugging Face name: a float32 tensor of `weight`'s shape and device."""
@@ -76,7 +77,8 @@ class LowRankMember(Member, Protocol):
     `delta` still gives every overlay in full.
     """
 
-    rank: int
+    @property
+    def rank(self) -> int: ...
 
     def kind(self, name: str, weight: torch.Tensor) -> Kind:
         """How this parameter is perturbed: "low_rank" has `factors`, "dense" only a `delta`, "frozen" not at all."""

@@ -21,8 +21,10 @@ import torch
 
 from tests.recipe_files import ROOT
 from tests.tiny import random_model
+from trainers.es.config import ESConfig
+from trainers.es.engine import memory_demand
 from trainers.es.memory import model_shape, plan_memory, size_text
-from trainers.es.train import ESConfig, memory_demand, train_es
+from trainers.es.train import train_es
 
 
 LOW_RANK = {"noise": "low_rank", "rest": "frozen"}

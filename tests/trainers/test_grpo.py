@@ -26,7 +26,8 @@ from eval.storage import read_json, read_jsonl, write_json
 from eval.tasks.base import Score
 from tests.tiny import random_checkpoint, random_model
 from trainers.arguments import parse
-from trainers.grpo import CHOICES, MARKER, GRPOArguments, GRPOConfig, RunRecorder, problems_of_run, train_grpo
+from trainers.grpo import CHOICES, GRPOArguments, GRPOConfig, problems_of_run, train_grpo
+from trainers.trl_run import MARKER, RunRecorder
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -159,6 +160,8 @@ def test_metrics_count_every_completion_and_token(undisturbed):
     assert 0 < seconds[0] and seconds == sorted(seconds)
     results = read_json(undisturbed / "results.json")
     assert results == {
+        "kind": "training",
+        "schema_version": 1,
         "method": "grpo",
         "task": OPTIONS["task"],
         "parameters": sum(weight.numel() for weight in weights(undisturbed).values()),

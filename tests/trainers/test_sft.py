@@ -17,8 +17,8 @@ from eval.tasks.base import Score
 from tests.tiny import random_checkpoint
 from trainers import sft
 from trainers.arguments import parse
-from trainers.grpo import RunRecorder
 from trainers.sft import SFTArguments, SFTConfig, examples, train_sft
+from trainers.trl_run import RunRecorder
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from eval.storage import read_jsonl
 from tests.recipe_files import ROOT
 from tests.tiny import random_checkpoint
 from trainers.arguments import parse
-from trainers.es.train import ESConfig, train_es
+from trainers.es.config import ESConfig
+from trainers.es.train import train_es
 from trainers.grpo import GRPOArguments, GRPOConfig, train_grpo
 from trainers.tracking import LOGGED, PACKAGES, tracker_names
 

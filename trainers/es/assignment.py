@@ -20,12 +20,12 @@ def portions(members: int, processes: int) -> list[range]:
     """
     if processes == 1:
         return [range(members)]
-    found, start = [], 0
+    handed_out, start = [], 0
     while start < members:
         size = -(-(members - start) // (2 * processes))
-        found.append(range(start, start + size))
+        handed_out.append(range(start, start + size))
         start += size
-    return found
+    return handed_out
 
 
 class Assignment:

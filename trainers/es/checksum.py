@@ -37,11 +37,11 @@ def require_equal_weights(accelerator: Accelerator, weights: Weights, step: int)
     """Raise `UserError` on every process unless all processes hold the same weights, bit for bit."""
     if accelerator.num_processes == 1:
         return
-    found = gather_object([checksum(weights)])
-    for process, value in enumerate(found):
-        if value != found[0]:
+    checksums = gather_object([checksum(weights)])
+    for process, value in enumerate(checksums):
+        if value != checksums[0]:
             raise UserError(
-                f"after step {step} the weights differ between processes: checksum {found[0]:016x} on process 0, "
+                f"after step {step} the weights differ between processes: checksum {checksums[0]:016x} on process 0, "
                 f"{value:016x} on process {process}; start again from the last checkpoint, with the same model files, "
                 "packages and kind of GPU on every machine"
             )

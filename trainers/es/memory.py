@@ -211,7 +211,7 @@ def require_memory(model: ModelShape, demand: Demand, available: int) -> Plan:
     usable = USABLE * available
     if plan.device_bytes <= usable:
         return plan
-    largest = max(plan.device, key=plan.device.get)
+    largest = max(plan.device, key=lambda part: plan.device[part])
     advice = f"no setting here makes it fit; it takes a device with {size_text(plan.device_bytes / USABLE)}"
     for settings, other in ways_to_shrink(model, demand, usable):
         if plan_memory(model, other).device_bytes <= usable:
@@ -280,10 +280,10 @@ def describe(plan: Plan, demand: Demand, available: int) -> str:
     lines = [
         f"memory of each process, with prompts of {demand.prompt_tokens} tokens and {plan.together} members at once:"
     ]
-    for place, found in (("on the device", plan.device), ("in the machine's memory", plan.host)):
-        if found:
-            lines += [f"  {name:34}{size_text(size):>12}" for name, size in found.items() if size]
-            lines.append(f"  {'together ' + place:34}{size_text(sum(found.values())):>12}")
+    for place, parts in (("on the device", plan.device), ("in the machine's memory", plan.host)):
+        if parts:
+            lines += [f"  {name:34}{size_text(size):>12}" for name, size in parts.items() if size]
+            lines.append(f"  {'together ' + place:34}{size_text(sum(parts.values())):>12}")
     lines.append(f"  {'usable on the device':34}{size_text(USABLE * available):>12} of {size_text(available)}")
     return "\n".join(lines)
 

@@ -15,7 +15,9 @@ from trainers.es.update import read_seed_log, replay
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description="Rebuild the model of any ES step from the starting model and the seed log.", allow_abbrev=False
+    )
     parser.add_argument("--base", required=True, help="checkpoint folder or hub name that the run started from")
     parser.add_argument("--seeds", required=True, type=Path, help="the run's seeds.jsonl")
     parser.add_argument("--step", type=int, help="replay up to this step; the whole log if not given")

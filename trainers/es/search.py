@@ -2,11 +2,12 @@
 
 A population of dense perturbations would be `members` times the size of the model. Here a solution is two integers, a
 member's seed and sign; the rollout engine makes the weights of a member when it evaluates it, and the update is summed
-from the same seeds. evotorch's hooks, status and loggers work as with any of its algorithms.
+from the same seeds. evotorch's hooks and loggers work as with any of its algorithms; `metrics`, given to
+`after_step_hook`, puts what a run logs into the status that loggers see.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +16,10 @@ import torch
 from evotorch import Problem, SolutionBatch
 from evotorch.algorithms import SearchAlgorithm
 
-from trainers.es.member import SeededMember, seeded_member
+from eval.rollout.base import Member
+from trainers.es.bfloat16 import InPlaceMember
+from trainers.es.member import seeded_member
 from trainers.es.noise import Noise, member_seed
-from trainers.es.precision import InPlaceMember
 from trainers.es.shaping import member_fitness, shape
 from trainers.es.update import Update, Weights, apply_update
 
@@ -37,27 +39,19 @@ class Evaluation:
 
 
 CPU = torch.device("cpu")
-METRICS = (
-    "reward",
-    "reward_std",
-    "reward_best",
-    "members_tied",
-    "members_unscored",
-    "alpha",
-    "sigma",
-    "update_norm",
-    "distance_from_base",
-)
-EvaluateMembers = Callable[[int, list[SeededMember]], Evaluation]
+# Of a step (0-based) and all of its members.
+EvaluateMembers = Callable[[int, Sequence[Member]], Evaluation]
 
 
 class SeedProblem(Problem):
     """Maximise the mean reward of a member. A solution is (seed, sign), int64.
 
     evaluate: gives the rewards of a list of members at a step. Called once per step with the whole population.
-    precision: one of `trainers.es.precision.PRECISIONS`. engines: in "released", how many engines the members go to in
+    precision: one of `trainers.es.bfloat16.PRECISIONS`. engines: in "released", how many engines the members go to in
         turn; each has the rounding errors of the members before, and the update is made on the first.
     """
+
+    evaluation: Evaluation  # of the last step's members
 
     def __init__(
         self, evaluate: EvaluateMembers, noise: Noise, baseline: str, precision: str = "fp32_master", engines: int = 1
@@ -66,7 +60,6 @@ class SeedProblem(Problem):
         self.precision, self.engines = precision, engines
         self.evaluate_members, self.noise, self.baseline = evaluate, noise, baseline
         self.step, self.sigma = 0, 0.0
-        self.evaluation: Evaluation | None = None
         self.fitness = np.zeros(0)  # [members] of the last evaluation, NaN without a scored completion
 
     def population(self, run_seed: int, step: int, members: int, antithetic: bool) -> SolutionBatch:
@@ -79,17 +72,18 @@ class SeedProblem(Problem):
         batch.set_values(torch.tensor(rows))
         return batch
 
-    def members(self, batch: SolutionBatch) -> list[SeededMember | InPlaceMember]:
+    def rows(self, batch: SolutionBatch) -> list[list[int]]:
+        """[seed, sign] of each member."""
+        return torch.as_tensor(batch.values).tolist()
+
+    def members(self, batch: SolutionBatch) -> Sequence[Member]:
+        rows = self.rows(batch)
         if self.precision in ("released", "exact_restore"):
-            rows = batch.values.tolist()
             return [
                 InPlaceMember(index, seed, sign, self.sigma, self.noise, self.walked(rows, index))
                 for index, (seed, sign) in enumerate(rows)
             ]
-        return [
-            seeded_member(index, seed, sign, self.sigma, self.noise)
-            for index, (seed, sign) in enumerate(batch.values.tolist())
-        ]
+        return [seeded_member(index, seed, sign, self.sigma, self.noise) for index, (seed, sign) in enumerate(rows)]
 
     def walked(self, rows: list[list[int]], before: int) -> list[list[int]]:
         """(seed, sign) of those of the first `before` members that share the engine of member `before`."""
@@ -115,6 +109,7 @@ class EvolutionStrategy(SearchAlgorithm):
     """
 
     log = "seeds.jsonl"
+    update: Update  # the last step's
 
     def __init__(
         self,
@@ -132,47 +127,37 @@ class EvolutionStrategy(SearchAlgorithm):
         steps_done: int = 0,
         device: torch.device = CPU,
     ):
-        super().__init__(
-            problem,
-            reward=lambda: _mean(self.problem.evaluation.rewards),
-            reward_std=lambda: float(np.nanstd(self.problem.fitness)) if self.scored else None,
-            reward_best=lambda: float(np.nanmax(self.problem.fitness)) if self.scored else None,
-            members_tied=lambda: not any(self.update.coefficients),
-            members_unscored=lambda: self.member_count - self.scored,
-            alpha=lambda: self.alpha(self.steps_count - 1),
-            sigma=lambda: self.problem.sigma,
-            update_norm=lambda: self.update_norm,
-            distance_from_base=lambda: distance(self.weights, self.base),
-        )
+        super().__init__(problem)
+        self.seeds = problem  # evotorch's own `problem` has the type of any
         self.weights, self.base = weights, base
         self.run_seed, self.member_count, self.antithetic = run_seed, members, antithetic
         self.alpha, self.sigma, self.shaping, self.anchor = alpha, sigma, shaping, anchor
         self.device = device
-        self.update: Update | None = None
         self.update_norm = 0.0
         self._steps_count = steps_done
 
     @property
-    def scored(self) -> int:
-        """Members of the last step with a fitness."""
-        return int((~np.isnan(self.problem.fitness)).sum())
+    def evaluation(self) -> Evaluation:
+        """Of the last step's members."""
+        return self.seeds.evaluation
 
     def _step(self) -> None:
-        step = self.steps_count
-        problem: SeedProblem = self.problem
+        step, problem = self.steps_count, self.seeds
         problem.step, problem.sigma = step, self.sigma(step)
         population = problem.population(self.run_seed, step, self.member_count, self.antithetic)
         problem.evaluate(population)
 
         alpha = self.alpha(step)
         z = shape(problem.fitness, self.shaping)
-        seeds, signs = population.values.T.tolist()
+        rows = problem.rows(population)
         # All members of the first engine: as many as come before the next that would go to it.
-        walked = problem.walked(population.values.tolist(), -(-self.member_count // problem.engines) * problem.engines)
+        walked = problem.walked(rows, -(-self.member_count // problem.engines) * problem.engines)
         self.update = Update(
             step=step + 1,
-            seeds=seeds,
-            coefficients=[alpha / self.member_count * weight * sign for weight, sign in zip(z, signs, strict=True)],
+            seeds=[seed for seed, _ in rows],
+            coefficients=[
+                alpha / self.member_count * weight * sign for weight, (_, sign) in zip(z, rows, strict=True)
+            ],
             decay=alpha * self.anchor,
             shared_noise=problem.noise.shared,
             device=self.device.type,
@@ -206,11 +191,20 @@ class EvolutionStrategy(SearchAlgorithm):
         return self.update.row()
 
     def metrics(self) -> dict[str, Any]:
-        return {key: self.status[key] for key in METRICS}
-
-
-def _mean(rewards: np.ndarray) -> float | None:
-    return None if np.isnan(rewards).all() else float(np.nanmean(rewards))
+        """Of the last step, as in metrics.jsonl; None where no member has a fitness."""
+        fitness, rewards = self.seeds.fitness, self.evaluation.rewards
+        scored = int((~np.isnan(fitness)).sum())
+        return {
+            "reward": None if np.isnan(rewards).all() else float(np.nanmean(rewards)),
+            "reward_std": float(np.nanstd(fitness)) if scored else None,
+            "reward_best": float(np.nanmax(fitness)) if scored else None,
+            "members_tied": not any(self.update.coefficients),
+            "members_unscored": self.member_count - scored,
+            "alpha": self.alpha(self.steps_count - 1),
+            "sigma": self.seeds.sigma,
+            "update_norm": self.update_norm,
+            "distance_from_base": distance(self.weights, self.base),
+        }
 
 
 def distance(weights: Weights, others: Weights) -> float:

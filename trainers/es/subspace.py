@@ -90,7 +90,7 @@ class Subspace:
         """A [out, rank] and B [in, rank] of one matrix, float32 on the device of `weight`."""
         place, rank = self.places[name], self.rank
         vector = vector.to(weight.device)
-        if self.kind == "lora":
+        if place.left is None or place.right is None:
             middle, end = place.start + place.rows * rank, place.start + (place.rows + place.columns) * rank
             return vector[place.start : middle].view(place.rows, rank), vector[middle:end].view(place.columns, rank)
         if self.kind == "random":

@@ -10,8 +10,8 @@ import torch
 
 from eval.errors import UserError
 from eval.storage import read_jsonl
+from trainers.es.bfloat16 import apply_rounded_update
 from trainers.es.noise import Noise
-from trainers.es.precision import apply_rounded_update
 
 
 Weights = dict[str, torch.Tensor]
@@ -25,7 +25,7 @@ class Update:
     decay: share of the distance to the base weights that the step takes back (alpha times the anchor's weight).
     device: kind of device that drew the noise; another kind draws other numbers.
     rank, rest: the noise's (see `trainers.es.noise.Noise`).
-    precision, sigma, walked: how the update is rounded (see `trainers.es.precision.apply_rounded_update`).
+    precision, sigma, walked: how the update is rounded (see `trainers.es.bfloat16.apply_rounded_update`).
     """
 
     step: int

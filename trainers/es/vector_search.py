@@ -8,19 +8,20 @@ T - 1 populations. `finish` lets it see the last one.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
 from evotorch import Problem, SolutionBatch
 from evotorch.algorithms import CEM, CMAES, PGPE, SNES, XNES, SearchAlgorithm
-from evotorch.distributions import ExpGaussian, ExpSeparableGaussian
+from evotorch.distributions import Distribution, ExpGaussian, ExpSeparableGaussian
 from evotorch.optimizers import SGD, Adam, ClipUp
+from evotorch.tools import RealOrVector
 from evotorch.tools.ranking import rank
 
 from eval.errors import UserError
-from trainers.es.search import Evaluation, distance
+from trainers.es.search import EvaluateMembers, Evaluation, distance
 from trainers.es.shaping import member_fitness, shape
 from trainers.es.subspace import Subspace, VectorMember
 from trainers.es.update import Weights
@@ -33,8 +34,6 @@ WITH_OPTIMIZER = ("pgpe", "snes")
 # These keep a full covariance: longer vectors would take hours and gigabytes a step.
 LONGEST_WITH_COVARIANCE = 2000
 
-EvaluateVectors = Callable[[int, list[VectorMember]], Evaluation]
-
 
 class VectorProblem(Problem):
     """Maximise the mean reward of a member; a solution is a vector, float32.
@@ -44,9 +43,11 @@ class VectorProblem(Problem):
     shaping: one of `trainers.es.shaping.SHAPINGS`, applied before the algorithm sees the fitness.
     """
 
+    evaluation: Evaluation  # of the last step's members
+
     def __init__(
         self,
-        evaluate: EvaluateVectors,
+        evaluate: EvaluateMembers,
         space: Subspace,
         baseline: str,
         shaping: str,
@@ -59,12 +60,11 @@ class VectorProblem(Problem):
         self.recorded = recorded
         self.step = 0
         self.finished = False
-        self.evaluation: Evaluation | None = None
         self.fitness = np.zeros(0)
 
-    def _fill(self, values: torch.Tensor) -> None:
+    def _fill(self, values: Iterable) -> torch.Tensor:
         """For CMA-ES, which makes a population before it samples one."""
-        values.zero_()
+        return torch.as_tensor(values).zero_()
 
     def _evaluate_batch(self, batch: SolutionBatch) -> None:
         if self.finished:
@@ -73,12 +73,12 @@ class VectorProblem(Problem):
         if self.step < len(self.recorded):
             self.fitness = np.array(self.recorded[self.step])
         else:
-            vectors = batch.values.clone()
+            vectors = torch.as_tensor(batch.values).clone()
             members = [VectorMember(index, vector, self.space) for index, vector in enumerate(vectors)]
             self.evaluation = self.evaluate_members(self.step, members)
             fitness = member_fitness(self.evaluation.rewards, self.baseline)
             # A member of which nothing is known counts as average.
-            self.fitness = np.nan_to_num(fitness, nan=0.0 if np.isnan(fitness).all() else np.nanmean(fitness))
+            self.fitness = np.nan_to_num(fitness, nan=0.0 if np.isnan(fitness).all() else float(np.nanmean(fitness)))
         self.step += 1
         shaped = self.fitness if self.shaping == "raw" else shape(self.fitness, self.shaping)
         batch.set_evals(torch.from_numpy(shaped).float())
@@ -99,6 +99,11 @@ class VectorSearch:
         for _ in problem.recorded:
             algorithm.step()
         self._follow_centre()
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """Of the last step's members."""
+        return self.problem.evaluation
 
     @property
     def pristine(self) -> Weights:
@@ -124,7 +129,7 @@ class VectorSearch:
         return {"step": self.problem.step, "fitness": self.problem.fitness.tolist()}
 
     def metrics(self) -> dict[str, Any]:
-        evaluation, fitness = self.problem.evaluation, self.problem.fitness
+        evaluation, fitness = self.evaluation, self.problem.fitness
         unscored = int(np.isnan(evaluation.rewards).all(axis=1).sum())
         key = "stepsize" if isinstance(self.algorithm, CMAES) else "stdev"
         deviations = torch.as_tensor(self.algorithm.status[key])  # XNES: a root of the covariance matrix
@@ -167,12 +172,12 @@ def make_algorithm(
     SNES's gradient of the centre into its step, at center_learning_rate. None as a learning rate is evotorch's own
     default where it has one, and 0.1 for PGPE's standard deviations. parenthood_ratio: share of elites, CEM only.
     """
-    common = {"popsize": members, "center_init": problem.space.start, "stdev_init": stdev}
+    common: dict[str, Any] = {"popsize": members, "center_init": problem.space.start, "stdev_init": stdev}
     if name == "cmaes":
         return _SharedTiesCMAES(problem, **common)
     if name == "cem":
         return CEM(problem, parenthood_ratio=parenthood_ratio, **common)
-    rates = {"center_learning_rate": center_learning_rate, "stdev_learning_rate": stdev_learning_rate}
+    rates: dict[str, Any] = {"center_learning_rate": center_learning_rate, "stdev_learning_rate": stdev_learning_rate}
     if name == "xnes":
         return _SharedTiesXNES(problem, **common, **rates)
     common["optimizer"] = None  # PGPE's own default is ClipUp
@@ -184,26 +189,6 @@ def make_algorithm(
     rates["stdev_learning_rate"] = 0.1 if stdev_learning_rate is None else stdev_learning_rate
     # "raw": the problem shapes the fitness before.
     return PGPE(problem, **common, **rates, ranking_method="raw")
-
-
-def check_vector_search(
-    algorithm: str, optimizer: str, members: int, center_learning_rate: float | None, parenthood_ratio: float
-) -> None:
-    """Raise `UserError` for options that do not go together. (`check_length` sees to the length of the vector.)"""
-    if optimizer != "none" and algorithm not in WITH_OPTIMIZER:
-        raise UserError(
-            f"optimizer is {optimizer!r}, but {algorithm} moves its centre by a rule of its own; leave it "
-            f"at none, or take {' or '.join(WITH_OPTIMIZER)}"
-        )
-    if center_learning_rate is None and (algorithm == "pgpe" or optimizer != "none"):
-        raise UserError(f"{algorithm} with optimizer {optimizer} has no default step size; give center_learning_rate")
-    if algorithm == "pgpe" and members % 2:
-        raise UserError(f"population is {members}, but pgpe takes members in pairs; give an even number")
-    if algorithm == "cem" and math.floor(members * parenthood_ratio) < 2:
-        raise UserError(
-            f"parenthood_ratio {parenthood_ratio} of {members} members leaves fewer than 2 elites, whose "
-            "spread cannot be told; raise either"
-        )
 
 
 def check_length(algorithm: str, space: Subspace) -> None:
@@ -222,11 +207,11 @@ def share_ties(weights: torch.Tensor, fitnesses: torch.Tensor) -> torch.Tensor:
     return equal @ weights / equal.sum(1)
 
 
-class _SharedTies:
+class _SharedTies(Distribution):
     """A search distribution in whose gradients tied members have the same weight."""
 
-    def compute_gradients(self, samples, fitnesses, *, objective_sense, ranking_method=None) -> dict:
-        weights = rank(fitnesses, ranking_method, higher_is_better=objective_sense == "max")
+    def compute_gradients(self, samples, fitnesses: Any, *, objective_sense, ranking_method=None) -> dict:
+        weights = rank(fitnesses, ranking_method or "raw", higher_is_better=objective_sense == "max")
         return self._compute_gradients(samples, share_ties(weights, fitnesses), ranking_method)
 
 
@@ -255,8 +240,8 @@ class _ClipUp(ClipUp):
     """ClipUp that rolls on with its momentum where the gradient is zero, instead of dividing by its length."""
 
     @torch.no_grad()
-    def ascent(self, globalg: torch.Tensor, *, cloned_result: bool = True) -> torch.Tensor:
-        if torch.any(globalg != 0):
+    def ascent(self, globalg: RealOrVector, *, cloned_result: bool = True) -> torch.Tensor:
+        if torch.any(torch.as_tensor(globalg) != 0):
             return super().ascent(globalg, cloned_result=cloned_result)
-        self._velocity = self._momentum * self._velocity
+        self._velocity = self._momentum * torch.as_tensor(self._velocity)
         return self._velocity.clone()

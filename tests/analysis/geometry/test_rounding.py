@@ -9,8 +9,8 @@ import torch
 from analysis.geometry.rounding import PrecisionStudy, UpdateSums, artefacts, describe_update, kind_of, markdown
 from eval.storage import read_json
 from tests.recipe_files import ROOT, load_script
-from trainers.es.precision import PRECISIONS, ROUNDED
-from trainers.es.rounding import WITHOUT_UPDATE, Steps, round_in_every_way
+from trainers.es.bfloat16 import PRECISIONS, ROUNDED
+from trainers.es.rounding_study import WITHOUT_UPDATE, Steps, round_in_every_way
 from trainers.es.update import Update, apply_update
 
 

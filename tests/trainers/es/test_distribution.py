@@ -30,7 +30,8 @@ from tests.recipe_files import ROOT
 from tests.tiny import random_checkpoint
 from trainers.es.assignment import Assignment, portions
 from trainers.es.checksum import checksum, require_equal_weights
-from trainers.es.train import ESConfig, train_es
+from trainers.es.config import ESConfig
+from trainers.es.train import train_es
 from trainers.launch import SHARDED_LAUNCHES, make_accelerator, refuse_sharded_launch
 from trainers.watch import watch_processes
 

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from eval.errors import UserError
 from eval.storage import read_json, read_jsonl
 from tests.tiny import random_model
-from trainers.es.train import ESConfig, train_es
+from trainers.es.config import ESConfig
+from trainers.es.train import train_es
 from trainers.es.update import read_seed_log, replay
 
 

@@ -14,6 +14,8 @@ from eval.rollout.hf import HFEngine
 from tests.recipe_files import ROOT, recipe_yamls
 from tests.tiny import random_checkpoint, random_model
 from trainers.arguments import parse
+from trainers.es.config import ESConfig
+from trainers.es.engine import memory_demand
 from trainers.es.member import SeededMember
 from trainers.es.memory import (
     PROMPT_TOKENS,
@@ -27,7 +29,7 @@ from trainers.es.memory import (
     ways_to_shrink,
 )
 from trainers.es.noise import Noise
-from trainers.es.train import ESConfig, memory_demand, train_es
+from trainers.es.train import train_es
 
 
 CONFIGS = {

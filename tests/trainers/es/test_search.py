@@ -49,6 +49,7 @@ def test_it_finds_the_maximum(shaping, antithetic):
 
 def test_evotorch_loggers_and_status_work():
     search = make_search(distance_reward, {"w": torch.zeros(12)})
+    search.after_step_hook.append(search.metrics)
     logger = PandasLogger(search)
     search.run(3)
     frame = logger.to_dataframe()
@@ -65,7 +66,7 @@ def test_the_schedule_sees_the_step():
         sigma=lambda step: 0.2 / (step + 1),
     )
     search.run(4)
-    assert search.status["alpha"] == pytest.approx(0.025) and search.status["sigma"] == pytest.approx(0.05)
+    assert search.metrics()["alpha"] == pytest.approx(0.025) and search.metrics()["sigma"] == pytest.approx(0.05)
 
 
 def test_antithetic_members_are_mirror_images():
@@ -99,29 +100,29 @@ def test_all_members_tied_leaves_the_weights():
     search = make_search(lambda _, members: evaluation([[1.0]] * len(members)), weights)
     search.run(1)
     assert torch.equal(weights["w"], before)
-    assert search.status["members_tied"] and search.status["update_norm"] == 0.0
+    assert search.metrics()["members_tied"] and search.metrics()["update_norm"] == 0.0
 
 
 def test_a_member_without_a_score_takes_no_part():
     weights = {"w": torch.zeros(12)}
 
     def evaluate(weights, members):
-        found = distance_reward(weights, members)
-        found.rewards[3] = math.nan
-        return found
+        rewarded = distance_reward(weights, members)
+        rewarded.rewards[3] = math.nan
+        return rewarded
 
     search = make_search(evaluate, weights)
     search.run(1)
-    assert search.status["members_unscored"] == 1
+    assert search.metrics()["members_unscored"] == 1
     assert search.update.coefficients[3] == 0.0 and all(search.update.coefficients[:3])
-    assert math.isfinite(search.status["reward"]) and bool(weights["w"].isfinite().all())
+    assert math.isfinite(search.metrics()["reward"]) and bool(weights["w"].isfinite().all())
 
 
 def test_no_scores_at_all_leaves_the_weights():
     weights = {"w": torch.zeros(12)}
     search = make_search(lambda _, members: evaluation([[math.nan]] * len(members)), weights)
     search.run(1)
-    assert search.status["reward"] is None and not weights["w"].any()
+    assert search.metrics()["reward"] is None and not weights["w"].any()
 
 
 def test_anchor_pulls_back():

@@ -24,7 +24,9 @@ from eval.rollout.hf import HFEngine
 from eval.storage import read_json, read_jsonl
 from eval.tasks import Score
 from tests.tiny import random_checkpoint
-from trainers.es.train import ESConfig, prompt_indices, schedule, train_es
+from trainers.es.config import ESConfig, schedule
+from trainers.es.rollout import prompt_indices
+from trainers.es.train import train_es
 from trainers.es.update import read_seed_log, replay
 
 

@@ -13,9 +13,10 @@ from eval.rollout.base import LowRankMember, Sampling
 from eval.rollout.hf import HFEngine
 from eval.storage import read_json, read_jsonl
 from tests.tiny import random_checkpoint, random_model
+from trainers.es.config import ESConfig
 from trainers.es.search import Evaluation
 from trainers.es.subspace import Subspace, VectorMember
-from trainers.es.train import ESConfig, train_es
+from trainers.es.train import train_es
 from trainers.es.vector_search import (
     ALGORITHMS,
     VectorProblem,

@@ -1,4 +1,4 @@
-"""trainers/replay.py: which prompts a step replays, and that each is scored by its own task, in both methods."""
+"""trainers/earlier_tasks.py: which prompts a step replays, and that each is scored by its own task."""
 
 import shutil
 
@@ -14,9 +14,10 @@ from eval.storage import read_jsonl
 from eval.tasks import Score
 from tests.tiny import random_checkpoint
 from trainers.arguments import parse
-from trainers.es.train import ESConfig, train_es
+from trainers.earlier_tasks import EarlierTasks, MixedTask, check_replay, replayed_prompts
+from trainers.es.config import ESConfig
+from trainers.es.train import train_es
 from trainers.grpo import GRPOArguments, GRPOConfig, problems_of_run, train_grpo
-from trainers.replay import MixedTask, Replay, check_replay, replayed_prompts
 
 
 class Fixed:
@@ -41,7 +42,11 @@ class Fixed:
 
 
 NEW, OLD, OLDER = Fixed("new", 1.0, "answer", 7), Fixed("old", 0.5, "answer", "A"), Fixed("older", 0.0, "numbers", [3])
-NAMES = ["tests.trainers.test_replay:NEW", "tests.trainers.test_replay:OLD", "tests.trainers.test_replay:OLDER"]
+NAMES = [
+    "tests.trainers.test_earlier_tasks:NEW",
+    "tests.trainers.test_earlier_tasks:OLD",
+    "tests.trainers.test_earlier_tasks:OLDER",
+]
 EARLIER = ", ".join(NAMES[1:])
 
 
@@ -55,7 +60,7 @@ def base(tmp_path_factory):
 
 
 def test_the_earlier_tasks_take_turns_and_each_goes_through_its_problems():
-    replay = Replay.load(NAMES[0], EARLIER, 3, 4, 0, 0)
+    replay = EarlierTasks.load(NAMES[0], EARLIER, 3, 4, 0, 0)
     steps = [replay.of_step(step) for step in range(8)]
     asked = [question.split()[0] for step in steps for question in questions(step)]
     assert asked == ["old", "older"] * 12
@@ -65,7 +70,7 @@ def test_the_earlier_tasks_take_turns_and_each_goes_through_its_problems():
         assert all(sorted(epoch) == [f"{name} train 0 {i}" for i in range(4)] for epoch in epochs)
         assert not epochs[0] == epochs[1] == epochs[2]
     assert replay.of_step(5) == steps[5]
-    assert steps != [Replay.load(NAMES[0], EARLIER, 3, 4, 0, 1).of_step(step) for step in range(8)]
+    assert steps != [EarlierTasks.load(NAMES[0], EARLIER, 3, 4, 0, 1).of_step(step) for step in range(8)]
 
 
 def test_each_row_is_scored_by_its_own_task_with_its_own_columns():

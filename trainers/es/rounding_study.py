@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from trainers.es.bfloat16 import ROUNDED, apply_rounded_update
 from trainers.es.noise import Noise, member_seed
-from trainers.es.precision import ROUNDED, apply_rounded_update
 from trainers.es.shaping import shape
 
 
@@ -20,7 +20,7 @@ WITHOUT_UPDATE = "walk"
 class Steps:
     """Some steps of evolution strategies: those of arXiv 2604.01499's released configuration unless given otherwise.
 
-    engines: the members go to them in turn; the first keeps its rounding errors (see `trainers.es.precision`).
+    engines: the members go to them in turn; the first keeps its rounding errors (see `trainers.es.bfloat16`).
     """
 
     steps: int = 100
@@ -42,13 +42,13 @@ class Steps:
 
 @torch.no_grad()
 def round_in_every_way(name: str, weight: torch.Tensor, settings: Steps) -> dict[str, torch.Tensor]:
-    """The weight after all steps, by way: the modes of `trainers.es.precision`, and `WITHOUT_UPDATE`.
+    """The weight after all steps, by way: the modes of `trainers.es.bfloat16`, and `WITHOUT_UPDATE`.
 
     name: Hugging Face parameter name, which addresses the noise. weight: float32 with bfloat16 values; left as it is.
     `WITHOUT_UPDATE` is the released loop with members perturbed and restored but no update made. Takes the memory of
     a step's noise, `members` times the tensor.
     """
-    found = {way: weight.clone() for way in ("fp32_master", *ROUNDED, WITHOUT_UPDATE)}
+    rounded = {way: weight.clone() for way in ("fp32_master", *ROUNDED, WITHOUT_UPDATE)}
     noise = _StepNoise(settings.shared_noise)
     for step in range(settings.steps):
         noise.forget()
@@ -57,11 +57,11 @@ def round_in_every_way(name: str, weight: torch.Tensor, settings: Steps) -> dict
         total = torch.zeros_like(weight)
         for seed, coefficient in zip(seeds, coefficients, strict=True):
             total.add_(noise.draw(seed, name, weight), alpha=coefficient)
-        found["fp32_master"].add_(total)
+        rounded["fp32_master"].add_(total)
         for way in (*ROUNDED, WITHOUT_UPDATE):
             mode, weights_of = ("released", [0.0] * len(seeds)) if way == WITHOUT_UPDATE else (way, coefficients)
             apply_rounded_update(
-                {name: found[way]},
+                {name: rounded[way]},
                 mode,
                 seeds,
                 weights_of,
@@ -70,7 +70,7 @@ def round_in_every_way(name: str, weight: torch.Tensor, settings: Steps) -> dict
                 walked=walked,
                 sigma=settings.sigma,
             )
-    return found
+    return rounded
 
 
 class _StepNoise(Noise):

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from eval.errors import UserError
+from trainers.es.bfloat16 import InPlaceMember, add_rounded, apply_rounded_update, round_stochastically
+from trainers.es.config import ESConfig
 from trainers.es.noise import Noise, member_seed
-from trainers.es.precision import InPlaceMember, add_rounded, apply_rounded_update, round_stochastically
 from trainers.es.search import SeedProblem
-from trainers.es.train import ESConfig
 from trainers.es.update import Update, apply_update
 
 

@@ -48,7 +48,7 @@ def replayed_prompts(prompts: int, replay_share: float) -> int:
 class MixedTask:
     """A task and the earlier ones as one evaluator: the column `task` of a row says whose score it gets.
 
-    tasks: by the name that the run's options give them.
+    tasks: by the name that the run's options give them, the one that is trained first.
     """
 
     name: str
@@ -64,12 +64,18 @@ class MixedTask:
         """A row of `task` in the columns that rows of all tasks share: its own are JSON, for their types differ."""
         return {"prompt": row["prompt"], "task": task, "row": json.dumps(row)}
 
+    def load(self, split: str, size: int, seed: int) -> datasets.Dataset:
+        """Rows of the task that is trained, in the shared columns."""
+        trained = next(iter(self.tasks))
+        rows = self.tasks[trained].load(split, size, seed).to_list()
+        return datasets.Dataset.from_list([self.row(trained, row) for row in rows])
+
     def score(self, completion: str, row: dict[str, Any]) -> Score:
         return self.tasks[row["task"]].score(completion, json.loads(row["row"]))
 
 
 @dataclass(frozen=True)
-class Replay:
+class EarlierTasks:
     """The prompts of earlier tasks in each step of a run.
 
     rows: training problems of each earlier task, by name. per_step: how many of a step are replayed.
@@ -81,7 +87,7 @@ class Replay:
     seed: int
 
     @classmethod
-    def load(cls, task: str, replay: str, per_step: int, size: int, data_seed: int, seed: int) -> "Replay":
+    def load(cls, task: str, replay: str, per_step: int, size: int, data_seed: int, seed: int) -> "EarlierTasks":
         """size: training problems of each earlier task."""
         mixed = MixedTask.of(task, replay)
         rows = {name: mixed.tasks[name].load("train", size, data_seed) for name in replay_names(replay)}
@@ -93,11 +99,11 @@ class Replay:
         The tasks take turns over the whole run, and each goes through its problems in one shuffled epoch after
         another.
         """
-        names, found = list(self.rows), []
+        names, replayed = list(self.rows), []
         for place in range(step * self.per_step, (step + 1) * self.per_step):
             turn, number = divmod(place, len(names))
             name = names[number]
             epoch, problem = divmod(turn, len(self.rows[name]))
             order = np.random.default_rng([self.seed, number, epoch]).permutation(len(self.rows[name]))
-            found.append(self.task.row(name, self.rows[name][int(order[problem])]))
-        return found
+            replayed.append(self.task.row(name, self.rows[name][int(order[problem])]))
+        return replayed

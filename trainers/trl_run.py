@@ -1,0 +1,463 @@
+"""What every run of one of TRL's trainers shares: options, the record that is kept, checkpoints, resuming, results.
+
+The trainers are TRL's, unchanged; this is what surrounds them. The run folder, `output_dir`:
+
+    config.yaml, environment.json   what was asked for, and on what it ran
+    metrics.jsonl                   one row per optimiser step: what was generated so far, and all that TRL logs
+    evaluations.jsonl               greedy accuracy on validation problems, in the precision of training
+    checkpoint-N/                   TRL's own trainer state; complete when it holds complete.json
+    model/                          the final model as a Hugging Face folder
+    results.json                    written last: a run that has it is complete
+"""
+
+import copy
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast
+
+import torch
+from accelerate import PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
+from peft import PeftModel
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from eval.errors import UserError
+from eval.harness import evaluate_task
+from eval.results_file import write_results
+from eval.rollout.base import Sampling
+from eval.rollout.hf import HFEngine, load_model
+from eval.storage import (
+    append_jsonl,
+    new_folder,
+    read_json,
+    read_jsonl,
+    require_free_space,
+    truncate_jsonl,
+    write_json,
+)
+from eval.tasks import Task
+from trainers.arguments import check_at_least
+from trainers.ending import ended_by
+from trainers.launch import is_main_process
+from trainers.options import NonNegativeInt, check_bounds, option
+from trainers.run_folder import start_run
+from trainers.tracking import Tracking, tracker_names
+
+
+# Options of transformers that only make sense with one value here, and why.
+FIXED = {
+    "logging_strategy": ("steps", "metrics.jsonl has a row for each optimiser step"),
+    "logging_steps": (1, "metrics.jsonl has a row for each optimiser step"),
+    "eval_strategy": ("no", "eval_every of the lab evaluates"),
+    "save_strategy": ("steps", "the final model comes from the last checkpoint"),
+    "save_only_model": (False, "a killed run could not go on without the optimiser's state"),
+    "load_best_model_at_end": (False, "the final model is the last one"),
+    "ignore_data_skip": (False, "a resumed run would see other problems"),
+    "resume_from_checkpoint": (None, "starting the same command again resumes from the last complete checkpoint"),
+    "model_init_kwargs": (None, "the model is loaded in float32 as it is"),
+}
+NAMES_IN_YAML = {None: "null", False: "false"}
+# What may change between a killed run and its continuation: how much is kept, not what is computed.
+MAY_CHANGE = ("save_total_limit", "report_to")
+MARKER = "complete.json"
+# Room for the tokenizer and other small files of a checkpoint, in bytes.
+BESIDE_WEIGHTS = 16 * 1024**2
+
+
+@dataclass
+class TRLArguments:
+    """What the lab adds to the options of each of TRL's trainers."""
+
+    task: str = field(metadata={"help": "Name of the task to train on, or package.module:attribute."})
+    model: str = field(metadata={"help": "Checkpoint folder or hub name of the model to start from."})
+    eval_every: NonNegativeInt = option(
+        0,
+        "Optimiser steps between greedy evaluations on validation problems; there is also one before the first step "
+        "and one after the last. 0: no evaluation at all.",
+    )
+    eval_size: int = option(200, "Validation problems of each evaluation.")
+    optimizer_from: str = option(
+        "",
+        "Run folder of an earlier run of the same method: the optimizer starts with the state it had at that run's "
+        "end. Its options, the learning rate among them, are this run's own.",
+    )
+
+    def __post_init__(self):
+        check_bounds(self)
+        check_at_least("eval_size", self.eval_size, 2)
+
+
+class Generated(Protocol):
+    """What was generated so far, over all processes."""
+
+    completions: int
+    tokens: int
+
+
+def check_options(config: TrainingArguments, fixed: Mapping[str, tuple[Any, str]], example: str) -> None:
+    """Raise `UserError` for options of transformers that would go wrong later.
+
+    fixed: options with only one value that makes sense, and why. example: a run folder, for a message.
+    """
+    if config.output_dir == "trainer_output":  # transformers' default
+        raise UserError(f"output_dir is not set; give the folder of this run, such as output_dir: {example}")
+    for name, (value, reason) in fixed.items():
+        if getattr(config, name) != value:
+            raise UserError(f"{name} has to be {NAMES_IN_YAML.get(value, value)}, because {reason}")
+    if config.save_total_limit == 1:
+        # transformers removes the last complete checkpoint before the new one is marked as complete.
+        raise UserError("save_total_limit: 1 leaves moments without a complete checkpoint; give 2 or more")
+    if config.save_steps != int(config.save_steps) or config.save_steps < 1:
+        raise UserError(f"save_steps is {config.save_steps}; give a whole number of optimiser steps, at least 1")
+    tracker_names(config.report_to)
+
+
+def check_run(arguments: TRLArguments, config: TrainingArguments) -> None:
+    """Raise `UserError` for options that do not fit this machine or an earlier run, before a model loads."""
+    if config.device.type == "cpu" and (config.bf16 or config.fp16):
+        # TRL turns bf16 on wherever it is not turned off, on the CPU as well.
+        raise UserError("training on the CPU would run in half precision; write bf16: false (and no fp16)")
+    if arguments.optimizer_from:
+        optimizer_file(arguments.optimizer_from)
+
+
+def run_folder(config: TrainingArguments) -> Path:
+    return Path(str(config.output_dir))
+
+
+def seed_of_problems(config: TrainingArguments) -> int:
+    return config.seed if config.data_seed is None else config.data_seed
+
+
+def results_of_finished_run(arguments: TRLArguments, config: TrainingArguments) -> dict[str, Any] | None:
+    """What stands in results.json of a complete run with these options; None if it is not complete."""
+    file = run_folder(config) / "results.json"
+    if not file.exists():
+        return None
+    start_run(run_folder(config), arguments, config, may_change=MAY_CHANGE)
+    return read_json(file)
+
+
+def load_chat_model(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model in float32 and its tokenizer. Raises `UserError` for a model without a chat template."""
+    model, tokenizer = load_model(name, torch.float32)
+    if tokenizer.chat_template is None:
+        raise UserError(f"{name} has no chat template, and the prompts are chats; take an instruct model")
+    return model, tokenizer
+
+
+class RunRecorder(TrainerCallback):
+    """Writes metrics.jsonl and evaluations.jsonl, and marks the checkpoints that are complete.
+
+    Ends the run where a budget of tokens or seconds is reached, with a checkpoint there.
+
+    generated: counts what was generated; set back to what it was at `checkpoint`.
+    evaluate: the greedy accuracy of the model as it is now, as `evaluate_task` returns it.
+    budgets: of tokens and of seconds, see `trainers.ending`; 0 is none.
+    checkpoint: where the run goes on from, None at its beginning.
+    trackers: their names (see `trainers.tracking`); the main process logs to them.
+    generate_every: micro-steps (forward and backward passes) that use the same completions.
+    seconds: that a run has taken before its first step.
+    left_out: what the trainer logs and the record does not take.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        generated: Generated,
+        evaluate: Callable[[], dict[str, Any]],
+        eval_every: int,
+        budgets: tuple[int, float],
+        checkpoint: Path | None,
+        trackers: list[str],
+        *,
+        generate_every: int = 1,
+        seconds: float = 0.0,
+        left_out: tuple[str, ...] = (),
+    ):
+        self.folder, self.generated, self.evaluate, self.eval_every = folder, generated, evaluate, eval_every
+        self.budgets, self.generate_every = budgets, generate_every
+        self.seconds, self.left_out = seconds, left_out
+        self.ended_by: str | None = None
+        last_step = -1
+        if checkpoint is not None:
+            reached = read_json(checkpoint / MARKER)
+            last_step, self.seconds = reached["step"], reached["seconds"]
+            generated.completions, generated.tokens = reached["completions"], reached["tokens"]
+        if is_main_process():
+            truncate_jsonl(folder / "metrics.jsonl", last_step)
+            truncate_jsonl(folder / "evaluations.jsonl", last_step)
+        self.tracking = Tracking(trackers if is_main_process() else [], folder)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        model = kwargs["model"]
+        checkpoints = math.ceil((state.max_steps - state.global_step) / state.save_steps)
+        needed = min(checkpoints, args.save_total_limit or checkpoints) * _checkpoint_bytes(model)
+        require_free_space(self.folder, needed + _model_bytes(model), "this run")
+        if state.global_step == 0 and self.eval_every:
+            self._evaluate(state)
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.step_began = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.seconds += time.perf_counter() - self.step_began
+        self.ended_by = self._ended_by(args, state)
+        if self.ended_by is not None:
+            control.should_save = control.should_training_stop = True
+        if self.eval_every and (state.global_step % self.eval_every == 0 or self.ended_by is not None):
+            self._evaluate(state)
+        if control.should_save:
+            needed = _checkpoint_bytes(kwargs["model"])
+            require_free_space(self.folder, needed, f"the checkpoint of step {state.global_step}")
+
+    def on_log(self, args, state, control, **kwargs):
+        logs = {name: value for name, value in kwargs["logs"].items() if name not in self.left_out}
+        # The last call of a run sums it up, without a loss; it belongs to no step.
+        if not state.is_world_process_zero or "loss" not in logs:
+            return
+        # NaN (the reward of a step without a scorable completion, say) is not JSON.
+        logged = {name: None if value is None or math.isnan(value) else value for name, value in logs.items()}
+        row = {**self._reached(state), **logged}
+        append_jsonl(self.folder / "metrics.jsonl", row)
+        self.tracking.log(row)
+        # Steps that go on with older completions have no reward of their own.
+        reward = f"reward {logged['reward']:.3f}  " if logged.get("reward") is not None else ""
+        print(
+            f"step {state.global_step}/{state.max_steps}  {reward}"
+            f"completions {self.generated.completions}  tokens {self.generated.tokens}  {self.seconds:.0f} s",
+            flush=True,
+        )
+
+    def on_save(self, args, state, control, **kwargs):
+        # Every process writes its own random state.
+        PartialState().wait_for_everyone()
+        if state.is_world_process_zero:
+            checkpoint = self.folder / f"checkpoint-{state.global_step}"
+            for path in checkpoint.rglob("*"):
+                if path.is_file():
+                    with open(path, "rb") as file:
+                        os.fsync(file.fileno())
+            marker = {**self._reached(state), "processes": args.world_size, "ended_by": self.ended_by}
+            write_json(checkpoint / MARKER, marker)
+
+    def _ended_by(self, args: TrainingArguments, state: TrainerState) -> str | None:
+        """See `trainers.ending`. A budget waits until all completions that it has paid for are used."""
+        unused = state.global_step * args.gradient_accumulation_steps % self.generate_every
+        budgets = (0, 0.0) if unused else self.budgets
+        ended = ended_by(state.global_step, state.max_steps, self._reached(state), *budgets)
+        # The clocks of the processes differ.
+        return broadcast_object_list([ended])[0]
+
+    def _evaluate(self, state: TrainerState) -> None:
+        if state.is_world_process_zero:
+            evaluation = self.evaluate()
+            if evaluation["accuracy"] is None:
+                raise UserError("none of the task's validation problems could be scored; set eval_every: 0")
+            kept = {key: evaluation[key] for key in ("correct", "total", "accuracy", "low", "high")}
+            row = {"step": state.global_step, "completions": self.generated.completions, **kept}
+            append_jsonl(self.folder / "evaluations.jsonl", row)
+            self.tracking.log(row)
+            print(f"step {state.global_step}/{state.max_steps}  greedy accuracy {row['accuracy']:.3f}", flush=True)
+        PartialState().wait_for_everyone()
+
+    def _reached(self, state: TrainerState) -> dict[str, Any]:
+        return {
+            "step": state.global_step,
+            "completions": self.generated.completions,
+            "tokens": self.generated.tokens,
+            "seconds": self.seconds,
+        }
+
+
+class OptimizerStart(TrainerCallback):
+    """Gives the optimizer the state in `file` before the first step, but leaves it the options of its own run.
+
+    The state is of parameters by their number. Raises `UserError` if the shapes are others.
+    """
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        optimizer = kwargs["optimizer"]
+        kept = torch.load(self.file, map_location="cpu", weights_only=True)["state"]
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        if kept.keys() != set(range(len(parameters))) or any(
+            moment.shape != parameter.shape
+            for number, parameter in enumerate(parameters)
+            for moment in kept[number].values()
+            if moment.ndim
+        ):
+            raise UserError(
+                f"optimizer_from: {self.file} belongs to other parameters; take a run of the same model and LoRA rank"
+            )
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": kept})
+
+
+def optimizer_file(run: str) -> Path:
+    """The optimizer state at the end of the GRPO run in folder `run`. Raises `UserError` if that is not complete."""
+    complete = Path(run).glob(f"checkpoint-*/{MARKER}")
+    ended = [path.parent for path in complete if read_json(path)["ended_by"] is not None]
+    if not ended or not (ended[0] / "optimizer.pt").exists():
+        raise UserError(f"optimizer_from: {run} is no finished GRPO run with an unsharded optimizer state")
+    return ended[0] / "optimizer.pt"
+
+
+def last_complete_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that is complete; those that a kill left half-written are removed."""
+    if is_main_process():
+        for checkpoint in folder.glob("checkpoint-*"):
+            if not (checkpoint / MARKER).exists():
+                shutil.rmtree(checkpoint)
+    PartialState().wait_for_everyone()
+    return max(folder.glob("checkpoint-*"), key=_step_of, default=None)
+
+
+def last_checkpoint_of_run(folder: Path, train: Callable[[Path | None], None]) -> Path:
+    """The checkpoint with which the run has ended; before, `train` goes on from the newest, if it has not ended."""
+    checkpoint = last_complete_checkpoint(folder)
+    if checkpoint is None or read_json(checkpoint / MARKER)["ended_by"] is None:
+        train(checkpoint)
+        checkpoint = last_complete_checkpoint(folder)
+    if checkpoint is None:
+        raise RuntimeError(f"the trainer left no complete checkpoint in {folder}")
+    return checkpoint
+
+
+Config = TypeVar("Config", bound=TrainingArguments)
+
+
+def trainer_config(config: Config, checkpoint: Path | None, **changed: Any) -> Config:
+    """A copy for the trainer itself, with some options changed; what earlier trainers left behind is reset.
+
+    Raises `UserError` if the run up to `checkpoint` had another number of processes.
+    """
+    if checkpoint is not None:
+        before = read_json(checkpoint / MARKER)["processes"]
+        if before != config.world_size:
+            raise UserError(f"this run runs on {before} processes, not {config.world_size}; start it so")
+    config = copy.copy(config)
+    for name, value in changed.items():
+        setattr(config, name, value)
+    config.report_to = []  # transformers would log on an axis of steps
+    if config.device.type == "cpu":
+        # accelerate numbers the CPUs of several processes (cpu:1), and torch.load knows only "cpu".
+        config._setup_devices = torch.device("cpu")
+    # An accelerator that this process made before would hold this run to its own precision.
+    AcceleratorState._reset_state()
+    return config
+
+
+def greedy_evaluation(
+    trainer: Trainer,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    arguments: TRLArguments,
+    config: TrainingArguments,
+    max_new_tokens: int,
+) -> Callable[[], dict[str, Any]]:
+    """What evaluates the trainer's model as it is then, for `RunRecorder`. Raises `UserError` if it is sharded."""
+    if arguments.eval_every and (trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled()):
+        raise UserError(
+            "greedy evaluation needs whole weight matrices, but FSDP and ZeRO-3 shard them; "
+            "set eval_every: 0 and evaluate the final model"
+        )
+
+    def evaluate() -> dict[str, Any]:
+        policy = trainer.model
+        if isinstance(policy, PeftModel):
+            policy = policy.get_base_model()
+        return evaluate_task(
+            HFEngine(cast(PreTrainedModel, policy), tokenizer),
+            task,
+            "validation",
+            arguments.eval_size,
+            seed_of_problems(config),
+            Sampling(max_new_tokens=max_new_tokens),
+            config.per_device_eval_batch_size,
+        )
+
+    return evaluate
+
+
+def run_trainer(trainer: Trainer, recorder: RunRecorder, arguments: TRLArguments, checkpoint: Path | None) -> None:
+    """Let the trainer run from `checkpoint` (None: from the beginning) to its end, where it leaves a checkpoint."""
+    # One line per step, written by the recorder, takes the place of transformers' table of numbers.
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(recorder)
+    if arguments.optimizer_from and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        raise UserError("optimizer_from reads a whole optimizer state, but FSDP and ZeRO shard it; leave it out")
+    if arguments.optimizer_from and checkpoint is None:
+        trainer.add_callback(OptimizerStart(optimizer_file(arguments.optimizer_from)))
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    recorder.tracking.close()
+
+
+def load_trained_model(checkpoint: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    model, tokenizer = load_model(checkpoint, torch.float32)
+    model.config.use_cache = True  # the trainer turned it off
+    return model, tokenizer
+
+
+def write_finished_run(
+    folder: Path,
+    method: str,
+    arguments: TRLArguments,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    checkpoint: Path,
+    own: dict[str, Any],
+    ended_early_by: str | None = None,
+) -> None:
+    """Write model/ and results.json. own: results of this method alone. ended_early_by: what ended its sampling."""
+    require_free_space(folder, _model_bytes(model), "the final model")
+    with new_folder(folder / "model") as unfinished:
+        model.save_pretrained(str(unfinished))
+        tokenizer.save_pretrained(unfinished)
+    reached = read_json(checkpoint / MARKER)
+    reached["steps"] = reached.pop("step")
+    if ended_early_by is not None:
+        reached["ended_by"] = ended_early_by
+    evaluations = read_jsonl(folder / "evaluations.jsonl")
+    results = {
+        "method": method,
+        "task": arguments.task,
+        "parameters": model.num_parameters(),
+        **own,
+        **reached,
+        "first_evaluation": evaluations[0] if evaluations else None,
+        "last_evaluation": evaluations[-1] if evaluations else None,
+    }
+    write_results(folder / "results.json", "training", results)
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def _checkpoint_bytes(model: torch.nn.Module) -> int:
+    """The weights that are trained, Adam's two float32 moments of each, and the files beside them."""
+    trained = (weight for weight in model.parameters() if weight.requires_grad)
+    return sum(weight.numel() * (weight.element_size() + 8) for weight in trained) + BESIDE_WEIGHTS
+
+
+def _model_bytes(model: torch.nn.Module) -> int:
+    return sum(weight.numel() * weight.element_size() for weight in model.parameters()) + BESIDE_WEIGHTS
