@@ -59,9 +59,9 @@ class PretrainConfig:
     heads: int = field(default=4, metadata={"help": "query heads"})
     key_value_heads: int = field(default=2, metadata={"help": "key-value heads (grouped-query attention)"})
     intermediate_size: int = field(default=352, metadata={"help": "width of the gated MLP"})
-    tasks: str = field(
-        default="countdown,arithmetic,four_choice,yes_no",
-        metadata={"help": "tasks, or circuit tasks, comma-separated"},
+    tasks: list[str] = field(
+        default_factory=lambda: ["countdown", "arithmetic", "four_choice", "yes_no"],
+        metadata={"help": "tasks, or circuit tasks"},
     )
     careless_share: float = field(
         default=0.65, metadata={"help": "share of careless answers, 0 to 1; circuit tasks have none"}
@@ -96,16 +96,13 @@ class PretrainConfig:
             check_positive(name, getattr(self, name))
         check_at_least("warmup_steps", self.warmup_steps, 0)
         check_between("careless_share", self.careless_share, 0.0, 1.0)
-        circuit_tasks = [name for name in self.task_names() if name in CIRCUIT_TASKS]
-        if circuit_tasks and circuit_tasks != self.task_names():
+        circuit_tasks = [name for name in self.tasks if name in CIRCUIT_TASKS]
+        if circuit_tasks and circuit_tasks != self.tasks:
             raise UserError(f"tasks mixes circuit tasks ({', '.join(circuit_tasks)}) with others; give one kind")
         self.chosen_tasks()
 
-    def task_names(self) -> list[str]:
-        return [name.strip() for name in self.tasks.split(",")]
-
     def chosen_tasks(self) -> list[GeneratedTask] | list[CircuitTask]:
-        return [get_circuit_task(name) if name in CIRCUIT_TASKS else get_task(name) for name in self.task_names()]
+        return [get_circuit_task(name) if name in CIRCUIT_TASKS else get_task(name) for name in self.tasks]
 
 
 def pretrain(config: PretrainConfig) -> dict[str, Any]:
