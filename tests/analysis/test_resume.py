@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from analysis.resume import file_digest, folder_digest, folder_digests, measure_sections, store
+from analysis.resume import digest, file_digest, folder_digest, folder_digests, measure_sections, stage, store
 from eval.errors import UserError
 
 
@@ -21,6 +21,33 @@ class Counter:
         return {"times": self.times}
 
 
+def test_a_stage_is_computed_once_for_the_same_inputs(tmp_path, capsys):
+    counter = Counter()
+    first = {"tasks": ["a", "b"], "size": 3}
+    assert stage(tmp_path, "kl", first, counter) == stage(tmp_path, "kl", first, counter) == {"times": 1}
+    assert capsys.readouterr().out == "stage kl\n"
+    path = tmp_path / "kl.json"
+    assert json.loads(path.read_text()) == {"inputs": first, "result": {"times": 1}}
+    assert stage(tmp_path, "kl", first | {"tasks": ["b", "a"], "seed": 0}, counter) == {"times": 2}
+    assert capsys.readouterr().out == f"{path} was computed from other tasks, seed; computing it again\nstage kl\n"
+    assert stage(tmp_path, "other", {}, lambda: {1: (2, 3)}) == {"1": [2, 3]}, "as JSON reads it back"
+
+
+def test_a_stage_of_an_older_version_counts_as_finished(tmp_path):
+    (tmp_path / "kl.json").write_text('{"es": {"value": 1.5}}')
+    assert stage(tmp_path, "kl", {"size": 3}, Counter()) == {"es": {"value": 1.5}}
+
+
+def test_a_stage_that_fails_leaves_nothing(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        stage(tmp_path, "kl", {}, lambda: 1 / 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_digests_differ_with_the_order_of_names():
+    assert digest({"a": 1, "b": 2}) == digest({"a": 1, "b": 2}) != digest({"b": 2, "a": 1})
+
+
 def test_a_section_is_measured_once_for_the_same_files_and_options(tiny_checkpoint, tmp_path, capsys):
     base, es, grpo = (tiny_checkpoint(name, seed) for seed, name in enumerate(("base", "es", "grpo")))
     output, lines, layers = tmp_path / "out", Counter(), Counter()
@@ -33,6 +60,8 @@ def test_a_section_is_measured_once_for_the_same_files_and_options(tiny_checkpoi
     assert measure() == (1, 1)
     results = json.loads((output / "results.json").read_text())
     assert results == {
+        "kind": "comparison",
+        "schema_version": 1,
         "methods": ["es", "grpo"],
         "inputs": {
             section: {
@@ -108,6 +137,8 @@ def test_a_section_is_replaced_and_the_others_stay(tmp_path):
     store(tmp_path, "kl", {"y": 2}, {"grpo": tmp_path, "es": tmp_path}, {"options": 2})
     store(tmp_path, "geometry", {"x": 3}, {"es": tmp_path}, {"options": 3})
     assert json.loads((tmp_path / "results.json").read_text()) == {
+        "kind": "comparison",
+        "schema_version": 1,
         "methods": ["es", "grpo"],
         "inputs": {"geometry": {"options": 3}, "kl": {"options": 2}},
         "geometry": {"x": 3},
