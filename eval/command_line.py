@@ -20,7 +20,9 @@ class OneLineParser(argparse.ArgumentParser):
         raise UserError(f"{message}; `{self.prog} --help` explains every option")
 
 
-def command_parser(prog: str, description: str, commands: Iterable[ModuleType], allow_abbrev: bool) -> OneLineParser:
+def command_parser(
+    prog: str, description: str | None, commands: Iterable[ModuleType], allow_abbrev: bool
+) -> OneLineParser:
     """`PROG COMMAND [options]`; the parsed arguments have `run`, which takes them."""
     layout = argparse.RawDescriptionHelpFormatter
     parser = OneLineParser(prog=prog, description=description, formatter_class=layout, allow_abbrev=allow_abbrev)

@@ -30,8 +30,11 @@ class Score:
 class Task(Protocol):
     """A task is data plus a score; it knows nothing of trainers or models."""
 
-    name: str
-    system_prompt: str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def system_prompt(self) -> str: ...
 
     def load(self, split: str, size: int, seed: int) -> datasets.Dataset:
         """`size` rows of `split` ("train", "validation" or "test"), the same for the same arguments.

@@ -51,6 +51,7 @@ def commands(folders, tmp_path_factory):
     return typed, output
 
 
+@pytest.mark.slow
 def test_geometry_as_it_is_typed(folders, tmp_path):
     output = tmp_path / "out"
     finished = analysis(
@@ -395,6 +396,7 @@ def test_report_of_a_folder_without_results(tmp_path):
         report.run(build_parser().parse_args(["report", "--run", str(tmp_path)]))
 
 
+@pytest.mark.slow
 def test_theory_and_the_gallery_as_they_are_typed(commands, tmp_path, capsys):
     _, output = commands
     run("theory", "--runs", f"es={write_run(tmp_path / 'run')}", "--output", tmp_path / "out")

@@ -55,6 +55,7 @@ def test_a_command_has_one_thread_and_a_failed_one_is_one_line_with_its_last_wor
     assert "the job in" in str(error.value) and "ended with status 1 (no such thing)" in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_command_ends_with_the_process_that_started_it(tmp_path):
     ticks = tmp_path / "ticks"
     command = (
