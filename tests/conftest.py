@@ -1,5 +1,6 @@
 """The surroundings of every test, set before anything imports torch or transformers."""
 
+import importlib.util
 import os
 import tempfile
 from pathlib import Path
@@ -16,7 +17,22 @@ os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
 _datasets_cache = tempfile.TemporaryDirectory(prefix="posttrain-lab-datasets-")
 os.environ["HF_DATASETS_CACHE"] = _datasets_cache.name
 
+import pytest  # noqa: E402
 import torch  # noqa: E402
 
 
 torch.set_num_threads(1)
+
+
+# Marker -> why its tests cannot run here, or None.
+LACKING = {
+    "vllm": None if importlib.util.find_spec("vllm") else "vLLM is not installed (make test does, on Linux on x86-64)",
+    "gpu": None if torch.cuda.is_available() else "there is no GPU",
+}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        for marker, reason in LACKING.items():
+            if reason is not None and item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))

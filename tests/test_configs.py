@@ -60,6 +60,7 @@ def test_accelerate_config_begins_with_its_own_command(name):
     assert any(line.startswith("# Hardware: ") for line in header)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("yaml_path", recipe_yamls())
 def test_recipe_yaml_is_read_by_its_script(yaml_path):
     config_types = load_script(script_of(yaml_path)).CONFIG_TYPES

@@ -1,5 +1,6 @@
 """Options of a run as dataclass fields: declared in one line, with the bounds that their types name."""
 
+from copy import copy
 from dataclasses import field
 from typing import Annotated, Any, get_type_hints
 
@@ -24,6 +25,8 @@ Share = Annotated[float, _check_share]
 
 def option(default: Any, help: str) -> Any:
     """A field of a dataclass of options: its default, and what `--help` says of it."""
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: copy(default), metadata={"help": help})
     return field(default=default, metadata={"help": help})
 
 

@@ -48,9 +48,9 @@ def get_circuit_task(name: str) -> CircuitTask:
         close = get_close_matches(name, CIRCUIT_TASKS, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise UserError(f"unknown circuit task {name!r}; {hint}known circuit tasks: {', '.join(CIRCUIT_TASKS)}")
-    task = CIRCUIT_TASKS[name]
     if not path:
-        return task
-    if task not in (ARC_EASY, ARC_CHALLENGE):
-        raise UserError(f"circuit task {name} is generated and takes no file; write {name} alone")
-    return dataclasses.replace(task, path=path)
+        return CIRCUIT_TASKS[name]
+    for task in (ARC_EASY, ARC_CHALLENGE):
+        if task.name == name:
+            return dataclasses.replace(task, path=path)
+    raise UserError(f"circuit task {name} is generated and takes no file; write {name} alone")

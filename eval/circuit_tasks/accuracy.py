@@ -1,6 +1,6 @@
 """How often a model prefers the right answer of a circuit task to the wrong one."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -17,7 +17,7 @@ def logit_differences(
     """logit[answer] - logit[wrong] after the clean and after the corrupted prompts, float32 [examples] each."""
     sides = []
     for prompts in ([example.clean for example in examples], [example.corrupted for example in examples]):
-        found = []
+        differences = []
         for start in range(0, len(examples), batch_size):
             rows, part = prompts[start : start + batch_size], examples[start : start + batch_size]
             longest = max(map(len, rows))
@@ -28,8 +28,8 @@ def logit_differences(
             logits = model.lm_head(hidden[torch.arange(len(rows), device=model.device), last]).float().cpu()
             pairs = torch.tensor([(example.answer, example.wrong) for example in part])
             chosen = logits.gather(1, pairs)
-            found.append(chosen[:, 0] - chosen[:, 1])
-        sides.append(torch.cat(found))
+            differences.append(chosen[:, 0] - chosen[:, 1])
+        sides.append(torch.cat(differences))
     return sides[0], sides[1]
 
 
@@ -43,7 +43,7 @@ def pair_accuracy(
     positions with this tokenizer; the others are not counted.
     """
     examples, fitting = token_examples(task, tokenizer, split, size, seed)
-    clean, corrupted = logit_differences(model, examples, tokenizer.pad_token_id)
+    clean, corrupted = logit_differences(model, examples, cast(int, tokenizer.pad_token_id))
     correct = int((clean > 0).sum())
     low, high = wilson_interval(correct, len(examples))
     return {

@@ -37,18 +37,19 @@ def tokenized(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -
     texts = [getattr(example, prompt) + getattr(example, answer) for example in examples for prompt, answer in kinds]
     encoded = tokenizer(texts, return_offsets_mapping=True)
     ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
-    found = []
+    fitting = []
     for i, example in enumerate(examples):
         at = 4 * i
         words = [_words(prompt, offsets[at + place]) for place, prompt in ((0, example.clean), (2, example.corrupted))]
         clean = _until_difference(ids[at], ids[at + 1])
         corrupted = _until_difference(ids[at + 2], ids[at + 3])
-        fits = words[0] == words[1] and clean is not None and corrupted is not None
-        if fits and len(clean[0]) == len(corrupted[0]) and clean[1:] == corrupted[1:]:
-            found.append(TokenExample(clean[0], corrupted[0], *clean[1:]))
+        if clean is None or corrupted is None or words[0] != words[1]:
+            fitting.append(None)
+        elif len(clean[0]) != len(corrupted[0]) or clean[1:] != corrupted[1:]:
+            fitting.append(None)
         else:
-            found.append(None)
-    return found
+            fitting.append(TokenExample(clean[0], corrupted[0], *clean[1:]))
+    return fitting
 
 
 def token_examples(
@@ -58,22 +59,22 @@ def token_examples(
 
     Raises UserError if fewer than a tenth fit, or the task has too few.
     """
-    found: list[TokenExample] = []
+    fitting: list[TokenExample] = []
     drawn = 0
-    while len(found) < size:
+    while len(fitting) < size:
         batch = task.examples(split, max(size, 16), seed, first=drawn)
         for token_example in tokenized(batch, tokenizer):
             drawn += 1
             if token_example is not None:
-                found.append(token_example)
-            if len(found) == size:
+                fitting.append(token_example)
+            if len(fitting) == size:
                 break
-        if len(batch) == 0 or (drawn >= 10 * size and len(found) < drawn / 10):
+        if len(batch) == 0 or (drawn >= 10 * size and len(fitting) < drawn / 10):
             raise UserError(
-                f"task {task.name} has only {len(found)} examples of split {split} among {drawn} that keep their "
+                f"task {task.name} has only {len(fitting)} examples of split {split} among {drawn} that keep their "
                 f"positions with this tokenizer, not {size}; ask for fewer, or leave the task out"
             )
-    return found, len(found) / drawn
+    return fitting, len(fitting) / drawn
 
 
 def _words(prompt: str, offsets: Sequence[tuple[int, int]]) -> list[int]:

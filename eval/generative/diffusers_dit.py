@@ -1,5 +1,7 @@
 """The diffusion transformer of the diffusers library as denoising network, for square grids of bits or symbols."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +21,7 @@ class DiffusersDiT(nn.Module):
     def __init__(self, shape: tuple[int, ...], channels: int, width: int, depth: int, heads: int):
         super().__init__()
         try:
-            from diffusers import DiTTransformer2DModel
+            from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
         except ImportError as error:
             raise UserError(
                 "model diffusers_dit needs the diffusers library; install it with: pip install -e '.[generative]'"
@@ -38,10 +40,11 @@ class DiffusersDiT(nn.Module):
             num_embeds_ada_norm=1,
             norm_type="ada_norm_zero",
         )
-        for layer in (*(block.norm1.linear for block in self.model.transformer_blocks), self.model.proj_out_2):
+        blocks: Any = self.model.transformer_blocks
+        for layer in (*(block.norm1.linear for block in blocks), self.model.proj_out_2):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
-        for block in self.model.transformer_blocks:
+        for block in blocks:
             # It would drop labels at random, from the global generator, in training.
             block.norm1.emb.class_embedder.dropout_prob = 0.0
 

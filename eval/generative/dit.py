@@ -42,10 +42,11 @@ class DiT(nn.Module):
         else:
             self.register_buffer("positions", positional_scale * position_codes(shape, width))
         self.time = TimeEmbedding(width)
-        self.blocks = nn.ModuleList(Block(width, heads, round(mlp_ratio * width)) for _ in range(depth))
+        blocks = [Block(width, heads, round(mlp_ratio * width)) for _ in range(depth)]
+        self.blocks = nn.ModuleList(blocks)
         self.modulation = nn.Linear(width, 2 * width)
         self.output = nn.Linear(width, channels_out)
-        for layer in (self.modulation, self.output, *(block.modulation for block in self.blocks)):
+        for layer in (self.modulation, self.output, *(block.modulation for block in blocks)):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
@@ -88,7 +89,8 @@ class Attention(nn.Module):
 
     def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value, each [B, heads, n, width / heads], of the output of `qkv` [B, n, 3 * width]."""
-        return qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        query, key, value = qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return query, key, value
 
     def weights(self, hidden: Tensor) -> Tensor:
         """The attention weights [B, heads, n, n] (query, key) for the input of `forward`."""

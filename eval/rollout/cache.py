@@ -1,7 +1,7 @@
 """A key/value cache for batches whose rows leave when they are finished."""
 
 import torch
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import DynamicLayer
 
 
 class RoomyLayer(DynamicLayer):
@@ -44,7 +44,3 @@ class RoomyLayer(DynamicLayer):
         self.key_buffer = self.key_buffer.index_select(0, rows)
         self.value_buffer = self.value_buffer.index_select(0, rows)
         self._views()
-
-
-def roomy_cache(layers: int, capacity: int) -> Cache:
-    return Cache(layers=[RoomyLayer(capacity) for _ in range(layers)])

@@ -4,9 +4,11 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
@@ -17,13 +19,15 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.cache_utils import Cache
 from transformers.masking_utils import sdpa_mask
 
 from eval.errors import UserError
 from eval.rollout.base import Completion, Kind, LowRankMember, Member, Messages, Sampling
-from eval.rollout.cache import roomy_cache
+from eval.rollout.cache import RoomyLayer
 from eval.rollout.noise import completion_key, gumbel
 from eval.rollout.population import Factors, Overlays, stacked_weights, supports
+from eval.rollout.text import decoded, encoded, end_tokens
 
 
 # Rows leave the batch once a quarter of it is finished: earlier, copying the cache costs more than it saves.
@@ -52,9 +56,7 @@ class HFEngine:
                 "the Hugging Face engine runs Llama, Qwen2, Qwen3 and Mistral"
             )
         self.model, self.tokenizer, self.population_bytes = model, tokenizer, population_bytes
-        ends = model.generation_config.eos_token_id
-        ends = tokenizer.eos_token_id if ends is None else ends
-        self.end_ids = torch.tensor(ends if isinstance(ends, list) else [ends], device=model.device)
+        self.end_ids = torch.tensor(end_tokens(model, tokenizer), device=model.device)
 
     @classmethod
     def from_pretrained(
@@ -63,7 +65,8 @@ class HFEngine:
         """Load a local checkpoint folder or a hub model; on the GPU if there is one and no `device` is given."""
         model, tokenizer = load_model(path, dtype)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(model.to(device).eval(), tokenizer, **options)
+        cast(nn.Module, model).to(device)
+        return cls(model.eval(), tokenizer, **options)
 
     def named_weights(self) -> dict[str, torch.Tensor]:
         return {name: parameter.data for name, parameter in self.model.named_parameters()}
@@ -77,9 +80,8 @@ class HFEngine:
             own[name].copy_(weight)
 
     def encode(self, prompts: Sequence[Messages]) -> list[list[int]]:
-        """Token ids of the prompts, after the chat template, up to where the answer begins."""
-        encoded = self.tokenizer.apply_chat_template(list(prompts), add_generation_prompt=True, return_dict=True)
-        return encoded["input_ids"]
+        """See `eval.rollout.text.encoded`."""
+        return encoded(self.tokenizer, prompts)
 
     @torch.no_grad()
     def generate(
@@ -88,38 +90,34 @@ class HFEngine:
         """Completions indexed [member][prompt][sample]; see `RolloutEngine`."""
         prompt_ids = self.encode(prompts)
         completions: list[list[list[Completion]]] = []
+        perturbed = [member for member in members if member is not None]
         with _decoding(self.model):
-            for group in self._groups(prompt_ids, sampling, members):
-                if group == [None]:
+            if len(perturbed) < len(members):
+                # The pristine model runs without stacked weights; among others it would break the order.
+                if len(members) > 1:
+                    raise ValueError("ask for the pristine model (None) and for perturbed members in separate calls")
+                return self._generate_group(prompt_ids, sampling, members)
+            for group in self._groups(prompt_ids, sampling, perturbed):
+                with stacked_weights(self.model, len(group), self._overlays(group)):
                     completions += self._generate_group(prompt_ids, sampling, group)
-                else:
-                    with stacked_weights(self.model, len(group), self._overlays(group)):
-                        completions += self._generate_group(prompt_ids, sampling, group)
         return completions
 
     def _groups(
-        self, prompt_ids: list[list[int]], sampling: Sampling, members: Sequence[Member | None]
-    ) -> Iterator[list[Member | None]]:
-        """Members that fit in memory together. The pristine model alone runs without stacked weights."""
-        perturbed = [member for member in members if member is not None]
-        if len(perturbed) < len(members):
-            # A pristine member among others would break the order; callers ask for it on its own.
-            if len(members) > 1:
-                raise ValueError("ask for the pristine model (None) and for perturbed members in separate calls")
-            yield [None]
-            return
+        self, prompt_ids: list[list[int]], sampling: Sampling, members: list[Member]
+    ) -> Iterator[list[Member]]:
+        """Members that fit in memory together."""
         weights = sum(self._overlay_bytes(members[0], *item) for item in self.named_weights().items())
-        attention = self.model.get_decoder().layers[0].self_attn
-        heads = self.model.config.num_key_value_heads
-        per_token = 2 * self.model.config.num_hidden_layers * heads * attention.head_dim * self.model.dtype.itemsize
+        layers: Any = self.model.get_decoder().layers
+        width = self.model.config.num_key_value_heads * layers[0].self_attn.head_dim
+        per_token = 2 * self.model.config.num_hidden_layers * width * self.model.dtype.itemsize
         tokens = max(map(len, prompt_ids)) + sampling.max_new_tokens
         per_member = weights + len(prompt_ids) * sampling.samples * tokens * per_token
         size = max(1, int(self.population_bytes // per_member))
         # Groups of equal size rather than full ones and a small rest.
-        groups = -(-len(perturbed) // size)
-        size = -(-len(perturbed) // groups)
-        for start in range(0, len(perturbed), size):
-            yield perturbed[start : start + size]
+        groups = -(-len(members) // size)
+        size = -(-len(members) // groups)
+        for start in range(0, len(members), size):
+            yield members[start : start + size]
 
     def _overlays(self, members: list[Member]) -> Overlays:
         """By parameter name what the members have instead of it, in the model's dtype.
@@ -128,10 +126,11 @@ class HFEngine:
         pristine weight plus each member's delta, [members, *shape].
         """
         overlays = {}
+        low_rank = [member for member in members if isinstance(member, LowRankMember)]
         for name, weight in self.named_weights().items():
             kinds = {_kind(member, name, weight) for member in members}
             if kinds == {"low_rank"}:
-                factors = [member.factors(name, weight) for member in members]
+                factors = [member.factors(name, weight) for member in low_rank]
                 a, b = (torch.stack(side).to(weight.dtype) for side in zip(*factors, strict=True))
                 overlays[name] = Factors(a, b)
             elif kinds != {"frozen"}:
@@ -143,12 +142,12 @@ class HFEngine:
     def _overlay_bytes(self, member: Member, name: str, weight: torch.Tensor) -> int:
         """Memory that one member's overlay on a parameter takes."""
         kind = _kind(member, name, weight)
-        if kind == "low_rank":
+        if kind == "low_rank" and isinstance(member, LowRankMember):
             return member.rank * sum(weight.shape) * weight.itemsize
         return 0 if kind == "frozen" else weight.nbytes
 
     def _generate_group(
-        self, prompt_ids: list[list[int]], sampling: Sampling, members: list[Member | None]
+        self, prompt_ids: list[list[int]], sampling: Sampling, members: Sequence[Member | None]
     ) -> list[list[list[Completion]]]:
         rows = [
             (
@@ -166,12 +165,9 @@ class HFEngine:
             for sample in range(sampling.samples)
         ]
         generated = self._decode([ids for ids, _ in rows], [key for _, key in rows], sampling, len(members))
-        completions = iter(self._completion(ids) for ids in generated)
+        end_ids = self.end_ids.tolist()
+        completions = (decoded(self.tokenizer, ids, end_ids) for ids in generated)
         return [[[next(completions) for _ in range(sampling.samples)] for _ in prompt_ids] for _ in members]
-
-    def _completion(self, token_ids: list[int]) -> Completion:
-        finished = bool(token_ids) and token_ids[-1] in self.end_ids.tolist()
-        return Completion(self.tokenizer.decode(token_ids, skip_special_tokens=True), token_ids, finished)
 
     def _decode(
         self, prompt_ids: list[list[int]], keys: list[int], sampling: Sampling, members: int
@@ -183,7 +179,7 @@ class HFEngine:
         """
         device = self.model.device
         total, longest = len(prompt_ids), max(map(len, prompt_ids))
-        pad = self.tokenizer.pad_token_id
+        pad = cast(int, self.tokenizer.pad_token_id)
         input_ids = torch.tensor([[pad] * (longest - len(ids)) + ids for ids in prompt_ids], device=device)
         lengths = torch.tensor([len(ids) for ids in prompt_ids], device=device)
         capacity = longest + sampling.max_new_tokens
@@ -201,7 +197,8 @@ class HFEngine:
         diagonal = torch.eye(longest, dtype=torch.bool, device=device)
         mask = (visible[:, None, None, :longest] & causal) | diagonal  # [rows, 1, longest, longest]
 
-        cache = roomy_cache(self.model.config.num_hidden_layers, capacity)
+        layers = [RoomyLayer(capacity) for _ in range(self.model.config.num_hidden_layers)]
+        cache = Cache(layers=list(layers))
         row_keys = torch.tensor(keys, device=device)
         output = torch.full((total, sampling.max_new_tokens), pad, device=device)
         output_lengths = torch.full((total,), sampling.max_new_tokens, device=device)
@@ -241,7 +238,7 @@ class HFEngine:
                 per_member = unfinished
                 tokens, positions, visible, row_keys = tokens[kept], positions[kept], visible[kept], row_keys[kept]
                 origin, finished = origin[kept], finished[kept]
-                for layer in cache.layers:
+                for layer in layers:
                     layer.keep_rows(kept)
             input_ids = tokens[:, None]
             mask = visible[:, None, None, : longest + step + 1]  # [rows, 1, 1, length so far]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -63,7 +64,11 @@ def _is_rms_norm(module: nn.Module) -> bool:
 def _stacked_forward(
     module: nn.Module, members: int, own: dict[str, torch.Tensor | Factors | None]
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    weight = own["weight"]
+    weight, bias = own["weight"], own.get("bias")
+    assert not isinstance(bias, Factors)
+    if isinstance(module, nn.Linear) and not isinstance(weight, torch.Tensor):
+        return _shared_linear(module, members, weight, bias)
+    assert isinstance(weight, torch.Tensor), "factors are for the weights of Linear modules"
 
     if isinstance(module, nn.Embedding):
         table = weight.reshape(-1, weight.shape[-1])  # [members * vocabulary, width]
@@ -76,23 +81,22 @@ def _stacked_forward(
         return embed
 
     if isinstance(module, nn.Linear):
-        bias = own.get("bias")  # [members, out], or None if there is none or it is the module's own
-        if not isinstance(weight, torch.Tensor):
-            return _shared_linear(module, members, weight, bias)
         transposed = weight.transpose(1, 2)  # [members, in, out]
-        if bias is None and module.bias is not None:
-            bias = module.bias.expand(members, -1)
+        own_bias = None if module.bias is None else module.bias.expand(members, -1)
+        biases = own_bias if bias is None else bias  # [members, out]
 
         def linear(x: torch.Tensor) -> torch.Tensor:  # [rows, ..., in] -> [rows, ..., out]
             flat = x.reshape(members, -1, x.shape[-1])
-            out = torch.bmm(flat, transposed) if bias is None else torch.baddbmm(bias[:, None], flat, transposed)
+            out = torch.bmm(flat, transposed) if biases is None else torch.baddbmm(biases[:, None], flat, transposed)
             return out.reshape(*x.shape[:-1], -1)
 
         return linear
 
+    epsilon: Any = module.variance_epsilon
+
     def rms_norm(x: torch.Tensor) -> torch.Tensor:  # [rows, ..., width]
         wide = x.float()
-        normalised = (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + module.variance_epsilon)).to(x.dtype)
+        normalised = (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)).to(x.dtype)
         return (normalised.reshape(members, -1, x.shape[-1]) * weight[:, None]).reshape(x.shape)
 
     return rms_norm

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -13,6 +13,7 @@ from eval.errors import UserError
 from eval.rollout.base import Completion, LowRankMember, Member, Messages, Sampling, adapter_rank
 from eval.rollout.hf import load_architecture
 from eval.rollout.noise import completion_key
+from eval.rollout.text import decoded, encoded, end_tokens
 
 
 # Read by vLLM when it is imported: members are edited in this process, and noise is added by a logits processor, which
@@ -68,14 +69,13 @@ class VLLMEngine:
         options: further ones of `vllm.LLM`.
         """
         self.model, self.tokenizer = load_architecture(path)
-        ends = self.model.generation_config.eos_token_id
-        ends = self.tokenizer.eos_token_id if ends is None else ends
-        self.end_ids = ends if isinstance(ends, list) else [ends]
+        self.end_ids = end_tokens(self.model, self.tokenizer)
         self.slots, self.rank = slots, rank
-        on_cpu = current_platform.is_cpu()
-        if on_cpu:
+        building = nullcontext()
+        if current_platform.is_cpu():
             from eval.rollout.vllm_cpu import editable_cpu_engine
 
+            building = editable_cpu_engine()
             kv_cache_gb = 1.0 if kv_cache_gb is None else kv_cache_gb
             options = {"enforce_eager": True, "max_num_seqs": 1024, "max_num_batched_tokens": 8192} | options
         if slots:
@@ -89,12 +89,12 @@ class VLLMEngine:
             # Every process of the launch has an engine of its own.
             options["distributed_executor_backend"] = "external_launcher"
         allowed = self.model.config.max_position_embeddings
-        max_model_len = allowed if max_model_len is None else min(max_model_len, allowed)
-        with editable_cpu_engine() if on_cpu else nullcontext(), _one_line():
+        self.max_model_len: int = allowed if max_model_len is None else min(max_model_len, allowed)
+        options["dtype"] = dtype
+        with building, _one_line():
             self.llm = LLM(
                 str(path),
-                dtype=dtype,
-                max_model_len=max_model_len,
+                max_model_len=self.max_model_len,
                 seed=0,
                 disable_log_stats=True,
                 kv_cache_memory_bytes=None if kv_cache_gb is None else int(kv_cache_gb * 1e9),
@@ -103,7 +103,6 @@ class VLLMEngine:
                 async_scheduling=False,
                 **options,
             )
-        self.max_model_len = max_model_len
         self._parameters = dict(self.model.named_parameters())  # shapes only
         self._on_worker("map_weights", {name: weight.shape for name, weight in self._parameters.items()})
         if slots:
@@ -126,9 +125,8 @@ class VLLMEngine:
         self.llm.reset_prefix_cache()
 
     def encode(self, prompts: Sequence[Messages]) -> list[list[int]]:
-        """Token ids of the prompts, after the chat template, up to where the answer begins."""
-        encoded = self.tokenizer.apply_chat_template(list(prompts), add_generation_prompt=True, return_dict=True)
-        return encoded["input_ids"]
+        """See `eval.rollout.text.encoded`."""
+        return encoded(self.tokenizer, prompts)
 
     def generate(
         self, prompts: Sequence[Messages], sampling: Sampling, members: Sequence[Member | None] = (None,)
@@ -144,7 +142,7 @@ class VLLMEngine:
         completions: list[list[list[Completion]]] = []
         for group in self._groups(members):
             if len(group) > 1 or self._fits_slots(group[0]):
-                self.write_slots(group)
+                self.write_slots(cast(list[LowRankMember], group))
                 completions += self._generate(prompt_ids, sampling, group, in_slots=True)
             else:
                 with self.weights_of(group[0]):
@@ -195,7 +193,8 @@ class VLLMEngine:
                     params.append(self._sampling_params(sampling, ids, sample, owner))
                     adapters.append(adapter)
         outputs = self.llm.generate(requests, params, lora_request=adapters if in_slots else None, use_tqdm=False)
-        completions = iter(self._completion(list(output.outputs[0].token_ids)) for output in outputs)
+        ids_of_each = (list(output.outputs[0].token_ids) for output in outputs)
+        completions = (decoded(self.tokenizer, ids, self.end_ids) for ids in ids_of_each)
         return [[[next(completions) for _ in range(sampling.samples)] for _ in prompt_ids] for _ in members]
 
     def _sampling_params(
@@ -213,10 +212,6 @@ class VLLMEngine:
             extra_args=address,
             skip_clone=True,  # nobody else has them, and copies of thousands take time
         )
-
-    def _completion(self, token_ids: list[int]) -> Completion:
-        finished = bool(token_ids) and token_ids[-1] in self.end_ids
-        return Completion(self.tokenizer.decode(token_ids, skip_special_tokens=True), token_ids, finished)
 
 
 @contextmanager

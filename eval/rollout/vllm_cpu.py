@@ -8,6 +8,7 @@ its adapters are applied by gathering, for every token, a copy of its adapter.
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ def editable_cpu_engine() -> Iterator[None]:
 
     After an edit of the parameters, `repack` must follow.
     """
-    platform = type(current_platform)
+    platform: Any = type(current_platform)
     wrapper = platform.get_punica_wrapper
     set_num_threads, rebind = torch.set_num_threads, dispatcher._rebind_kernels
     dispatcher._rebind_kernels = _without_llvmlite(rebind)

@@ -4,9 +4,9 @@ vLLM is imported here at the top; import this module only where it is installed.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
-from torch import nn
 from vllm import SamplingParams
 from vllm.lora.layers import BaseLayerWithLoRA
 from vllm.lora.request import LoRARequest
@@ -24,6 +24,8 @@ class MemberWorker:
     The model's own parameters are a working copy. What is pristine stands beside it, by Hugging Face name, and every
     edit of the working copy starts from there.
     """
+
+    model_runner: Any  # vLLM's own, of the worker that this is mixed into
 
     def map_weights(self, shapes: dict[str, torch.Size]) -> None:
         """Find the parameters of these Hugging Face names and keep what they hold as pristine."""
@@ -89,35 +91,36 @@ class MemberWorker:
                 layer.lora_b_stacked[part][: len(members), 0, :, :rank].copy_(a)
 
 
-def parameter_views(model: nn.Module, shapes: dict[str, torch.Size]) -> dict[str, torch.Tensor]:
+def parameter_views(model: Any, shapes: dict[str, torch.Size]) -> dict[str, torch.Tensor]:
     """Views of a vLLM model's parameters by Hugging Face name, writable in place.
 
-    shapes: of all parameters of the Hugging Face model. Fused parameters (query, key and value; gate and up) are cut
-    into their parts, the rows that pad a vocabulary are left out. Raises RuntimeError unless every name has a view of
+    model: one of vLLM's, with its `packed_modules_mapping`. shapes: of all parameters of the Hugging Face model. Fused
+    parameters (query, key and value; gate and up) are cut into their parts, the rows that pad a vocabulary are left
+    out. Raises RuntimeError unless every name has a view of
     its shape and every parameter a name: vLLM keeps packed or quantized weights in other places, where an edit would
     change nothing.
     """
-    found = {}
+    views = {}
     for name, parameter in model.named_parameters():
         path, kind = name.replace(".base_layer", "").rsplit(".", 1)  # adapters wrap a layer in another
         parent, _, leaf = path.rpartition(".")
         parts = model.packed_modules_mapping.get(leaf)
         if parts is None:
             rows = shapes[f"{path}.{kind}"][0] if f"{path}.{kind}" in shapes else None
-            found[f"{path}.{kind}"] = parameter.data[:rows]
+            views[f"{path}.{kind}"] = parameter.data[:rows]
         else:
             sizes = model.get_submodule(name.rpartition(".")[0]).output_sizes
             for part, view in zip(parts, parameter.data.split(sizes), strict=True):
-                found[f"{parent}.{part}.{kind}"] = view
+                views[f"{parent}.{part}.{kind}"] = view
     wrong = [
-        name for name in found.keys() | shapes.keys() if name not in found or found[name].shape != shapes.get(name)
+        name for name in views.keys() | shapes.keys() if name not in views or views[name].shape != shapes.get(name)
     ]
     if wrong:
         raise RuntimeError(f"vLLM holds {', '.join(sorted(wrong))} in another form than the checkpoint")
-    return {name: found[name] for name in shapes}
+    return {name: views[name] for name in shapes}
 
 
-def adapter_layers(model: nn.Module) -> list[tuple[BaseLayerWithLoRA, list[str]]]:
+def adapter_layers(model: Any) -> list[tuple[BaseLayerWithLoRA, list[str]]]:
     """The layers with room for adapters, each with the Hugging Face names of the weights that it holds, in order."""
     layers = []
     for path, module in model.named_modules():

@@ -36,7 +36,11 @@ class Rule(ABC):
     """A set of valid strings of `positions` symbols, 0 .. `vocabulary`-1. A subclass's fields are its options."""
 
     name: ClassVar[str]
-    vocabulary: ClassVar[int] = 2
+
+    @property
+    def vocabulary(self) -> int:
+        """How many symbols there are; bits unless a rule says otherwise."""
+        return 2
 
     @property
     @abstractmethod
@@ -71,7 +75,7 @@ class Rule(ABC):
 
     def valid(self, strings: np.ndarray) -> np.ndarray:
         """bool [M]: which strings obey the whole rule."""
-        return self.constraints(strings).all(axis=1)
+        return np.all(self.constraints(strings), axis=1)
 
     @property
     def positions(self) -> int:
@@ -115,11 +119,11 @@ class Rule(ABC):
         generator = np.random.default_rng(seed)
         if self.count <= ENUMERABLE:
             return self.valid_strings[generator.permutation(self.count)[:count]]
-        found = np.empty((0, self.positions), dtype=np.int8)
-        while len(found) < count:
-            found = np.concatenate([found, self.draw(DRAWN_AT_ONCE, generator)])
-            found = found[np.sort(np.unique(found, axis=0, return_index=True)[1])]
-        return found[:count]
+        strings = np.empty((0, self.positions), dtype=np.int8)
+        while len(strings) < count:
+            strings = np.concatenate([strings, self.draw(DRAWN_AT_ONCE, generator)])
+            strings = strings[np.sort(np.unique(strings, axis=0, return_index=True)[1])]
+        return strings[:count]
 
     def split(self, train: int, held_out: int, seed: int) -> Split:
         """Disjoint sets: `train` strings to train on, as many to compare matches with, and `held_out` others.
@@ -144,6 +148,28 @@ class Rule(ABC):
     def describe(self) -> str:
         options = ", ".join(f"{field.name}={getattr(self, field.name)}" for field in fields(self))
         return f"{self.name}({options})"
+
+
+@dataclass(frozen=True)
+class StringRule(Rule):
+    """A rule on strings of `length` symbols."""
+
+    length: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.length,)
+
+
+@dataclass(frozen=True)
+class GridRule(Rule):
+    """A rule on square grids of `side` x `side` cells."""
+
+    side: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.side, self.side)
 
 
 def all_strings(vocabulary: int, length: int) -> np.ndarray:

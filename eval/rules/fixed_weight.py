@@ -6,12 +6,11 @@ from itertools import combinations
 
 import numpy as np
 
-from eval.rules.base import Rule, random_bits, require
+from eval.rules.base import StringRule, random_bits, require
 
 
 @dataclass(frozen=True)
-class FixedWeight(Rule):
-    length: int
+class FixedWeight(StringRule):
     ones: int
     name = "fixed_weight"
 
@@ -20,10 +19,6 @@ class FixedWeight(Rule):
             0 < self.ones < self.length,
             f"fixed_weight: ones is {self.ones}; give a number from 1 to {self.length - 1}, the length less one",
         )
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.length,)
 
     @property
     def count(self) -> int:

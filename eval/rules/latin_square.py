@@ -5,7 +5,7 @@ from itertools import permutations
 
 import numpy as np
 
-from eval.rules.base import Rule, require
+from eval.rules.base import GridRule, require
 
 
 # Latin squares of each side (sequence A002860 of the OEIS); the next has 812,851,200.
@@ -13,8 +13,7 @@ COUNTS = {2: 2, 3: 12, 4: 576, 5: 161280}
 
 
 @dataclass(frozen=True)
-class LatinSquare(Rule):
-    side: int
+class LatinSquare(GridRule):
     name = "latin_square"
 
     def __post_init__(self):
@@ -23,10 +22,6 @@ class LatinSquare(Rule):
     @property
     def vocabulary(self) -> int:
         return self.side
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.side, self.side)
 
     @property
     def count(self) -> int:

@@ -4,20 +4,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.rules.base import Rule, require
+from eval.rules.base import StringRule, require
 
 
 @dataclass(frozen=True)
-class NoAdjacentOnes(Rule):
-    length: int
+class NoAdjacentOnes(StringRule):
     name = "no_adjacent_ones"
 
     def __post_init__(self):
         require(self.length >= 2, f"no_adjacent_ones: length is {self.length}; give at least 2")
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.length,)
 
     @property
     def count(self) -> int:

@@ -4,20 +4,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.rules.base import Rule, all_strings, require
+from eval.rules.base import StringRule, all_strings, require
 
 
 @dataclass(frozen=True)
-class Palindrome(Rule):
-    length: int
+class Palindrome(StringRule):
     name = "palindrome"
 
     def __post_init__(self):
         require(self.length >= 2, f"palindrome: length is {self.length}; give at least 2")
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.length,)
 
     @property
     def free(self) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from eval.rules.base import Rule, all_strings, require
+from eval.rules.base import GridRule, Rule, StringRule, all_strings, require
 from eval.rules.oracles import group_parity_posterior
 
 
@@ -61,28 +61,18 @@ class _GroupParity(Rule):
 
 
 @dataclass(frozen=True)
-class Parity(_GroupParity):
-    length: int
+class Parity(_GroupParity, StringRule):
     group: int
     name = "parity"
 
     def __post_init__(self):
         self._check()
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.length,)
-
 
 @dataclass(frozen=True)
-class GridParity(_GroupParity):
-    side: int
+class GridParity(_GroupParity, GridRule):
     group: int
     name = "parity_grid"
 
     def __post_init__(self):
         self._check()
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.side, self.side)

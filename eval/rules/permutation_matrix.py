@@ -6,20 +6,15 @@ from itertools import permutations
 
 import numpy as np
 
-from eval.rules.base import Rule, require
+from eval.rules.base import GridRule, require
 
 
 @dataclass(frozen=True)
-class PermutationMatrix(Rule):
-    side: int
+class PermutationMatrix(GridRule):
     name = "permutation_matrix"
 
     def __post_init__(self):
         require(self.side >= 2, f"permutation_matrix: side is {self.side}; give at least 2")
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.side, self.side)
 
     @property
     def count(self) -> int:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.rules.base import Rule, require
+from eval.rules.base import GridRule, require
 from eval.rules.permutation_matrix import one_per_row
 
 
@@ -13,16 +13,11 @@ COUNTS = {4: 2, 5: 10, 6: 4, 7: 40, 8: 92, 9: 352, 10: 724, 11: 2680, 12: 14200}
 
 
 @dataclass(frozen=True)
-class Queens(Rule):
-    side: int
+class Queens(GridRule):
     name = "queens"
 
     def __post_init__(self):
         require(self.side in COUNTS, f"queens: side is {self.side}; give a number from 4 to 12")
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.side, self.side)
 
     @property
     def count(self) -> int:

@@ -37,9 +37,9 @@ class Raven(Rule):
     def shape(self) -> tuple[int, ...]:
         return (ROWS, 3)
 
-    @cached_property
+    @property
     def count(self) -> int:
-        return len(self._enumerate())
+        return len(self._grids)
 
     @property
     def complexity(self) -> int:
@@ -51,12 +51,16 @@ class Raven(Rule):
         return 3
 
     def constraints(self, strings: np.ndarray) -> np.ndarray:
-        return relations(strings.reshape(-1, ROWS, 3)).any(axis=2)
+        return np.any(relations(strings.reshape(-1, ROWS, 3)), axis=2)
 
     def valid(self, strings: np.ndarray) -> np.ndarray:
-        return relations(strings.reshape(-1, ROWS, 3)).all(axis=1).any(axis=1)
+        return np.any(np.all(relations(strings.reshape(-1, ROWS, 3)), axis=1), axis=1)
 
     def _enumerate(self) -> np.ndarray:
+        return self._grids
+
+    @cached_property
+    def _grids(self) -> np.ndarray:
         rows = all_strings(self.symbols, 3)
         grids = []
         for holds in relations(rows).T:

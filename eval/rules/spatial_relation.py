@@ -19,10 +19,13 @@ LEFT, RIGHT, ABOVE, BELOW = RELATIONS = (3, 4, 5, 6)
 class SpatialRelation(Rule):
     side: int
     name = "spatial_relation"
-    vocabulary = 7
 
     def __post_init__(self):
         require(2 <= self.side <= 8, f"spatial_relation: side is {self.side}; give a number from 2 to 8")
+
+    @property
+    def vocabulary(self) -> int:
+        return 7
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -11,12 +11,27 @@ from eval.rules.latin_square import each_symbol_once, latin_squares
 @dataclass(frozen=True)
 class Sudoku(Rule):
     name = "sudoku"
-    vocabulary = 4
-    shape = (4, 4)
-    count = 288
-    # A cell is uniform; two cells of a row differ.
-    complexity = 2
-    constraint_size = 4
+
+    @property
+    def vocabulary(self) -> int:
+        return 4
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (4, 4)
+
+    @property
+    def count(self) -> int:
+        return 288
+
+    @property
+    def complexity(self) -> int:
+        # A cell is uniform; two cells of a row differ.
+        return 2
+
+    @property
+    def constraint_size(self) -> int:
+        return 4
 
     def constraints(self, strings: np.ndarray) -> np.ndarray:
         grids = strings.reshape(-1, 4, 4)

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.rules.base import Rule, all_strings, random_bits, require
+from eval.rules.base import StringRule, all_strings, random_bits, require
 
 
 @dataclass(frozen=True)
-class Threshold(Rule):
-    length: int
+class Threshold(StringRule):
     ones: int
     name = "threshold"
 
@@ -19,10 +18,6 @@ class Threshold(Rule):
             1 <= self.ones <= self.length,
             f"threshold: ones is {self.ones}; give a number from 1 to the length, {self.length}",
         )
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.length,)
 
     @property
     def count(self) -> int:

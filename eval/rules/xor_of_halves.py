@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.rules.base import Rule, all_strings, require
+from eval.rules.base import StringRule, all_strings, require
 
 
 @dataclass(frozen=True)
-class XorOfHalves(Rule):
-    length: int
+class XorOfHalves(StringRule):
     name = "xor_of_halves"
 
     def __post_init__(self):
@@ -20,10 +19,6 @@ class XorOfHalves(Rule):
             self.length >= 3 and self.length % 3 == 0,
             f"xor_of_halves: length is {self.length}; give a multiple of 3 (two halves and their XOR)",
         )
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.length,)
 
     @property
     def part(self) -> int:

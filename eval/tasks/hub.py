@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from datasets.exceptions import DatasetGenerationError
 
 from eval.errors import UserError
 from eval.tasks.base import check_request
@@ -72,7 +73,7 @@ def _read_file(file: Path) -> datasets.Dataset:
     read = datasets.Dataset.from_parquet if file.suffix == ".parquet" else datasets.Dataset.from_json
     try:
         return read(str(file))
-    except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
+    except (DatasetGenerationError, ValueError) as error:
         kind = "a parquet file" if file.suffix == ".parquet" else "one JSON object a line, all with the same columns"
         raise UserError(f"cannot read {file}: it is not {kind}") from error
 

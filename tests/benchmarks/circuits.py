@@ -1,7 +1,7 @@
 """What attribution and faithfulness cost, in units of one plain forward and backward pass of the same batch.
 
-    python tests/benchmarks/circuits.py [--model DIR] [--examples 32] [--length 48] [--repeats 7] [--threads N]
-    python tests/benchmarks/circuits.py --shape llama-1b --dtype bfloat16 --device cuda
+    python -m tests.benchmarks.circuits [--model DIR] [--examples 32] [--length 48] [--repeats 7] [--threads N]
+    python -m tests.benchmarks.circuits --shape llama-1b --dtype bfloat16 --device cuda
 
 The model is loaded from DIR, or has the shape of Llama-3.2-1B with random weights. Prompts are random tokens without
 padding. Each round times, one after the other,

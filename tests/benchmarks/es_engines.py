@@ -1,6 +1,6 @@
 """Tokens per second of a population on vLLM, as a share of one plain `LLM.generate` of the same requests.
 
-    python tests/benchmarks/es_engines.py [--model recipes/tiny/models/llama-medium] [--threads 2] [--repeats 3]
+    python -m tests.benchmarks.es_engines [--model recipes/tiny/models/llama-medium] [--threads 2] [--repeats 3]
 
 Each round times, one after the other,
 

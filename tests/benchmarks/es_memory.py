@@ -1,6 +1,6 @@
 """Peak memory of runs with evolution strategies on a CPU, beside the memory plan; on Linux.
 
-    python tests/benchmarks/es_memory.py [--engines hf vllm] [--layers 10] [--width 640] [--threads 2]
+    python -m tests.benchmarks.es_memory [--engines hf vllm] [--layers 10] [--width 640] [--threads 2]
 
 Each run is two steps of a random Llama model in a process of its own. What the process takes for itself (interpreter,
 libraries, vLLM's own buffers) is left out by taking off the same run of a model of a few thousand parameters: printed

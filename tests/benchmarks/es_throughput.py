@@ -1,6 +1,6 @@
 """Completions per second of a population in one batch, beside plain `generate` and beside members in turn.
 
-    python tests/benchmarks/es_throughput.py [--model recipes/tiny/models/llama-small] [--threads 2] [--repeats 5]
+    python -m tests.benchmarks.es_throughput [--model recipes/tiny/models/llama-small] [--threads 2] [--repeats 5]
 
 Each round times, one after the other,
 

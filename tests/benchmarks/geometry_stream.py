@@ -1,6 +1,6 @@
 """Seconds and memory of `update_geometry` on a large checkpoint, beside a plain read of the same files.
 
-    python tests/benchmarks/geometry_stream.py [--parameters 1.2e9] [--repeats 3] [--folder DIR]
+    python -m tests.benchmarks.geometry_stream [--parameters 1.2e9] [--repeats 3] [--folder DIR]
 
 Writes two random bfloat16 checkpoints with the shapes of Llama-3.2-1B (fewer layers and a smaller vocabulary for fewer
 parameters) in shards of some 500 MB to a temporary folder, base and base plus noise, and deletes them at the end. Each

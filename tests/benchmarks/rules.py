@@ -1,6 +1,6 @@
 """Training steps per second of the small generative models, beside matrix products and diffusers' transformer.
 
-    python tests/benchmarks/rules.py [--threads 1] [--repeats 5] [--part speed|share|all]
+    python -m tests.benchmarks.rules [--threads 1] [--repeats 5] [--part speed|share|all]
 
 Part "speed" times whole training steps (loss, gradients, AdamW) and sampling, in turn, in one run:
 

@@ -291,6 +291,7 @@ def model_folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_evaluate_as_a_command(tmp_path, model_folder):
     output = tmp_path / "evaluation"
     arguments = ("--model", model_folder, "--output", output, "--tasks", "countdown,yes_no", "--size", 10, "--seed", 3)

@@ -17,6 +17,8 @@ from tests.tiny import random_checkpoint
 from trainers.grpo import read_lora_patterns
 
 
+pytestmark = pytest.mark.slow
+
 # More digits, more reward: something that a random model can learn.
 REWARD = "tests.trainers.test_grpo:DIGITS"
 TASKS = ("ioi_short", "docstring_short")

@@ -11,6 +11,8 @@ from eval.storage import read_json
 from tests.recipe_files import load_script
 
 
+pytestmark = pytest.mark.slow
+
 claims = load_script("recipes/claims.py")
 MODEL = "recipes/tiny/models/llama-small"
 # One comparison of two ES steps and two GRPO steps.

@@ -18,6 +18,8 @@ from eval.storage import read_json, read_jsonl
 from tests.recipe_files import ROOT, load_script
 
 
+pytestmark = pytest.mark.slow
+
 MODEL = "recipes/tiny/models/llama-small"
 BUDGET = 96
 ES = {

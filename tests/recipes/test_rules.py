@@ -50,6 +50,7 @@ def test_sweeps_are_of_runs_that_differ_in_more_than_the_seed(path):
     assert len(settings) > 1 and len({run.seed for run in runs}) >= 3
 
 
+@pytest.mark.slow
 def test_a_recipe_runs_as_a_command(tmp_path):
     command = [Path(sys.executable).with_name("accelerate"), "launch", "--quiet"]
     command += shlex.split("--config_file accelerate_configs/cpu.yaml recipes/rules.py")

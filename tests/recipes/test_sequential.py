@@ -24,6 +24,8 @@ from tests.tiny import random_checkpoint
 from trainers.arguments import parse
 
 
+pytestmark = pytest.mark.slow
+
 sequential = load_script("recipes/sequential.py")
 
 

@@ -27,6 +27,7 @@ def test_the_shape_is_the_recipe_s(name):
     assert shipped.config.num_key_value_heads < shipped.config.num_attention_heads
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_greedy_accuracy_leaves_room_in_both_directions(name):
     engine = HFEngine.from_pretrained(MODELS / name)

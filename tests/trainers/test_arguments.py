@@ -344,6 +344,7 @@ def test_help_explains_every_option(capsys):
         assert text in printed
 
 
+@pytest.mark.slow
 def test_a_command_ends_with_one_line_and_status_2(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(

@@ -130,6 +130,7 @@ def test_full_fine_tuning_changes_every_parameter(model, undisturbed):
     assert AutoModelForCausalLM.from_pretrained(undisturbed / "model").config.use_cache
 
 
+@pytest.mark.slow
 def test_same_seed_same_weights_and_another_seed_others(model, undisturbed, tmp_path):
     train(tmp_path / "again", model=model)
     train(tmp_path / "other", model=model, seed=1)
@@ -177,6 +178,7 @@ def test_metrics_count_every_completion_and_token(undisturbed):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"lora_rank": 4, "lora_dropout": 0.1}], ids=["full", "lora"])
 def test_evaluation_does_not_disturb_training(model, tmp_path, options):
     # Gradient checkpointing turns the key/value cache off, which greedy decoding turns on.
@@ -258,6 +260,7 @@ RESUMED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", RESUMED.values(), ids=RESUMED.keys())
 def test_resumed_run_ends_with_the_same_bits(model, tmp_path, monkeypatch, options):
     train(tmp_path / "undisturbed", model=model, **options)
@@ -275,6 +278,7 @@ BOUNDARIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "step"), BOUNDARIES.values(), ids=BOUNDARIES.keys())
 def test_a_budget_of_tokens_ends_the_run_where_its_completions_are_used(model, tmp_path, monkeypatch, options, step):
     options = options | {"model": model, "max_steps": 12, "save_steps": 4, "lr_scheduler_type": "constant"}
@@ -315,6 +319,7 @@ def test_a_budget_of_seconds_ends_the_run(model, tmp_path):
     assert all(value < 0.2 for value in seconds[:-1]) and seconds[-1] == results["seconds"] >= 0.2
 
 
+@pytest.mark.slow
 def test_the_optimizer_can_start_with_the_state_of_an_earlier_run(model, undisturbed, tmp_path, monkeypatch):
     options = {"model": undisturbed / "model", "optimizer_from": undisturbed, "max_steps": 2, "save_steps": 1}
     train(tmp_path / "kept", **options, learning_rate=0.002)
@@ -361,6 +366,7 @@ def test_an_optimizer_state_that_does_not_fit_is_one_line(model, undisturbed, tm
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_half_written_checkpoint_is_never_picked_up(model, undisturbed, tmp_path, monkeypatch):
     run = tmp_path / "run"
     train_and_stop(monkeypatch, 2, run, model=model)
@@ -414,6 +420,7 @@ def test_old_checkpoints_are_removed(model, tmp_path):
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
 
 
+@pytest.mark.slow
 def test_killed_process_started_again_ends_with_the_same_bits(model, tmp_path):
     options = {"model": model, "max_steps": 8, "save_steps": 1, "per_device_train_batch_size": 32, "eval_every": 1}
     train(tmp_path / "undisturbed", **options)
@@ -540,6 +547,7 @@ def divergence(model, base):
     return float((p.exp() * (p - q)).sum(-1).mean())
 
 
+@pytest.mark.slow
 def test_the_kl_penalty_keeps_the_policy_near_the_base(model, tmp_path):
     options = {
         "model": model,
@@ -557,12 +565,10 @@ def test_the_kl_penalty_keeps_the_policy_near_the_base(model, tmp_path):
     assert abs(logged[0]) < 1e-5 < logged[-1]
 
 
-HAS_VLLM = importlib.util.find_spec("vllm") is not None
-needs_vllm = pytest.mark.skipif(not HAS_VLLM, reason="vLLM is not installed (make installs it on Linux on x86-64)")
 VLLM_OPTIONS = {"use_vllm": True, "vllm_max_model_length": 64}
 
 
-@pytest.mark.skipif(HAS_VLLM, reason="vLLM is installed here")
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed here")
 def test_without_vllm_it_is_refused_in_one_line(model, tmp_path):
     with pytest.raises(UserError, match="use_vllm: true needs vLLM; install the vllm extra"):
         train(tmp_path / "run", model=model, **VLLM_OPTIONS)
@@ -589,7 +595,8 @@ def model_for_vllm(tmp_path_factory):
     return folder
 
 
-@needs_vllm
+@pytest.mark.slow
+@pytest.mark.vllm
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="vLLM here is not its CPU build")
 @pytest.mark.parametrize("options", [{}, {"lora_rank": 4}], ids=["full", "lora"])
 def test_vllm_beside_the_trainer_generates_with_the_weights_of_each_step(model_for_vllm, tmp_path, options):
@@ -604,7 +611,8 @@ def test_vllm_beside_the_trainer_generates_with_the_weights_of_each_step(model_f
     assert not same_bits(load_file(model_for_vllm / "model.safetensors"), weights(tmp_path / "run"))
 
 
-@needs_vllm
+@pytest.mark.slow
+@pytest.mark.vllm
 def test_a_vllm_server_that_does_not_answer_is_one_line(model_for_vllm, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -34,6 +34,7 @@ accelerator.end_training()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("config", "processes"), [("cpu", 1), ("cpu_2proc", 2)])
 def test_launched_processes_find_each_other_and_only_the_first_writes(tmp_path, config, processes):
     script = tmp_path / "script.py"

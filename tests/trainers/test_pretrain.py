@@ -43,6 +43,7 @@ def same(a, b) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.slow
 def test_the_same_config_gives_the_same_bits_and_another_seed_does_not(tmp_path):
     results = pretrain(config(tmp_path / "a"))
     pretrain(config(tmp_path / "b"))
@@ -57,6 +58,7 @@ def test_the_same_config_gives_the_same_bits_and_another_seed_does_not(tmp_path)
     assert set(curve[0]["accuracy"]) == set(TASKS) and curve[-1] == results["validation"]
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path):
     pretrain(config(tmp_path / "whole", steps=30))
     options = SMALL | {"steps": 30, "output_dir": str(tmp_path / "killed")}
@@ -126,6 +128,7 @@ def test_mistakes_are_one_line():
         PretrainConfig(output_dir="unused", tasks=["countdown", "contdown"])
 
 
+@pytest.mark.slow
 def test_the_recipe_reports_a_mistake_in_one_line(tmp_path):
     config_file = tmp_path / "config.yaml"
     config_file.write_text("output_dir: runs/x\nlearnign_rate: 0.1\n")

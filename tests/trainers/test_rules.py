@@ -164,6 +164,7 @@ def test_continued_from_a_checkpoint_it_ends_with_the_same_bits(tmp_path, model)
     assert len(read_json(tmp_path / "parts" / "environment.json")["earlier_starts"]) == 1
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path):
     options = SMALL | {"model": "dit", "steps": 60, "ema_decay": 0.9}
     train_rules(RulesConfig(output_dir=str(tmp_path / "whole"), **options), progress=False)
@@ -187,6 +188,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path):
     assert list((tmp_path / "killed").rglob(".unfinished*")) == []
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_same_steps_as_one(tmp_path):
     options = SMALL | {"model": "dit", "steps": 20}
     train_rules(RulesConfig(output_dir=str(tmp_path / "one"), **options), progress=False)
@@ -247,6 +249,7 @@ def test_a_small_rule_is_learned_and_a_small_set_is_copied(tmp_path):
     assert longer["steps"] == results["steps"] + 3 and not longer["stopped_early"]
 
 
+@pytest.mark.slow
 def test_bf16_keeps_float32_weights_and_trains(tmp_path):
     # Its own process: one process cannot change its mixed precision.
     command = [sys.executable, "recipes/rules.py", "--output_dir", str(tmp_path / "bf16"), "--mixed_precision", "bf16"]
@@ -333,6 +336,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_leaves_no_checkpoint(tmp_path
     assert steps_of(tmp_path / "run") == []
 
 
+@pytest.mark.slow
 def test_the_recipe_reports_a_mistake_in_one_line(tmp_path):
     command = [
         sys.executable,

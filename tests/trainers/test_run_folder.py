@@ -219,6 +219,7 @@ def assert_complete(checkpoint: Path, step: int) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_checkpoint_half_written_at_a_kill_is_never_picked_up(tmp_path):
     writer = start_writer(tmp_path, "stop in the middle")
     assert [writer.stdout.readline(), writer.stdout.readline()] == ["started\n", "in the middle\n"]
@@ -231,6 +232,7 @@ def test_a_checkpoint_half_written_at_a_kill_is_never_picked_up(tmp_path):
     assert sorted(path.name for path in half.parent.iterdir()) == ["step_1", "step_2"]
 
 
+@pytest.mark.slow
 def test_whatever_has_the_name_of_a_checkpoint_is_complete_after_kills_at_random_moments(tmp_path):
     last = None
     for seed in range(4):

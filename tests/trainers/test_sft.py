@@ -169,6 +169,7 @@ class Stopped(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_a_run_stopped_while_sampling_and_while_training_ends_with_the_same_bits(
     model, undisturbed, tmp_path, monkeypatch
 ):
@@ -225,6 +226,7 @@ def test_evaluation_before_between_and_after(model, undisturbed, tmp_path):
     assert (results["first_evaluation"], results["last_evaluation"]) == (rows[0], rows[-1])
 
 
+@pytest.mark.slow
 def test_the_optimizer_can_start_with_the_state_of_an_earlier_run(model, undisturbed, tmp_path):
     train(tmp_path / "kept", model=undisturbed / "model", optimizer_from=undisturbed, num_train_epochs=1)
     train(tmp_path / "reset", model=undisturbed / "model", num_train_epochs=1)

@@ -96,6 +96,7 @@ def test_a_killed_job_is_one_line(tmp_path):
         side_by_side({tmp_path / "job": partial(os._exit, 9)}, 1, "job")
 
 
+@pytest.mark.slow
 def test_a_job_ends_with_the_process_that_started_it(tmp_path):
     ticks = tmp_path / "ticks"
     starter = (

@@ -76,6 +76,7 @@ def test_the_old_form_is_refused_with_the_new_one(tmp_path, recipe):
         parse(SweepConfig, arguments=["--config", str(path)])
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_several_models_and_a_second_start_finishes_what_is_left(recipe, tmp_path):
     sweep = tmp_path / "sweep.yaml"
     out = tmp_path / "out"
@@ -100,6 +101,7 @@ def test_a_sweep_runs_several_models_and_a_second_start_finishes_what_is_left(re
     assert (folders[0] / "evaluations.jsonl").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_reported_and_the_others_end(recipe, tmp_path):
     out = tmp_path / "out"
     # A file where the first run's folder should be.
@@ -112,6 +114,7 @@ def test_a_failed_run_is_reported_and_the_others_end(recipe, tmp_path):
     assert (out / "small" / "seed=1" / "results.json").exists()
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_killed_sweep(recipe, tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "recipes/rules_sweep.py", "--output_dir", str(out), "--workers", "1", "--runs"]

@@ -71,6 +71,7 @@ def expected(run):
     return {name: [(row["completions"], row[name]) for row in rows if name in row] for name in LOGGED}
 
 
+@pytest.mark.slow
 @needs("tensorboard")
 def test_tensorboard_shows_both_methods_on_the_axis_of_completions(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

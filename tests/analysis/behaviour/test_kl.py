@@ -128,6 +128,7 @@ def test_sampled_estimators_of_known_probabilities():
     assert estimates["k3"].tolist() == pytest.approx([-0.5 + math.log(2), 3 - math.log(4)])
 
 
+@pytest.mark.slow
 def test_sampled_estimators_are_unbiased_over_samples():
     p_model, q_model = llama(0), llama(1)
     prompt, count, length = [1, 2], 4000, 3

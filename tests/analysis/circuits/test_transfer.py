@@ -56,6 +56,7 @@ def table(source, target, tasks) -> dict:
     return transfer_table(source, target, tasks, SHORT, (0, 1), {"a": "b"}, random_rankings=4, resamples=50)
 
 
+@pytest.mark.slow
 def test_zero_shot_transfer_finds_planted_nodes_if_corrected(source, target, tasks):
     planted = torch.tensor([node in IN_TARGET for node in target.nodes[1:]])
     two = {task: tasks[task] for task in ("a", "c")}

@@ -12,6 +12,8 @@ from eval.storage import read_json, write_json
 from trainers.rules import RulesConfig, train_rules
 
 
+pytestmark = pytest.mark.slow
+
 TINY = {
     "width": 16,
     "depth": 1,

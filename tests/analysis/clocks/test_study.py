@@ -120,6 +120,7 @@ def test_basin_changes():
     assert basin_changes(field, Crossing(None, 1000), Crossing(None, 1000)) == (None, None, None)
 
 
+@pytest.mark.slow
 def test_the_page_holds_every_part_that_the_sweep_can_fill(sweep, tmp_path):
     page = build(sweep, tmp_path / "out", replicates=5)
     html = page.read_text()

@@ -125,6 +125,7 @@ def test_two_chains_of_one_seed_each_are_tested_item_by_item(summary):
     assert summary["pairs"]["es|grpo"]["final"][TASKS[0]]["mcnemar"] is None
 
 
+@pytest.mark.slow
 def test_pairing_removes_what_items_have_in_common():
     """Two arms that forget the same items but for a few: their difference is narrower than either of them."""
     first = planted_matrix([0.2, 0.2], 0.6, [0.1, 0.4])

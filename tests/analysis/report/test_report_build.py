@@ -106,6 +106,7 @@ def check_number(shown: str, value: float) -> None:
     assert abs(written - value * scale) <= tolerance * (1 + 1e-9), f"{shown!r} stands for {value}"
 
 
+@pytest.mark.slow
 def test_every_number_in_the_tables_is_the_one_in_results(built, results):
     assert build(built) == built / "report" / "index.html"
     page = page_of(built)
@@ -155,6 +156,7 @@ def test_every_number_in_the_tables_is_the_one_in_results(built, results):
     assert expected <= set(sources)
 
 
+@pytest.mark.slow
 def test_a_changed_number_changes_its_cell(run, results):
     results["evaluation"]["es"]["arithmetic"]["correct"] = 137
     results["geometry"]["checkpoints"]["grpo"]["norm"] = 1.2349
@@ -191,6 +193,7 @@ def test_headline_and_sentences(built):
     assert "accelerate launch --config_file accelerate_configs/cpu.yaml recipes/compare.py" in text
 
 
+@pytest.mark.slow
 def test_headline_turns_with_the_numbers(run, results):
     """The same page on a comparison that came out the other way."""
     results["evaluation"]["grpo"]["countdown"] = results["evaluation"]["base"]["countdown"]
@@ -281,6 +284,7 @@ def test_every_png_is_its_svg_at_150_dots_per_inch(built):
             assert len(image.convert("RGB").getcolors(maxcolors=2**24)) > 100
 
 
+@pytest.mark.slow
 def test_another_process_and_folder_give_the_same_bytes(built, run):
     environment = os.environ | {"PYTHONHASHSEED": "1234"}
     command = f"from analysis.report import build; build({str(run)!r})"
@@ -293,6 +297,7 @@ def test_another_process_and_folder_give_the_same_bytes(built, run):
     assert first == again
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sections",
     [
@@ -318,6 +323,7 @@ def test_missing_sections_are_named(run, results, sections):
         assert (f"figures/{figure}.svg" in report) == (section not in sections)
 
 
+@pytest.mark.slow
 def test_missing_parts_of_sections_are_named(run, results):
     del results["kl"]["grpo"]
     results["training"]["es"]["evaluation"] = None
@@ -358,6 +364,7 @@ def nulled(value, keep=("direction", "sampled_from", "estimator", "ts", "complet
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sections", [["training", "geometry", "kl"], ["evaluation", "random_walk", "connectivity"]])
 def test_null_numbers_are_written_as_not_available(run, results, sections):
     for section in sections:
@@ -371,6 +378,7 @@ def test_null_numbers_are_written_as_not_available(run, results, sections):
         assert shown - {"61,440"} == {"n/a"}
 
 
+@pytest.mark.slow
 def test_nothing_moved_and_nothing_right(run, results):
     """Zeros where a logarithm or a ratio would need something else."""
     for task in results["evaluation"]["es"].values():
@@ -393,6 +401,7 @@ def test_nothing_moved_and_nothing_right(run, results):
     assert "ES changes nothing" in text
 
 
+@pytest.mark.slow
 def test_everything_from_results_is_escaped(run, results):
     hostile = "<script>alert('x')</script>&\"|`*[a](javascript:b)"
     results["task"] = hostile
@@ -432,6 +441,7 @@ def test_everything_from_results_is_escaped(run, results):
     assert [["Name", "Value"], [hostile, hostile]] in markdown_tables(report)
 
 
+@pytest.mark.slow
 def test_other_methods_and_more_of_them(run, results):
     """Three methods, two of them without a fixed colour, and many layers."""
     results["methods"] = ["es", "pgpe", "snes"]

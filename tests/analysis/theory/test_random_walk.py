@@ -120,6 +120,7 @@ def test_useful_share_at_its_ends():
     assert zscore_shrinkage(1000) == pytest.approx(1 - 3 / 4000, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_modes_of_a_quadratic_reward_settle_where_theory_says():
     alpha, sigma, members, fitness_noise = 0.2, 0.1, 48, 0.15
     curvatures = torch.tensor([1.0] * 40 + [0.4] * 40, dtype=torch.float64)

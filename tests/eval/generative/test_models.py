@@ -36,6 +36,7 @@ def loss_of(model, strings, seed=0):
     return model(torch.as_tensor(strings), *model.corrupt(len(strings), generator))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
 @pytest.mark.parametrize("name", ALL_MODELS)
 def test_training_lowers_the_loss_and_samples_are_strings(tiny, name, rule):
@@ -143,6 +144,7 @@ def test_attention_weights_are_those_of_the_forward_pass():
     torch.testing.assert_close(attention.project(mixed), attention(hidden))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_next_token_loss_and_samples(tiny, name, tmp_path):
     rule = make_rule("parity", length=6, group=2)

@@ -49,6 +49,7 @@ def test_greedy_equals_plain_transformers(architecture):
     assert len({tuple(answer[0]) for answer in expected}) == len(PROMPTS), "the answers should tell prompts apart"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_member_equals_plain_transformers_with_its_weights(architecture):
     model, tokenizer = random_model(architecture)

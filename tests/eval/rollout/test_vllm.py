@@ -24,6 +24,7 @@ from vllm import SamplingParams  # noqa: E402
 from eval.rollout.vllm import VLLMEngine  # noqa: E402
 
 
+pytestmark = pytest.mark.vllm
 PROMPTS = [[{"role": "user", "content": text}] for text in ("3 7 12 -> 16", "1+2", "A 12+7 B 31-5", "9", "34+58>91?")]
 GREEDY = Sampling(max_new_tokens=16)
 SAMPLED = Sampling(max_new_tokens=16, temperature=1.0, samples=2, seed=5, step=7)

@@ -15,6 +15,7 @@ from vllm.platforms import current_platform  # noqa: E402
 from eval.rollout.vllm_cpu import LONG, MemberProducts  # noqa: E402
 
 
+pytestmark = pytest.mark.vllm
 # Ids of the tokens' adapters, 0 for none.
 BATCHES = {
     "equal blocks": [1, 1, 2, 2, 4, 4],

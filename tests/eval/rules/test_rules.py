@@ -78,6 +78,7 @@ def test_enumeration_count_and_validity_agree_with_all_strings(name, options):
     assert rule.valid_strings.dtype == np.int8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "options", "count"), COUNTS, ids=name_of)
 def test_known_counts(name, options, count):
     rule = make_rule(name, **options)

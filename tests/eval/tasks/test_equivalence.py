@@ -20,6 +20,7 @@ def verifier():
     verifier.close()
 
 
+@pytest.mark.slow
 def test_too_long_a_comparison_ends_and_the_next_one_works(verifier):
     assert verifier.equal("\\frac{1}{2}", "0.5") is True
     first = verifier._process.pid
@@ -28,6 +29,7 @@ def test_too_long_a_comparison_ends_and_the_next_one_works(verifier):
     assert verifier._process.pid != first
 
 
+@pytest.mark.slow
 def test_off_the_main_thread(verifier):
     found = {}
 
@@ -43,6 +45,7 @@ def test_off_the_main_thread(verifier):
     assert found == {"same": True, "other": False, "tower": None, "again": True}
 
 
+@pytest.mark.slow
 def test_waiting_is_not_working(verifier):
     """The limit counts the worker's own CPU time: a pause as long as the limit between two answers costs nothing."""
     assert verifier.equal("1", "1.0") is True
@@ -50,6 +53,7 @@ def test_waiting_is_not_working(verifier):
     assert verifier.equal("1", "2") is False
 
 
+@pytest.mark.slow
 def test_a_forked_process_starts_its_own_worker(verifier):
     assert verifier.equal("1", "3-2") is True
     child = os.fork()
@@ -63,6 +67,7 @@ def test_a_forked_process_starts_its_own_worker(verifier):
     assert verifier.equal("1", "3-2") is True
 
 
+@pytest.mark.slow
 def test_an_answer_that_takes_too_long_is_wrong_and_marked():
     score = PAPER_TASKS["math"].score(f"\\boxed{{{TOWER}}}", {"answer": "1"})
     assert (score.value, score.parts) == (0.0, {"unjudged": 1.0})

@@ -121,6 +121,7 @@ def work_at_two_speeds() -> None:
             Path("rows.json").write_text(json.dumps(rows))
 
 
+@pytest.mark.slow
 def test_a_process_of_a_tenth_of_the_speed_gets_what_it_can_do_in_the_time(tmp_path):
     for rank, process in enumerate(processes(2, work_at_two_speeds, tmp_path)):
         process.join(60)
@@ -201,6 +202,7 @@ def train_until(run: Path, config: ESConfig, count: int, steps: int, folder: Pat
     return started
 
 
+@pytest.mark.slow
 def test_whichever_process_is_killed_the_other_ends_and_a_restart_gives_the_same_weights(undisturbed, base, tmp_path):
     run = tmp_path / "killed"
     config = ESConfig(model=str(base), output_dir=str(run), **OPTIONS)
@@ -231,6 +233,7 @@ def never_starts() -> None:
             time.sleep(30)
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_before_it_has_met_the_others_ends_them_too(tmp_path, monkeypatch):
     monkeypatch.setattr("trainers.watch.START_LIMIT", 1)
     store = TCPStore("127.0.0.1", free_port(), is_master=True, wait_for_workers=False)
@@ -278,6 +281,7 @@ def two_machines():
                 subprocess.run(["ip", "netns", "del", f"{name}{letter}"], capture_output=True, check=False)
 
 
+@pytest.mark.slow
 def test_the_two_machine_command_resumes_a_run_on_machines_that_share_no_folder(undisturbed, base, tmp_path):
     folders = [tmp_path / f"machine{rank}" for rank in range(2)]
     for folder in folders:

@@ -18,9 +18,6 @@ from trainers.es.train import train_es
 from trainers.es.update import read_seed_log, replay
 
 
-needs_vllm = pytest.mark.skipif(
-    importlib.util.find_spec("vllm") is None, reason="vLLM is not installed (make test installs it on Linux on x86-64)"
-)
 OPTIONS = {
     "task": "tests.trainers.es.test_train:VARIETY",
     "steps": 4,
@@ -102,7 +99,8 @@ def test_without_vllm_the_engine_is_refused_in_one_line(base, tmp_path):
         train(base, tmp_path / "run", engine="vllm")
 
 
-@needs_vllm
+@pytest.mark.slow
+@pytest.mark.vllm
 @pytest.mark.parametrize("options", [{}, {"noise": "full"}, {"temperature": 1.0, "samples": 2, "member_noise": True}])
 def test_both_engines_give_the_same_rewards_and_bits(base, tmp_path, options):
     hf = train(base, tmp_path / "hf", **options)
@@ -114,13 +112,14 @@ def test_both_engines_give_the_same_rewards_and_bits(base, tmp_path, options):
     assert read_jsonl(hf / "evaluations.jsonl") == read_jsonl(vllm / "evaluations.jsonl")
 
 
-@needs_vllm
+@pytest.mark.vllm
 def test_too_little_memory_for_keys_and_values_is_one_line(base, tmp_path):
     with pytest.raises(UserError, match="vLLM cannot run this model here"):
         train(base, tmp_path / "run", engine="vllm", population_gb=1e-6)
 
 
-@needs_vllm
+@pytest.mark.slow
+@pytest.mark.vllm
 def test_two_processes_with_vllm_give_the_same_bits(whole, base, tmp_path):
     flags = OPTIONS | {"model": str(base), "output_dir": str(tmp_path / "two"), "engine": "vllm"}
     command = [

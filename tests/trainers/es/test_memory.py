@@ -236,6 +236,7 @@ def test_a_dry_run_prints_the_plan_and_leaves_nothing(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_dry_run_needs_no_weights(tmp_path):
     flags = [f"--{key}={value}" for key, value in (RUN | {"engine_dtype": "bfloat16", "master_on_cpu": True}).items()]
     command = [

@@ -1,6 +1,5 @@
 """The memory plan against the measured peak of whole runs on a CPU."""
 
-import importlib.util
 import sys
 
 import pytest
@@ -9,9 +8,6 @@ from tests.benchmarks.es_memory import LOW_RANK, models, plan_and_peak
 
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from Linux's /proc")
-needs_vllm = pytest.mark.skipif(
-    importlib.util.find_spec("vllm") is None, reason="vLLM is not installed (make test installs it on Linux on x86-64)"
-)
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +15,8 @@ def large_and_small(tmp_path_factory):
     return models(tmp_path_factory.mktemp("models"), layers=4, width=640, vocabulary=4096)
 
 
-@pytest.mark.parametrize("engine, options", [("hf", {}), pytest.param("vllm", LOW_RANK, marks=needs_vllm)])
+@pytest.mark.slow
+@pytest.mark.parametrize("engine, options", [("hf", {}), pytest.param("vllm", LOW_RANK, marks=pytest.mark.vllm)])
 def test_the_plan_is_near_the_peak(large_and_small, engine, options):
     plan, peak = plan_and_peak(*large_and_small, engine, options | {"steps": 1, "eval_size": 16}, threads=1)
     assert plan > 300e6

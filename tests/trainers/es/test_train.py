@@ -143,6 +143,7 @@ def test_replaying_the_seed_log_gives_the_same_bits(whole, base):
     assert same(replay(start, log[:4]), checkpoint)
 
 
+@pytest.mark.slow
 def test_the_replay_command(whole, base, tmp_path):
     command = [
         sys.executable,
@@ -197,6 +198,7 @@ def launch(run: Path, base: Path, **options) -> list[str]:
 ENVIRONMENT = os.environ | {"PYTHONPATH": "."}
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_ends_with_the_same_bits(base, tmp_path):
     options = {"steps": 40, "save_every": 3, "eval_every": 0, "log_completions_every": 0}
     train_es(config(base, tmp_path / "whole", **options))
@@ -219,6 +221,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(base, tmp_path):
     assert len(read_jsonl(tmp_path / "killed" / "seeds.jsonl")) == 40
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_rewards_and_bits(whole, base, tmp_path):
     flags = launch(tmp_path / "two", base, population=4)[1:]
     command = [
@@ -241,6 +244,7 @@ def test_two_processes_give_the_same_rewards_and_bits(whole, base, tmp_path):
     assert sorted(map(str, tables[0])) == sorted(map(str, tables[1]))
 
 
+@pytest.mark.slow
 def test_a_full_disk_costs_one_line_and_no_checkpoint(base, tmp_path):
     """A limit on the size of files stands for the full disk: the write fails in the same place."""
     run = tmp_path / "full"
@@ -343,6 +347,7 @@ def test_mistakes_are_found_before_a_model_loads(options, message):
         ESConfig(model="no/model", output_dir="unused", **(OPTIONS | options))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_weights_is_one_line(base, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "config.json").write_text((base / "config.json").read_text())

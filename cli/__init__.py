@@ -1,0 +1,1 @@
+"""posttrain-lab: one module per kind of subcommand; it starts recipes and analysis, and holds no logic."""
