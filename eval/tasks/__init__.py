@@ -18,7 +18,7 @@ from eval.tasks.sciknoweval import SciKnowEvalChemistry
 from eval.tasks.yes_no import YesNo
 
 
-__all__ = ["PAPER_TASKS", "TASKS", "Score", "Task", "get_task"]
+__all__ = ["PAPER_TASKS", "TASKS", "Score", "Task", "get_task", "known_names"]
 
 # The offline tasks that the tiny models can do.
 TASKS: dict[str, Task] = {task.name: task for task in (Countdown(), Arithmetic(), FourChoice(), YesNo())}
@@ -28,6 +28,11 @@ PAPER_TASKS: dict[str, Task] = {
     task.name: task
     for task in (CountdownHub(), HendrycksMath(), SciKnowEvalChemistry(), BoolQ(), GSM8K(), Conciseness())
 }
+
+
+def known_names() -> str:
+    """Every way to name a task, for --help and for messages."""
+    return f"{', '.join([*TASKS, *PAPER_TASKS])}, {PREFIX}NAME, or package.module:attribute"
 
 
 def get_task(name: str) -> Task:
@@ -47,6 +52,4 @@ def get_task(name: str) -> Task:
             raise UserError(f"task {name!r}: {module_name} has no {attribute!r}; check the dotted path") from error
     close = get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    raise UserError(
-        f"unknown task {name!r}; {hint}known tasks: {', '.join(known)}, {PREFIX}NAME, or package.module:attribute"
-    )
+    raise UserError(f"unknown task {name!r}; {hint}known tasks: {known_names()}")

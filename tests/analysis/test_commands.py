@@ -8,8 +8,11 @@ import sys
 
 import pytest
 
-from analysis.__main__ import build_parser, named_folders, run_report
+from analysis.__main__ import COMMANDS, build_parser
+from analysis.commands import report
+from analysis.commands.options import named_folders
 from analysis.geometry.updates import update_geometry
+from eval.command_line import command_name
 from eval.errors import UserError
 from tests.analysis.theory.test_predictions import write_run
 from tests.tiny import random_checkpoint
@@ -364,7 +367,10 @@ def test_a_folder_name_may_hold_an_equals_sign():
         (["geometri"], "invalid choice"),
         (["kl", "--base", "x"], "--checkpoints"),
         (["geometry", "--base", "x", "--output", "o"], "one of the arguments --checkpoints --run is required"),
-        (["kl", "--base", "b", "--checkpoints", "a=a", "--output", "o", "--tasks", "t", "--prompts", "0"], "positive"),
+        (
+            ["kl", "--base", "b", "--checkpoints", "a=a", "--output", "o", "--tasks", "t", "--prompts", "0"],
+            "at least 1",
+        ),
         (["geometry", "--base", "b", "--checkpoints", "a=a", "--output", "o", "--sede", "1"], "--sede"),
     ],
 )
@@ -374,7 +380,7 @@ def test_misspelt_arguments(arguments, message):
     assert "--help" in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("command", ["geometry", "connectivity", "kl", "report", "table"])
+@pytest.mark.parametrize("command", [command_name(module) for module in COMMANDS])
 def test_every_option_is_explained(command, capsys):
     with pytest.raises(SystemExit) as exit_info:
         build_parser().parse_args([command, "--help"])
@@ -386,7 +392,7 @@ def test_every_option_is_explained(command, capsys):
 
 def test_report_of_a_folder_without_results(tmp_path):
     with pytest.raises(UserError, match=str(tmp_path)):
-        run_report(build_parser().parse_args(["report", "--run", str(tmp_path)]))
+        report.run(build_parser().parse_args(["report", "--run", str(tmp_path)]))
 
 
 def test_theory_and_the_gallery_as_they_are_typed(commands, tmp_path, capsys):

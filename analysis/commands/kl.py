@@ -1,0 +1,72 @@
+"""Exact and sampled KL divergence between the models, in both directions."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from analysis.commands.options import (
+    add_checkpoint_options,
+    add_sampling_options,
+    add_tasks_option,
+    measure_parts,
+    named_folders,
+    task_names,
+)
+from analysis.resume import Measurement, file_digest
+from eval.command_line import at_least
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add_checkpoint_options(parser)
+    add_tasks_option(parser, required=False)
+    parser.add_argument(
+        "--texts",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help='files of prompts to measure on as well: .jsonl with a "prompt" in each line, or one prompt a line',
+    )
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        choices=("drift", "matrices"),
+        default=["drift"],
+        help="what to measure: each checkpoint against base; a sequence of trainings, its checkpoints in the order "
+        "given, each against the one before it and against base (default: drift)",
+    )
+    parser.add_argument(
+        "--prompts", type=at_least(1), default=200, help="held-out prompts of each task or file (default: %(default)s)"
+    )
+    add_sampling_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from analysis.behaviour.kl import kl_drift, kl_matrices, prompt_sets
+
+    checkpoints = named_folders(arguments.checkpoints)
+    tasks = task_names(arguments.tasks) if arguments.tasks else []
+    prompt_sets(tasks, arguments.texts, 1, arguments.seed)  # misspelt tasks and broken files, before any checkpoint
+    options = {
+        "tasks": tasks,
+        "texts": {path.stem: file_digest(path) for path in arguments.texts},
+        "prompts": arguments.prompts,
+        "seed": arguments.seed,
+        "max_new_tokens": arguments.max_new_tokens,
+    }
+
+    def measured(function: Callable[..., dict]) -> Measurement:
+        return options, lambda: function(
+            arguments.base,
+            checkpoints,
+            tasks,
+            arguments.prompts,
+            arguments.seed,
+            arguments.max_new_tokens,
+            arguments.batch_size,
+            arguments.device,
+            arguments.texts,
+        )
+
+    parts = {"drift": ("kl", measured(kl_drift)), "matrices": ("kl_matrices", measured(kl_matrices))}
+    measure_parts(arguments, checkpoints, parts)

@@ -1,0 +1,31 @@
+"""A run of evolution strategies beside what theory predicts, from its logs alone."""
+
+import argparse
+from pathlib import Path
+
+from analysis.commands.options import named_folders
+from analysis.resume import read_results
+from eval.storage import write_json
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--runs",
+        nargs="+",
+        required=True,
+        metavar="NAME=DIR",
+        help="finished runs of evolution strategies, with names: es=runs/tiny/compare/es",
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="folder whose results.json takes the results"
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from analysis.theory.predictions import predict
+
+    measured = {name: predict(folder) for name, folder in named_folders(arguments.runs).items()}
+    path = arguments.output / "results.json"
+    # Quickly computed from small files, so that it needs no cache.
+    write_json(path, read_results(path) | {"theory": measured})
+    print(f"wrote theory to {path}")

@@ -1,0 +1,56 @@
+"""Commands with one module each, such as `python -m eval score`; and the parser that all of them use.
+
+A command's module has `add_options(parser)` and `run(arguments)`; its docstring is what --help says, the first line of
+it what the list of commands says. It imports at its top only what is quick to import: neither a misspelt option nor
+--help should wait for torch.
+"""
+
+import argparse
+from collections.abc import Callable, Iterable
+from types import ModuleType
+from typing import NoReturn
+
+from eval.errors import UserError
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Reports a mistake as a UserError; argparse would print the usage and then the error."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; `{self.prog} --help` explains every option")
+
+
+def command_parser(prog: str, description: str, commands: Iterable[ModuleType], allow_abbrev: bool) -> OneLineParser:
+    """`PROG COMMAND [options]`; the parsed arguments have `run`, which takes them."""
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = OneLineParser(prog=prog, description=description, formatter_class=layout, allow_abbrev=allow_abbrev)
+    modules = {command_name(module): module for module in commands}
+    choices = parser.add_subparsers(required=True, metavar="|".join(modules))
+    for name, module in modules.items():
+        command = choices.add_parser(
+            name, help=summary(module), description=module.__doc__, formatter_class=layout, allow_abbrev=allow_abbrev
+        )
+        module.add_options(command)
+        command.set_defaults(run=module.run)
+    return parser
+
+
+def command_name(module: ModuleType) -> str:
+    return module.__name__.rpartition(".")[2]
+
+
+def summary(module: ModuleType) -> str:
+    """The first line of its docstring, as it stands in a list of commands."""
+    assert module.__doc__ is not None
+    return module.__doc__.partition("\n")[0].rstrip(".")
+
+
+def at_least(minimum: int) -> Callable[[str], int]:
+    """The type of an option that takes a whole number of at least `minimum`."""
+
+    def whole_number(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {minimum}")
+        return int(text)
+
+    return whole_number
