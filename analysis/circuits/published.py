@@ -14,7 +14,7 @@ from tqdm import tqdm
 from analysis.circuits.ablation import ablated_run
 from analysis.circuits.attribution import RULES, check_choice, differences, input_path, products, sublayers
 from analysis.circuits.batch import Batch, answer_loss
-from analysis.circuits.nodes import CircuitModel, Run
+from analysis.circuits.nodes import CircuitModel, Run, hooks
 
 
 METHODS = ("nap", "nap-ig-inputs", "nap-ig-activations-published")
@@ -38,7 +38,7 @@ def published_scores(
     check_choice("method", method, METHODS)
     check_choice("mlp gradient", mlp_gradient, ("input", "output"))
     alphas = [1.0] if method == "nap" else RULES["right"](steps)
-    found = []
+    per_example = []
     for batch in tqdm(batches, desc=f"{method} as released", unit="batch", leave=False):
         removed = ablated_run(model, batch, "counterfactual")
         scores, points, change = 0.0, 0, None
@@ -57,8 +57,8 @@ def published_scores(
                 scores = scores + products(model, slopes, change)
                 points += 1
         scores = scores / points
-        found.append(scores.to(model.dtype).float().cpu() if accumulate_in_model_type else scores.cpu())
-    return torch.cat(found)
+        per_example.append(scores.to(model.dtype).float().cpu() if accumulate_in_model_type else scores.cpu())
+    return torch.cat(per_example)
 
 
 def total(per_example: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -75,19 +75,16 @@ def watched_mlp_inputs(model: CircuitModel) -> Iterator[list[torch.Tensor]]:
 
     Each is a tensor of its own in the graph, so that its gradient is that of the MLP's branch alone.
     """
-    found: list[torch.Tensor] = []
+    branches: list[torch.Tensor] = []
 
     def watch(_module, arguments):
         branch = arguments[0].view_as(arguments[0])
-        found.append(branch)
+        branches.append(branch)
         return (branch,)
 
     handles = [layer.post_attention_layernorm.register_forward_pre_hook(watch) for layer in model.layers]
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooks(handles):
+        yield branches
 
 
 def _activation_path(
