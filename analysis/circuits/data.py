@@ -85,3 +85,18 @@ def solved_batch(
         "kept": len(kept) / len(examples),
     }
     return batch_of([examples[i] for i in kept[:size].tolist()], tokenizer.pad_token_id), report
+
+
+def solved_batches(
+    models: dict[str, CircuitModel],
+    tokenizer: PreTrainedTokenizerBase,
+    task: CircuitTask | str,
+    split: str,
+    size: int,
+    seed: int,
+    rows: int,
+) -> tuple[list[Batch], dict[str, Any]]:
+    """The same in batches of at most `rows` on the models' device."""
+    batch, report = solved_batch(models, tokenizer, task, split, size, seed, rows)
+    device = next(iter(models.values())).device
+    return [part.to(device) for part in batch.split(rows)], report

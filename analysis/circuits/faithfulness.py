@@ -18,7 +18,7 @@ from analysis.circuits.ablation import ablated_run, mean_activations
 from analysis.circuits.attribution import check_choice, circuit_losses
 from analysis.circuits.batch import Batch, answer_loss
 from analysis.circuits.nodes import Activations, CircuitModel, Run
-from analysis.criteria import CONFIDENCE
+from analysis.statistics import percentile_interval, resample_counts
 from eval.errors import UserError
 
 
@@ -237,7 +237,6 @@ def summarise(
     seed: int = 0,
 ) -> Curve:
     """The curve of circuits that were run, with bootstrap intervals over examples."""
-    examples = len(differences.clean)
     clean, ablated = differences.clean.double().mean(), differences.ablated.double().mean()
     if clean == ablated:
         raise UserError(
@@ -245,16 +244,11 @@ def summarise(
             "give prompts that the model answers differently when they are corrupted"
         )
     f = differences.faithfulness()
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(examples, (resamples, examples), generator=generator)
-    counts = torch.zeros(resamples, examples, dtype=torch.float64)
-    counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
+    counts = resample_counts(len(differences.clean), resamples, torch.Generator().manual_seed(seed))
     resampled = differences.faithfulness(counts)
 
     def interval(value: torch.Tensor, values: torch.Tensor) -> Interval:
-        ends = torch.tensor([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], dtype=torch.float64)
-        low, high = values.quantile(ends).tolist()
-        return Interval(value.item(), low, high)
+        return Interval(value.item(), *percentile_interval(values))
 
     sufficient = [size for size, value in zip(sizes, f.tolist(), strict=True) if value >= threshold]
     return Curve(

@@ -10,6 +10,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from analysis.__main__ import build_parser
+from analysis.circuits.attribution import attribute
 from analysis.circuits.batch import Batch
 from analysis.circuits.change import ChangeOptions, edge_change_by_layer, task_change
 from analysis.circuits.edges import attribute_edges
@@ -26,7 +27,7 @@ from analysis.circuits.overlap import (
     weighted_jaccard,
     with_null,
 )
-from analysis.circuits.ranks import critical_layers, lora_patterns, random_layers
+from analysis.circuits.ranks import critical_layers, layer_change, lora_patterns, random_layers
 from analysis.circuits.transplant import transplant
 from eval.errors import UserError
 from eval.storage import read_json
@@ -100,7 +101,7 @@ def test_unchanged_models_do_not_change_and_a_changed_layer_is_found(base):
     again = CircuitModel(copy.deepcopy(base))
     batches = [random_batch(8, seed=0)], [random_batch(8, seed=1)]
     options = ChangeOptions(resamples=50, rows=64)
-    result, found = task_change({"base": model, "again": again, "other": other}, *batches, options)
+    result = task_change({"base": model, "again": again, "other": other}, *batches, options)
 
     same = result["overlap"]["base|again"]
     for level in ("nodes", "edges"):
@@ -117,7 +118,8 @@ def test_unchanged_models_do_not_change_and_a_changed_layer_is_found(base):
     assert cross["base"]["base"]["f"][-1] == pytest.approx(1.0, abs=1e-6)
     assert cross["base"]["other"] != cross["base"]["base"]
     assert set(result["transplant"]) == {"base>again", "again>base", "base>other", "other>base"}
-    assert result["circuits"]["base"]["scores"] == found["base"].nodes.scores.tolist()
+    scores = attribute(model, batches[0], options.method, steps=options.steps, rows=options.rows).scores
+    assert result["circuits"]["base"]["scores"] == scores.tolist()
 
 
 def test_edge_change_by_layer_counts_every_edge_once(base):
@@ -207,6 +209,11 @@ def test_critical_layers_and_their_control():
     assert len(control) == 2 and control != [1, 3] and control == random_layers(4, [1, 3], seed=0)
     with pytest.raises(UserError, match="no other choice exists"):
         random_layers(2, [0, 1], seed=0)
+
+
+def test_tasks_count_alike_in_the_change_of_a_layer_and_edges_from_the_input_count_for_the_first():
+    assert layer_change([[1.0, 2.0, 1.0], [0.0, 0.0, 10.0], [0.0, 0.0, 0.0]]) == {0: 0.375, 1: 0.625}
+    assert layer_change([[0.0, 0.0]]) == {}
 
 
 def test_the_patterns_give_peft_the_ranks(base):
