@@ -199,24 +199,27 @@ def nap_ig_activations_published(
     """[B, N] scores; every sub-layer's path counts for every node."""
     clean = model.record(batch.clean_ids, batch.attention_mask)
     change = differences(removed.activations, clean.activations)
-    parts = list(sublayers(model))
-    scores = 0.0
-    for part in parts:
-        gates = torch.ones(len(alphas), 1, len(model.nodes), device=model.device)
-        gates[..., part] = torch.tensor(alphas, device=model.device)[:, None, None]
-        run = model.run(
-            batch.clean_ids,
-            batch.attention_mask,
-            gates=gates,
-            replacement=removed.activations,
-            embeddings=clean.activations.input.detach().requires_grad_(),
-            record=True,
-        )
-        slopes = torch.autograd.grad(answer_loss(run.logits, batch).sum(), run.activations.tensors())
-        for step in range(len(alphas)):
-            rows = slice(step * len(batch), (step + 1) * len(batch))
-            scores = scores + products(model, [slope[rows] for slope in slopes], change)
-    return scores / (len(alphas) * len(parts))
+    runs = activation_path(model, batch, clean, removed, alphas)
+    scores = [products(model, gradients(run, batch), change) for run in runs]
+    return torch.stack(scores).mean(0)
+
+
+def activation_path(
+    model: CircuitModel, batch: Batch, clean: Run, removed: Run, alphas: Sequence[float]
+) -> Iterator[Run]:
+    """Recorded clean runs with one sub-layer at alpha between knocked out and clean, for each sub-layer and alpha."""
+    for part in sublayers(model):
+        for alpha in alphas:
+            gates = torch.ones(len(model.nodes), device=model.device)
+            gates[part] = alpha
+            yield model.run(
+                batch.clean_ids,
+                batch.attention_mask,
+                gates=gates,
+                replacement=removed.activations,
+                embeddings=clean.activations.input.detach().requires_grad_(),
+                record=True,
+            )
 
 
 def exact_patching(model: CircuitModel, batch: Batch, removed: Run, rows: int) -> torch.Tensor:

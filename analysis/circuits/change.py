@@ -17,6 +17,7 @@ import torch
 from analysis.circuits.attribution import METHODS, Attribution, attribute
 from analysis.circuits.batch import Batch
 from analysis.circuits.data import solved_batches
+from analysis.circuits.edge_circuits import edge_faithfulness_curve
 from analysis.circuits.edges import EdgeAttribution, attribute_edges
 from analysis.circuits.faithfulness import faithfulness_curve, gates_of_sizes
 from analysis.circuits.nodes import CircuitModel, parse_node
@@ -51,6 +52,7 @@ class ChangeOptions:
     resamples: int = field(default=500, metadata={"help": "bootstrap resamples behind every interval"})
     seed: int = field(default=0, metadata={"help": "of examples, alignment maps, resamples and trainings"})
     rows: int = field(default=256, metadata={"help": "prompts that go through a model at once"})
+    edges: bool = field(default=False, metadata={"help": "measure the faithfulness of circuits of edges as well"})
 
 
 def task_change(
@@ -64,6 +66,7 @@ def task_change(
     overlap: {"a|b": {"nodes", "edges"}}, each with `jaccard`, `spearman`, `weighted` beside their nulls (see
         `with_null`), `recall`, `chance` (of the shared nodes) and `score_change`.
     cross_faithfulness: {model whose circuit: {model it is run in: curve}}.
+    edge_faithfulness: {model: curve of its edges}, if asked for.
     transplant: {"a>b": {...}}: nodes of a put into b, for the first model with each of the others.
     edge_change: {model: [layers + 1]}, sums of |score - score of the first model| over the edges that begin in
         `input` or in a layer, for the models but the first.
@@ -78,13 +81,13 @@ def task_change(
         method = "nap" if options.method == "nap" else "nap-ig-inputs"
         edges[name] = attribute_edges(model, finding, method, steps=options.steps, per_example=True)
 
+    settings = {"resamples": options.resamples, "seed": options.seed, "rows": options.rows}
+
     def curve(circuit_of: str, name: str) -> dict[str, Any]:
-        model, scores = models[name], nodes[circuit_of].scores
-        settings = {"resamples": options.resamples, "seed": options.seed, "rows": options.rows}
-        return faithfulness_curve(model, judging, scores, **settings).as_dict()
+        return faithfulness_curve(models[name], judging, nodes[circuit_of].scores, **settings).as_dict()
 
     base, *others = models
-    return {
+    change = {
         "circuits": {name: _described(model, nodes[name], edges[name]) for name, model in models.items()},
         "overlap": {
             f"{one}|{other}": {
@@ -101,6 +104,12 @@ def task_change(
         },
         "edge_change": {name: edge_change_by_layer(edges[base], edges[name]) for name in others},
     }
+    if options.edges:
+        change["edge_faithfulness"] = {
+            name: edge_faithfulness_curve(model, judging, edges[name], **settings).as_dict()
+            for name, model in models.items()
+        }
+    return change
 
 
 def checkpoint_changes(

@@ -17,6 +17,7 @@ from analysis.circuits.edges import EDGE_METHODS, attribute_edges, existing_edge
 from analysis.circuits.faithfulness import faithfulness_curve
 from analysis.circuits.nodes import CircuitModel, parse_node
 from analysis.circuits.planted import model_batch, planted_llama
+from eval.errors import UserError
 
 
 def planted_recovery(
@@ -25,8 +26,10 @@ def planted_recovery(
     """{"circuit", "seeds", "examples", "nodes": {method: {"auroc": per seed, "cpr": per seed}}, "edges": the same}.
 
     One planted model of two layers of four heads per seed. Circuits are found on some random prompts and judged on
-    others. Raises UserError for a node that the model lacks, ValueError if none, or all, of them are planted.
+    others. Raises UserError for a node that the model lacks, and for no node besides `input`.
     """
+    if not set(circuit) - {"input"}:
+        raise UserError("there is no node to find but input, which every circuit keeps; plant a head or an MLP")
     methods = {"nodes": [*METHODS, "learned gates"], "edges": EDGE_METHODS}
     recovered = {what: {method: {"auroc": [], "cpr": []} for method in methods[what]} for what in methods}
     for seed in seeds:

@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from analysis.circuits.ablation import ablated_run
-from analysis.circuits.attribution import RULES, check_choice, differences, input_path, products, sublayers
+from analysis.circuits.attribution import RULES, activation_path, check_choice, differences, input_path, products
 from analysis.circuits.batch import Batch, answer_loss
 from analysis.circuits.nodes import CircuitModel, Run, hooks
 
@@ -45,7 +45,7 @@ def published_scores(
         if method == "nap-ig-activations-published":
             clean = model.record(batch.clean_ids, batch.attention_mask)
             change = differences(removed.activations, clean.activations)
-            runs = _activation_path(model, batch, clean, removed, alphas)
+            runs = activation_path(model, batch, clean, removed, alphas)
         else:
             runs = (run for run, _ in input_path(model, batch, removed, alphas))
         with watched_mlp_inputs(model) as mlp_inputs:
@@ -85,24 +85,6 @@ def watched_mlp_inputs(model: CircuitModel) -> Iterator[list[torch.Tensor]]:
     handles = [layer.post_attention_layernorm.register_forward_pre_hook(watch) for layer in model.layers]
     with hooks(handles):
         yield branches
-
-
-def _activation_path(
-    model: CircuitModel, batch: Batch, clean: Run, removed: Run, alphas: Sequence[float]
-) -> Iterator[Run]:
-    """Recorded clean runs with one sub-layer at alpha between corrupted and clean: every alpha of every sub-layer."""
-    for part in sublayers(model):
-        for alpha in alphas:
-            gates = torch.ones(len(model.nodes), device=model.device)
-            gates[part] = alpha
-            yield model.run(
-                batch.clean_ids,
-                batch.attention_mask,
-                gates=gates,
-                replacement=removed.activations,
-                embeddings=clean.activations.input.detach().requires_grad_(),
-                record=True,
-            )
 
 
 def _slopes(run: Run, batch: Batch, mlps: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -120,23 +120,23 @@ class Study:
         accuracy = {name.removeprefix("accuracy-"): measured for name, measured in accuracy.items()}
         left_out = too_rarely_solved(accuracy, options.smallest_share)
         compared = [name for name in self.folders if name == self.base or name not in self.models] if self.base else []
-        found, changed = options.found_tasks(), options.compared_tasks()
+        tasks, changed = options.found_tasks(), options.compared_tasks()
         # The longest first, so that no process is left alone with it.
         jobs: dict[str, Stage] = {
-            f"transfer-{small}-{large}": (self.transfer, [small, large], found) for small, large in self.pairs
+            f"transfer-{small}-{large}": (self.transfer, [small, large], tasks) for small, large in self.pairs
         }
         if compared:
             changed = solved_tasks(compared, changed, left_out)
             jobs["migration"] = (self.migration, compared, changed)
             jobs |= {f"change-{task.partition('=')[0]}": (self.change, compared, [task]) for task in changed}
             jobs["intensity"] = (self.intensity, compared, changed)
-        jobs |= {f"circuits-{name}": (self.circuits, [name], found) for name in self.models}
+        jobs |= {f"circuits-{name}": (self.circuits, [name], tasks) for name in self.models}
         measured = self.stages(
-            run, {job: (compute, on, solved_tasks(on, tasks, left_out)) for job, (compute, on, tasks) in jobs.items()}
+            run, {job: (compute, on, solved_tasks(on, given, left_out)) for job, (compute, on, given) in jobs.items()}
         )
         sections = {
             "models": list(self.models),
-            "tasks": found,
+            "tasks": tasks,
             "left_out": left_out,
             "accuracy": accuracy,
             "circuits": {name: measured[f"circuits-{name}"] for name in self.models},

@@ -258,6 +258,10 @@ def test_the_command_stores_the_change_of_checkpoints(tmp_path, capsys):
     assert found["examples"]["train"]["examples"] == 5
     run_command(words)
     assert "holds circuits of these checkpoints and options already" in capsys.readouterr().out
+    assert "edge_faithfulness" not in found
+    run_command([*words, "--edges"])
+    curves = read_json(tmp_path / "out" / "results.json")["circuits"]["docstring_short"]["edge_faithfulness"]
+    assert curves["base"]["sizes"][-1] > 50 and curves["es"]["f"][-1] == pytest.approx(1.0, abs=1e-4)
     with pytest.raises(UserError, match="unknown circuit task 'docstrin'; did you mean 'docstring'"):
         run_command([*words, "--tasks", "docstrin"])
     with pytest.raises(UserError, match="--method 'nape' is unknown"):

@@ -1,12 +1,14 @@
 import pytest
 import torch
 
+from analysis.__main__ import build_parser
 from analysis.circuits.attribution import METHODS
 from analysis.circuits.edges import attribute_edges
 from analysis.circuits.nodes import CircuitModel
 from analysis.circuits.planted import model_batch, planted_llama
 from analysis.circuits.planted_recovery import auroc, planted_edges, planted_recovery
 from eval.errors import UserError
+from eval.storage import read_json
 
 
 PLANTED = ("a0.h1", "m0", "a1.h2")
@@ -24,6 +26,20 @@ def test_gates_and_edges_recover_what_was_planted_and_every_method_is_there():
         assert entry["auroc"] == [1.0, 1.0] and len(entry["cpr"]) == 2
     with pytest.raises(UserError, match="no node m7"):
         planted_recovery(["m7"])
+    with pytest.raises(UserError, match="no node to find but input"):
+        planted_recovery(["input"])
+
+
+def test_the_command_prints_and_stores_what_was_recovered(tmp_path, capsys):
+    words = ["planted", "--nodes", *PLANTED, "--seeds", "1", "--examples", "4", "--output", str(tmp_path)]
+    arguments = build_parser().parse_args(words)
+    arguments.run(arguments)
+    stored = read_json(tmp_path / "planted.json")
+    assert stored["examples"] == 4 and stored["seeds"] == [0]
+    lines = capsys.readouterr().out.splitlines()
+    (gates,) = [line.split() for line in lines if "learned gates" in line]
+    of_gates = stored["nodes"]["learned gates"]
+    assert gates[2:] == [f"{of_gates[key][0]:.3f}" for key in ("auroc", "cpr")]
 
 
 def test_the_planted_edges_are_those_with_a_score():
