@@ -23,12 +23,12 @@ divergences in nats, norms Euclidean; every KL states its direction, estimator, 
 is there already for the same files and options is not measured again.
 """
 
-from analysis.commands import circuits, clocks, connectivity, geometry, kl, report, table, theory
+from analysis.commands import circuits, clocks, connectivity, geometry, kl, planted, report, table, theory
 from eval.command_line import OneLineParser, command_parser
 from eval.errors import exit_with_one_line
 
 
-COMMANDS = (geometry, connectivity, kl, theory, circuits, report, table, clocks)
+COMMANDS = (geometry, connectivity, kl, theory, circuits, planted, report, table, clocks)
 
 
 def build_parser(prog: str = "python -m analysis") -> OneLineParser:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from analysis.circuits.attribution import METHODS, RULES, attribute, check_choice
 from analysis.circuits.batch import Batch
+from analysis.circuits.faithfulness import INPUT_POLICIES
 from analysis.circuits.maps import MAPS, AlignmentMap, Layout
 from analysis.circuits.nodes import CircuitModel
 from analysis.circuits.passes import Passes, count_passes
@@ -25,12 +26,20 @@ from analysis.circuits.published import published_scores, total
 from eval.errors import UserError
 
 
-NORMALISATIONS = ("none", "l1")
-DIRECTIONS = ("noise", "denoise")
-DIVERGENCES = ("answer", "all-positions")
-ORDERS = ("interleaved", "sequential")
-KEPT = ("best-validation", "last")
-SELECTIONS = ("validation", "test")
+# What the fields of a preset may be.
+CHOICES = {
+    "method": METHODS,
+    "rule": tuple(RULES),
+    "mlp_gradient": ("output", "input"),
+    "normalise": ("none", "l1"),
+    "map": MAPS,
+    "direction": ("noise", "denoise"),
+    "divergence": ("answer", "all-positions"),
+    "order": ("interleaved", "sequential"),
+    "keep": ("best-validation", "last"),
+    "input_policy": INPUT_POLICIES,
+    "select_on": ("validation", "test"),
+}
 # Prompts that go through a model at once where nothing depends on it.
 ROWS = 32
 
@@ -97,17 +106,8 @@ class Preset:
     select_on: str = "validation"
 
     def __post_init__(self):
-        check_choice("method", self.method, METHODS)
-        check_choice("rule", self.rule, tuple(RULES))
-        check_choice("mlp_gradient", self.mlp_gradient, ("output", "input"))
-        check_choice("normalise", self.normalise, NORMALISATIONS)
-        check_choice("map", self.map, MAPS)
-        check_choice("direction", self.direction, DIRECTIONS)
-        check_choice("divergence", self.divergence, DIVERGENCES)
-        check_choice("order", self.order, ORDERS)
-        check_choice("keep", self.keep, KEPT)
-        check_choice("input_policy", self.input_policy, ("always", "ranked"))
-        check_choice("select_on", self.select_on, SELECTIONS)
+        for name, choices in CHOICES.items():
+            check_choice(name, getattr(self, name), choices)
         if min(self.steps, self.epochs, self.batch_size, self.rank) < 1 or self.learning_rate <= 0:
             raise UserError("steps, epochs, batch_size, rank and learning_rate of a DFA preset must be positive")
         if self.as_released and (self.method not in PUBLISHED_METHODS or self.rule != "right"):
@@ -174,8 +174,8 @@ def node_scores(model: CircuitModel, batch: Batch, preset: Preset, steps: int | 
         )
         dtype = model.dtype if preset.accumulate_in_model_type else torch.float64
         return Scores(total(per_example, dtype), per_example)
-    found = attribute(model, batches, preset.method, steps=steps, rule=preset.rule)
-    return Scores(found.scores, found.per_example)
+    attribution = attribute(model, batches, preset.method, steps=steps, rule=preset.rule)
+    return Scores(attribution.scores, attribution.per_example)
 
 
 def map_input(scores: Scores, preset: Preset, generator: torch.Generator | None = None) -> torch.Tensor:
@@ -323,10 +323,10 @@ def _validation_loss(
     preset: Preset,
 ) -> float:
     """Mean over tasks of the mean loss over their validation prompts."""
-    found = []
+    by_task = []
     for task, batch in validation.items():
         mask = alignment(map_input(scores[task], preset)).sigmoid().to(target.device)
         parts = [part.to(target.device) for part in batch.split(ROWS)]
         total_loss = sum(faithfulness_loss(target, part, mask, preset).item() * len(part) for part in parts)
-        found.append(total_loss / len(batch))
-    return fmean(found)
+        by_task.append(total_loss / len(batch))
+    return fmean(by_task)

@@ -5,7 +5,7 @@ prompt and a'_v when knocked out, d_v = a'_v - a_v. A positive score means that 
 helps. All sums are in float32, whatever the model's type, and kept for each example.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,9 +47,9 @@ class Completeness:
 
 @dataclass(frozen=True, eq=False)
 class Attribution:
-    """nodes: N names. scores: [N] float64, the mean of per_example, or for a method without them its only result.
+    """nodes: N names. scores: [N] float64, the mean of per_example.
 
-    per_example: [E, N] float32, in the order of the examples; None for a learned mask.
+    per_example: [E, N] float32, in the order of the examples.
     completeness: for integrated gradients only.
     """
 
@@ -57,7 +57,7 @@ class Attribution:
     ablation: str
     nodes: tuple[str, ...]
     scores: torch.Tensor
-    per_example: torch.Tensor | None
+    per_example: torch.Tensor
     completeness: Completeness | None = None
 
 
@@ -94,18 +94,11 @@ def attribute(
     Raises UserError for an unknown choice or no examples.
     """
     check_choice("method", method, METHODS)
-    check_choice("ablation", ablation, ABLATIONS)
-    check_choice("rule", rule, tuple(RULES))
-    if steps < 1:
-        raise UserError(f"{steps} steps of integrated gradients; give at least 1")
-    if method == "nap-ig-inputs" and ablation != "counterfactual":
-        raise UserError(f"nap-ig-inputs moves between two prompts; it knows no {ablation} ablation")
-    if not batches:
-        raise UserError("there are no examples to attribute on; give at least one batch")
+    check_options(method, ablation, steps, rule, batches)
     if ablation == "mean" and means is None:
         means = mean_activations(model, batches)
     alphas = RULES[rule](steps)
-    found, changes = [], []
+    per_batch, changes = [], []
     for batch in tqdm(batches, desc=method, unit="batch", leave=False):
         batch = batch.to(model.device)
         removed = ablated_run(model, batch, ablation, means)
@@ -121,8 +114,8 @@ def attribute(
             scores = nap_ig_activations_published(model, batch, removed, alphas)
         else:
             scores = exact_patching(model, batch, removed, rows)
-        found.append(scores.cpu())
-    per_example = torch.cat(found)
+        per_batch.append(scores.cpu())
+    per_example = torch.cat(per_batch)
     completeness = None
     if changes:
         path = f"{method} ({len(alphas)} steps, {rule})"
@@ -152,7 +145,9 @@ def nap_ig_inputs(
     return scores, (scores[:, 0].cpu(), actual.cpu())
 
 
-def input_path(model: CircuitModel, batch: Batch, removed: Run, alphas: Sequence[float]):
+def input_path(
+    model: CircuitModel, batch: Batch, removed: Run, alphas: Sequence[float]
+) -> Iterator[tuple[Run, torch.Tensor]]:
     """Yield (run, [B] loss) on the clean prompt, then at each alpha < 1 between corrupted and clean embeddings.
 
     Each run is recorded and has a graph, so that gradients can be taken, except for the clean one if 1 is not among
@@ -204,24 +199,27 @@ def nap_ig_activations_published(
     """[B, N] scores; every sub-layer's path counts for every node."""
     clean = model.record(batch.clean_ids, batch.attention_mask)
     change = differences(removed.activations, clean.activations)
-    parts = list(sublayers(model))
-    scores = 0.0
-    for part in parts:
-        gates = torch.ones(len(alphas), 1, len(model.nodes), device=model.device)
-        gates[..., part] = torch.tensor(alphas, device=model.device)[:, None, None]
-        run = model.run(
-            batch.clean_ids,
-            batch.attention_mask,
-            gates=gates,
-            replacement=removed.activations,
-            embeddings=clean.activations.input.detach().requires_grad_(),
-            record=True,
-        )
-        slopes = torch.autograd.grad(answer_loss(run.logits, batch).sum(), run.activations.tensors())
-        for step in range(len(alphas)):
-            rows = slice(step * len(batch), (step + 1) * len(batch))
-            scores = scores + products(model, [slope[rows] for slope in slopes], change)
-    return scores / (len(alphas) * len(parts))
+    runs = activation_path(model, batch, clean, removed, alphas)
+    scores = [products(model, gradients(run, batch), change) for run in runs]
+    return torch.stack(scores).mean(0)
+
+
+def activation_path(
+    model: CircuitModel, batch: Batch, clean: Run, removed: Run, alphas: Sequence[float]
+) -> Iterator[Run]:
+    """Recorded clean runs with one sub-layer at alpha between knocked out and clean, for each sub-layer and alpha."""
+    for part in sublayers(model):
+        for alpha in alphas:
+            gates = torch.ones(len(model.nodes), device=model.device)
+            gates[part] = alpha
+            yield model.run(
+                batch.clean_ids,
+                batch.attention_mask,
+                gates=gates,
+                replacement=removed.activations,
+                embeddings=clean.activations.input.detach().requires_grad_(),
+                record=True,
+            )
 
 
 def exact_patching(model: CircuitModel, batch: Batch, removed: Run, rows: int) -> torch.Tensor:
@@ -230,22 +228,21 @@ def exact_patching(model: CircuitModel, batch: Batch, removed: Run, rows: int) -
     all_but_one = 1.0 - torch.eye(count, device=model.device)
     with torch.no_grad():
         clean_loss = answer_loss(model.run(batch.clean_ids, batch.attention_mask).logits, batch)
-        losses = [
-            answer_loss(
-                model.run(
-                    batch.clean_ids,
-                    batch.attention_mask,
-                    gates=gates.unsqueeze(1),
-                    replacement=removed.activations,
-                ).logits,
-                batch,
-            )
-            for gates in all_but_one.split(max(1, rows // len(batch)))
-        ]
-    return (torch.cat(losses) - clean_loss).T
+        return (circuit_losses(model, batch, removed.activations, all_but_one, rows) - clean_loss).T
 
 
-def sublayers(model: CircuitModel):
+def circuit_losses(
+    model: CircuitModel, batch: Batch, replacement: Activations, gates: torch.Tensor, rows: int
+) -> torch.Tensor:
+    """[K, B] losses of the circuits of [K, N] gates, at most `rows` prompts at once."""
+    runs = (
+        model.run(batch.clean_ids, batch.attention_mask, gates=some.unsqueeze(1), replacement=replacement)
+        for some in gates.split(max(1, rows // len(batch)))
+    )
+    return torch.cat([answer_loss(run.logits, batch) for run in runs])
+
+
+def sublayers(model: CircuitModel) -> Iterator[slice]:
     """Slices of the nodes that are computed at once: input, then heads and MLP of each layer."""
     yield slice(0, 1)
     for layer in range(len(model.layers)):
@@ -282,7 +279,20 @@ def products(model: CircuitModel, slopes: Sequence[torch.Tensor], change: Sequen
     return torch.cat(columns, dim=1)
 
 
+def check_options(method: str, ablation: str, steps: int, rule: str, batches: Sequence[Batch]) -> None:
+    """Raise UserError for what neither nodes nor edges can be attributed by."""
+    check_choice("ablation", ablation, ABLATIONS)
+    check_choice("rule", rule, tuple(RULES))
+    if steps < 1:
+        raise UserError(f"{steps} steps of integrated gradients; give at least 1")
+    if method == "nap-ig-inputs" and ablation != "counterfactual":
+        raise UserError(f"nap-ig-inputs moves between two prompts; it knows no {ablation} ablation")
+    if not batches:
+        raise UserError("there are no examples to attribute on; give at least one batch")
+
+
 def check_choice(what: str, name: str, choices: Sequence[str]) -> None:
+    """Raise UserError unless `name` is one of `choices`."""
     if name not in choices:
         raise UserError(f"{what} {name!r} is unknown; choose one of {', '.join(choices)}")
 

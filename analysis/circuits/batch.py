@@ -1,7 +1,7 @@
 """Pairs of prompts, a clean one and a corrupted one, with the two answers that a circuit is measured by."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import torch
@@ -64,11 +64,16 @@ class Batch:
                     "give prompts whose tokens stand at the same positions"
                 )
         length = max(map(len, clean), default=0)
-        pad = _pad_left if side == "left" else _pad_right
+
+        def padded(rows: Sequence[Sequence[int]], filler: int) -> torch.Tensor:
+            padding = [[filler] * (length - len(row)) for row in rows]
+            pairs = zip(padding, rows, strict=True)
+            return torch.tensor([[*pad, *row] if side == "left" else [*row, *pad] for pad, row in pairs])
+
         return cls(
-            torch.tensor([pad(ids, length, pad_token_id) for ids in clean]),
-            torch.tensor([pad(ids, length, pad_token_id) for ids in corrupted]),
-            torch.tensor([pad([1] * len(ids), length, 0) for ids in clean]),
+            padded(clean, pad_token_id),
+            padded(corrupted, pad_token_id),
+            padded([[1] * len(row) for row in clean], 0),
             torch.tensor(list(answer)),
             torch.tensor(list(wrong_answer)),
         )
@@ -83,13 +88,7 @@ class Batch:
 
     def select(self, rows: slice | torch.Tensor) -> "Batch":
         """The pairs at `rows`, padded as they are."""
-        return Batch(
-            self.clean_ids[rows],
-            self.corrupted_ids[rows],
-            self.attention_mask[rows],
-            self.answer[rows],
-            self.wrong_answer[rows],
-        )
+        return Batch(*(tensor[rows] for tensor in self._tensors()))
 
     def split(self, size: int) -> Iterator["Batch"]:
         """Consecutive batches of at most `size` pairs."""
@@ -97,13 +96,10 @@ class Batch:
             yield self.select(slice(start, start + size))
 
     def to(self, device: torch.device | str) -> "Batch":
-        return Batch(
-            self.clean_ids.to(device),
-            self.corrupted_ids.to(device),
-            self.attention_mask.to(device),
-            self.answer.to(device),
-            self.wrong_answer.to(device),
-        )
+        return Batch(*(tensor.to(device) for tensor in self._tensors()))
+
+    def _tensors(self) -> list[torch.Tensor]:
+        return [getattr(self, field.name) for field in fields(self)]
 
 
 def last_real_position(attention_mask: torch.Tensor) -> torch.Tensor:
@@ -121,11 +117,3 @@ def answer_loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
     answer = logits.gather(-1, batch.answer.expand(shape).unsqueeze(-1))
     wrong = logits.gather(-1, batch.wrong_answer.expand(shape).unsqueeze(-1))
     return (wrong - answer).squeeze(-1)
-
-
-def _pad_left(values: Sequence[int], length: int, filler: int) -> list[int]:
-    return [filler] * (length - len(values)) + list(values)
-
-
-def _pad_right(values: Sequence[int], length: int, filler: int) -> list[int]:
-    return list(values) + [filler] * (length - len(values))

@@ -6,18 +6,20 @@ the other half judge them.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import permutations
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import combinations, permutations
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from analysis.circuits.attribution import Attribution, attribute
+from analysis.circuits.attribution import METHODS, Attribution, attribute
 from analysis.circuits.batch import Batch
-from analysis.circuits.data import solved_batch
+from analysis.circuits.data import solved_batches
+from analysis.circuits.edge_circuits import edge_faithfulness_curve
 from analysis.circuits.edges import EdgeAttribution, attribute_edges
-from analysis.circuits.faithfulness import SHARES, Curve, Interval, faithfulness_curve, gates_of_sizes
+from analysis.circuits.faithfulness import faithfulness_curve, gates_of_sizes
 from analysis.circuits.nodes import CircuitModel, parse_node
 from analysis.circuits.overlap import (
     change_in_scores,
@@ -36,48 +38,35 @@ from eval.errors import UserError
 from eval.rollout.hf import load_model
 
 
+# Of the nodes, or edges: where the overlap of growing circuits is measured.
+OVERLAP_SHARES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+
+
 @dataclass(frozen=True)
 class ChangeOptions:
-    """method, steps: of the attribution (see `attribute`). circuit_share: of nodes, or edges, that make a circuit.
+    """How circuits are found and compared."""
 
-    resamples, seed: of every bootstrap. rows: as many prompts go through a model at once.
-    """
-
-    method: str = "nap-ig-inputs"
-    steps: int = 5
-    circuit_share: float = 0.2
-    resamples: int = 500
-    seed: int = 0
-    rows: int = 256
-
-
-@dataclass(frozen=True, eq=False)
-class Found:
-    """The circuits of one model on one task: node scores and edge scores, each with those of every example."""
-
-    nodes: Attribution
-    edges: EdgeAttribution
-
-    def edge_vector(self) -> torch.Tensor:
-        """[M] scores of the edges that exist."""
-        return self.edges.scores[self.edges.exists]
-
-    def edge_vectors(self) -> torch.Tensor:
-        """[E, M] of every example."""
-        return self.edges.per_example[:, self.edges.exists]
+    method: str = field(default="nap-ig-inputs", metadata={"help": f"attribution: {', '.join(METHODS)}"})
+    steps: int = field(default=5, metadata={"help": "steps of integrated gradients"})
+    circuit_share: float = field(default=0.2, metadata={"help": "share of nodes, or edges, compared as a circuit"})
+    resamples: int = field(default=500, metadata={"help": "bootstrap resamples behind every interval"})
+    seed: int = field(default=0, metadata={"help": "of examples, alignment maps, resamples and trainings"})
+    rows: int = field(default=256, metadata={"help": "prompts that go through a model at once"})
+    edges: bool = field(default=False, metadata={"help": "measure the faithfulness of circuits of edges as well"})
 
 
 def task_change(
     models: Mapping[str, CircuitModel], finding: Sequence[Batch], judging: Sequence[Batch], options: ChangeOptions
-) -> tuple[dict[str, Any], dict[str, Found]]:
+) -> dict[str, Any]:
     """Everything about one task. finding, judging: batches of examples for attribution and for faithfulness.
 
-    Returns plain JSON, and the circuits. The JSON:
+    Returns plain JSON:
 
     circuits: {model: {"scores", "profile", "completeness", "key_value_heads", "top_edges"}}.
     overlap: {"a|b": {"nodes", "edges"}}, each with `jaccard`, `spearman`, `weighted` beside their nulls (see
         `with_null`), `recall`, `chance` (of the shared nodes) and `score_change`.
     cross_faithfulness: {model whose circuit: {model it is run in: curve}}.
+    edge_faithfulness: {model: curve of its edges}, if asked for.
     transplant: {"a>b": {...}}: nodes of a put into b, for the first model with each of the others.
     edge_change: {model: [layers + 1]}, sums of |score - score of the first model| over the edges that begin in
         `input` or in a layer, for the models but the first.
@@ -85,37 +74,42 @@ def task_change(
     Raises UserError if the models do not have the same nodes and width.
     """
     check_same_shape(models)
-    found = {
-        name: Found(
-            attribute(model, finding, options.method, steps=options.steps, rows=options.rows),
-            attribute_edges(model, finding, edge_method(options.method), steps=options.steps, per_example=True),
-        )
-        for name, model in models.items()
-    }
+    nodes, edges = {}, {}
+    for name, model in models.items():
+        nodes[name] = attribute(model, finding, options.method, steps=options.steps, rows=options.rows)
+        # Edges are attributed with one gradient, or along the input path: nearest to how the nodes were.
+        method = "nap" if options.method == "nap" else "nap-ig-inputs"
+        edges[name] = attribute_edges(model, finding, method, steps=options.steps, per_example=True)
+
+    settings = {"resamples": options.resamples, "seed": options.seed, "rows": options.rows}
+
+    def curve(circuit_of: str, name: str) -> dict[str, Any]:
+        return faithfulness_curve(models[name], judging, nodes[circuit_of].scores, **settings).as_dict()
+
     base, *others = models
-    result = {
-        "circuits": {name: _described(models[name], circuit) for name, circuit in found.items()},
+    change = {
+        "circuits": {name: _described(model, nodes[name], edges[name]) for name, model in models.items()},
         "overlap": {
             f"{one}|{other}": {
-                "nodes": likeness(found[one].nodes.per_example[:, 1:], found[other].nodes.per_example[:, 1:], options),
-                "edges": likeness(found[one].edge_vectors(), found[other].edge_vectors(), options),
+                "nodes": likeness(nodes[one].per_example[:, 1:], nodes[other].per_example[:, 1:], options),
+                "edges": likeness(edges[one].of_existing(), edges[other].of_existing(), options),
             }
-            for one, other in pairs(list(models))
+            for one, other in combinations(models, 2)
         },
-        "cross_faithfulness": {
-            one: {other: as_json(_curve(models[other], judging, found[one], options)) for other in models}
-            for one in models
-        },
+        "cross_faithfulness": {one: {other: curve(one, other) for other in models} for one in models},
         "transplant": {
-            f"{donor}>{receiver}": transplanted(
-                models[receiver], models[donor], judging, found[donor].nodes.scores, options
-            )
+            f"{donor}>{receiver}": transplanted(models[receiver], models[donor], judging, nodes[donor].scores, options)
             for donor, receiver in permutations(models, 2)
             if base in (donor, receiver)
         },
-        "edge_change": {name: edge_change_by_layer(found[base].edges, found[name].edges) for name in others},
+        "edge_change": {name: edge_change_by_layer(edges[base], edges[name]) for name in others},
     }
-    return result, found
+    if options.edges:
+        change["edge_faithfulness"] = {
+            name: edge_faithfulness_curve(model, judging, edges[name], **settings).as_dict()
+            for name, model in models.items()
+        }
+    return change
 
 
 def checkpoint_changes(
@@ -130,25 +124,16 @@ def checkpoint_changes(
     loaded = {name: load_model(folder, torch.float32) for name, folder in folders.items()}
     models = {name: CircuitModel(model.to(device)) for name, (model, _) in loaded.items()}
     tokenizer = next(iter(loaded.values()))[1]
-    found = {}
+    changes = {}
     for task in tasks:
-        batches, reports = [], {}
+        batches, reports = {}, {}
         for split in ("train", "test"):
-            batch, reports[split] = solved_batch(models, tokenizer, task, split, examples, options.seed, options.rows)
-            batches.append([part.to(device) for part in batch.split(options.rows)])
-        result, _ = task_change(models, *batches, options)
-        found[task] = {"nodes": list(next(iter(models.values())).nodes), "examples": reports, **result}
-    return found
-
-
-def edge_method(method: str) -> str:
-    """Edges are attributed with one gradient, or along the input path: nearest to how the nodes were."""
-    return "nap" if method == "nap" else "nap-ig-inputs"
-
-
-def pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Each two of `names`, in their order."""
-    return [(one, other) for i, one in enumerate(names) for other in names[i + 1 :]]
+            batches[split], reports[split] = solved_batches(
+                models, tokenizer, task, split, examples, options.seed, options.rows
+            )
+        change = task_change(models, batches["train"], batches["test"], options)
+        changes[task] = {"nodes": list(next(iter(models.values())).nodes), "examples": reports, **change}
+    return changes
 
 
 def check_same_shape(models: Mapping[str, CircuitModel]) -> None:
@@ -162,24 +147,22 @@ def check_same_shape(models: Mapping[str, CircuitModel]) -> None:
 
 def likeness(before: torch.Tensor, after: torch.Tensor, options: ChangeOptions) -> dict[str, Any]:
     """How alike two models' scores are, [n, N] each, `input` left out. See `with_null` for the three nulls."""
-    size = max(1, round(options.circuit_share * before.shape[1]))
-    measures = {
-        "jaccard": lambda one, other: top_jaccard(one, other, size),
-        "spearman": spearman,
-        "weighted": weighted_jaccard,
-    }
+    count = before.shape[1]
+    size = max(1, round(options.circuit_share * count))
+    sizes = sorted({max(1, round(share * count)) for share in OVERLAP_SHARES})
+    measures = {"jaccard": partial(top_jaccard, size=size), "spearman": spearman, "weighted": weighted_jaccard}
     first, second = before.double().mean(0), after.double().mean(0)
     circuits = top(first, size), top(second, size)
     shared = len(circuits[0] & circuits[1])
     return {
         "size": size,
-        "of": before.shape[1],
+        "of": count,
         "shared": shared,
         "recall": recall(*circuits),
-        "chance": chance_overlap(shared, before.shape[1], size, size),
+        "chance": chance_overlap(shared, count, size, size),
         "score_change": change_in_scores(first, second),
         "curve": {
-            "sizes": (sizes := sorted({max(1, round(share * before.shape[1])) for share in OVERLAP_SHARES})),
+            "sizes": sizes,
             "jaccard": [jaccard(top(first, some), top(second, some)) for some in sizes],
         },
         **{
@@ -187,10 +170,6 @@ def likeness(before: torch.Tensor, after: torch.Tensor, options: ChangeOptions) 
             for name, measure in measures.items()
         },
     }
-
-
-# Of the nodes, or edges: where the overlap of growing circuits is measured.
-OVERLAP_SHARES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 
 
 def transplanted(
@@ -236,48 +215,13 @@ def edge_change_by_layer(before: EdgeAttribution, after: EdgeAttribution) -> lis
     return totals
 
 
-def as_json(curve: Curve) -> dict[str, Any]:
-    """A curve without its examples."""
+def _described(model: CircuitModel, nodes: Attribution, edges: EdgeAttribution) -> dict[str, Any]:
     return {
-        "shares": list(curve.shares),
-        "sizes": list(curve.sizes),
-        "f": [point.value for point in curve.f],
-        "f_low": [point.low for point in curve.f],
-        "f_high": [point.high for point in curve.f],
-        **{
-            key: value
-            for name in ("cpr", "cmd", "log_cpr", "average")
-            for key, value in interval(name, vars(curve)[name]).items()
-        },
-        "threshold": curve.threshold,
-        "smallest": curve.smallest,
-        "examples": len(curve.differences.clean),
-        "clean": curve.differences.clean.double().mean().item(),
-        "ablated": curve.differences.ablated.double().mean().item(),
-        "input_policy": curve.input_policy,
-        "ranking": curve.ranking,
-        "ablation": curve.ablation,
-    }
-
-
-def interval(name: str, found: Interval) -> dict[str, float]:
-    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
-
-
-def _curve(model: CircuitModel, batches: Sequence[Batch], circuit: Found, options: ChangeOptions) -> Curve:
-    return faithfulness_curve(
-        model, batches, circuit.nodes.scores, SHARES, resamples=options.resamples, seed=options.seed, rows=options.rows
-    )
-
-
-def _described(model: CircuitModel, circuit: Found) -> dict[str, Any]:
-    check = circuit.nodes.completeness
-    return {
-        "scores": circuit.nodes.scores.tolist(),
-        "profile": profile(circuit.nodes.scores, model.nodes),
-        "completeness": None if check is None else vars(check),
+        "scores": nodes.scores.tolist(),
+        "profile": profile(nodes.scores, model.nodes),
+        "completeness": None if nodes.completeness is None else vars(nodes.completeness),
         "key_value_heads": model.key_value_heads,
-        "top_edges": strongest_edges(circuit.edges),
+        "top_edges": strongest_edges(edges),
     }
 
 
@@ -285,11 +229,5 @@ def strongest_edges(edges: EdgeAttribution, count: int = 40) -> list[list[Any]]:
     """[writer, reader, score] of the `count` edges of highest |score|, queries, keys and values of heads apart."""
     strength = torch.where(edges.exists, edges.scores.abs(), -1.0).flatten()
     best = strength.argsort(descending=True, stable=True)[: min(count, int(edges.exists.sum()))]
-    return [
-        [
-            edges.writers[i // len(edges.readers)],
-            edges.readers[i % len(edges.readers)],
-            edges.scores.flatten()[i].item(),
-        ]
-        for i in best.tolist()
-    ]
+    places = [divmod(place, len(edges.readers)) for place in best.tolist()]
+    return [[edges.writers[u], edges.readers[r], edges.scores[u, r].item()] for u, r in places]

@@ -21,7 +21,6 @@ from analysis.criteria import SMALLEST_GAP
 
 # Steps of integrated gradients beyond which more of them tell nothing new.
 MOST_STEPS = 50
-# Recovery divides by gold - floor; below this the quotient is noise and None is given.
 
 
 def permuted_columns(alignment: AlignmentMap, given: torch.Tensor, seed: int) -> torch.Tensor:

@@ -16,29 +16,19 @@ from eval.errors import UserError
 MOST_DRAWN = 32
 
 
-def batch_of(examples: list[TokenExample], pad_token_id: int, side: str = "right") -> Batch:
-    """The examples as one padded batch."""
+def batch_of(examples: list[TokenExample], pad_token_id: int) -> Batch:
+    """The examples as one batch, padded on the right.
+
+    Answers of several tokens are scored by the first token that differs (see `eval.circuit_tasks.tokens`).
+    """
     return Batch.from_tokens(
         [example.clean for example in examples],
         [example.corrupted for example in examples],
         [example.answer for example in examples],
         [example.wrong for example in examples],
         pad_token_id,
-        side,
+        "right",
     )
-
-
-def task_batch(
-    task: CircuitTask | str, tokenizer: PreTrainedTokenizerBase, split: str, size: int, seed: int, side: str = "right"
-) -> Batch:
-    """`size` examples of `split` that keep their token positions with this tokenizer, padded on `side`.
-
-    Answers of several tokens are scored by the first token that differs (see `eval.circuit_tasks.tokens`).
-    Raises UserError for an unknown task or split, or if too few examples fit.
-    """
-    task = get_circuit_task(task) if isinstance(task, str) else task
-    examples, _ = token_examples(task, tokenizer, split, size, seed)
-    return batch_of(examples, tokenizer.pad_token_id, side)
 
 
 @torch.no_grad()
@@ -47,8 +37,8 @@ def logit_differences(model: CircuitModel, batch: Batch, batch_size: int = 64) -
     clean, corrupted = [], []
     for part in batch.split(batch_size):
         part = part.to(model.device)
-        for ids, found in ((part.clean_ids, clean), (part.corrupted_ids, corrupted)):
-            found.append(-answer_loss(model.run(ids, part.attention_mask).logits, part).cpu())
+        for ids, differences in ((part.clean_ids, clean), (part.corrupted_ids, corrupted)):
+            differences.append(-answer_loss(model.run(ids, part.attention_mask).logits, part).cpu())
     return torch.cat(clean), torch.cat(corrupted)
 
 
@@ -80,7 +70,7 @@ def solved_batch(
         if len(kept) >= size or len(examples) >= MOST_DRAWN * size:
             break
         examples, fitting = token_examples(task, tokenizer, split, 2 * len(examples), seed)
-    shares = {name: found.float().mean().item() for name, found in solved.items()}
+    shares = {name: of_model.float().mean().item() for name, of_model in solved.items()}
     if len(kept) < size:
         listed = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
         raise UserError(
@@ -95,3 +85,18 @@ def solved_batch(
         "kept": len(kept) / len(examples),
     }
     return batch_of([examples[i] for i in kept[:size].tolist()], tokenizer.pad_token_id), report
+
+
+def solved_batches(
+    models: dict[str, CircuitModel],
+    tokenizer: PreTrainedTokenizerBase,
+    task: CircuitTask | str,
+    split: str,
+    size: int,
+    seed: int,
+    rows: int,
+) -> tuple[list[Batch], dict[str, Any]]:
+    """The same in batches of at most `rows` on the models' device."""
+    batch, report = solved_batch(models, tokenizer, task, split, size, seed, rows)
+    device = next(iter(models.values())).device
+    return [part.to(device) for part in batch.split(rows)], report

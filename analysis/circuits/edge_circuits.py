@@ -11,14 +11,19 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
-from analysis.circuits.ablation import ablated_run, mean_activations
 from analysis.circuits.attribution import check_choice
 from analysis.circuits.batch import Batch, answer_loss
 from analysis.circuits.edges import EdgeAttribution, existing_edges, reader_names
-from analysis.circuits.faithfulness import RANKINGS, SHARES, Curve, LogitDifferences, summarise
-from analysis.circuits.nodes import Activations, CircuitModel, head_outputs
+from analysis.circuits.faithfulness import (
+    RANKINGS,
+    SHARES,
+    Curve,
+    LogitDifferences,
+    differences_of_circuits,
+    summarise,
+)
+from analysis.circuits.nodes import Activations, CircuitModel, Run, head_outputs, hooks
 from eval.errors import UserError
 
 
@@ -42,8 +47,6 @@ def edge_faithfulness_curve(
     goes with rows * N * T * d.
     """
     check_choice("ranking", ranking, RANKINGS)
-    if not batches:
-        raise UserError("there are no examples to evaluate on; give at least one batch")
     if edges.writers != model.nodes or edges.readers != reader_names(model):
         raise UserError("the edges were scored on a model of another shape; score them on this one")
     values = edges.scores.abs() if ranking == "absolute" else edges.scores
@@ -65,23 +68,16 @@ def edge_logit_differences(
     rows: int = 64,
 ) -> LogitDifferences:
     """Run K circuits, [K, N, R] gates over edges, on every example."""
-    if ablation == "mean" and means is None:
-        means = mean_activations(model, batches)
     gates = gates.to(model.device)
-    clean, ablated, circuits = [], [], []
-    for batch in tqdm(batches, desc="edge circuits", unit="batch", leave=False):
-        batch = batch.to(model.device)
-        removed = ablated_run(model, batch, ablation, means)
-        with torch.no_grad():
-            whole = model.run(batch.clean_ids, batch.attention_mask)
-        values = [
-            -answer_loss(run_edges(model, batch.clean_ids, batch.attention_mask, some, removed.activations), batch)
+
+    def circuits(batch: Batch, _clean: torch.Tensor, removed: Run) -> torch.Tensor:
+        logits = (
+            run_edges(model, batch.clean_ids, batch.attention_mask, some, removed.activations)
             for some in gates.split(max(1, rows // len(batch)))
-        ]
-        clean.append(-answer_loss(whole.logits, batch).cpu())
-        ablated.append(-answer_loss(removed.logits, batch).cpu())
-        circuits.append(torch.cat(values).cpu())
-    return LogitDifferences(torch.cat(clean), torch.cat(ablated), torch.cat(circuits, dim=1))
+        )
+        return torch.cat([-answer_loss(of_some, batch) for of_some in logits])
+
+    return differences_of_circuits(model, batches, circuits, ablation, means)
 
 
 def run_edges(
@@ -153,11 +149,8 @@ class _EdgeRun:
                 layer.mlp.register_forward_hook(self.write_mlp(number, first + self.model.heads)),
             ]
         handles.append(self.model.backbone.norm.register_forward_pre_hook(self.read_logits))
-        try:
+        with hooks(handles):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def keep_residual(self, _module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
         self.residual = arguments[0]

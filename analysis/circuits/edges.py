@@ -11,18 +11,16 @@ reader becomes one vector [T, d] in the residual stream, each writer another, an
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from analysis.circuits.ablation import ABLATIONS, ablated_run, mean_activations
-from analysis.circuits.attribution import RULES, check_choice, differences, gradient_run
+from analysis.circuits.ablation import ablated_run, mean_activations
+from analysis.circuits.attribution import RULES, check_choice, check_options, differences, gradient_run
 from analysis.circuits.batch import Batch, answer_loss
-from analysis.circuits.nodes import Activations, CircuitModel, Run, head_outputs
-from eval.errors import UserError
+from analysis.circuits.nodes import Activations, CircuitModel, Run, head_outputs, hooks
 
 
 EDGE_METHODS = ("nap", "nap-ig-inputs")
@@ -48,6 +46,10 @@ class EdgeAttribution:
     exists: torch.Tensor
     per_example: torch.Tensor | None
 
+    def of_existing(self) -> torch.Tensor:
+        """[E, M] of every example, for the M pairs that are edges."""
+        return self.per_example[:, self.exists]
+
 
 def attribute_edges(
     model: CircuitModel,
@@ -68,14 +70,7 @@ def attribute_edges(
     Raises UserError for an unknown choice or no examples.
     """
     check_choice("method", method, EDGE_METHODS)
-    check_choice("ablation", ablation, ABLATIONS)
-    check_choice("rule", rule, tuple(RULES))
-    if steps < 1:
-        raise UserError(f"{steps} steps of integrated gradients; give at least 1")
-    if method == "nap-ig-inputs" and ablation != "counterfactual":
-        raise UserError(f"nap-ig-inputs moves between two prompts; it knows no {ablation} ablation")
-    if not batches:
-        raise UserError("there are no examples to attribute on; give at least one batch")
+    check_options(method, ablation, steps, rule, batches)
     if ablation == "mean" and means is None:
         means = mean_activations(model, batches)
     alphas = RULES[rule](steps) if method == "nap-ig-inputs" else [1.0]
@@ -157,19 +152,20 @@ def reader_vectors(model: CircuitModel, batch: Batch, embeddings: torch.Tensor) 
         for layer in layers
         for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj)
     ]
-    with _inputs_and_outputs([*norms, *projections, model.backbone.norm], seen):
+
+    def keep(module: nn.Module, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        seen[module] = (arguments[0], output)
+
+    watched = [*norms, *projections, model.backbone.norm]
+    with hooks([module.register_forward_hook(keep) for module in watched]):
         run = gradient_run(model, batch, embeddings.detach().requires_grad_())
     wanted = [seen[projection][1] for projection in projections]
     wanted += [seen[layer.post_attention_layernorm][1] for layer in layers]
     wanted.append(seen[model.backbone.norm][0])
     slopes = torch.autograd.grad(answer_loss(run.logits, batch).sum(), wanted)
     for number, layer in enumerate(layers):
-        by_head = [
-            _through_projection(projection, slope.float(), model.head_dim)
-            for projection, slope in zip(
-                projections[3 * number : 3 * number + 3], slopes[3 * number : 3 * number + 3], strict=True
-            )
-        ]
+        places = range(3 * number, 3 * number + 3)
+        by_head = [_through_projection(projections[place], slopes[place].float(), model.head_dim) for place in places]
         norm = layer.input_layernorm
         yield _through_norm(norm, seen[norm][0], torch.cat(by_head, dim=1))
         norm = layer.post_attention_layernorm
@@ -192,20 +188,3 @@ def _through_norm(norm: nn.Module, x: torch.Tensor, slope: torch.Tensor) -> torc
     inverse = (x.square().mean(-1, keepdim=True) + norm.variance_epsilon).rsqrt()
     scaled = slope * norm.weight.float()
     return inverse * scaled - x * inverse.pow(3) * (x * scaled).mean(-1, keepdim=True)
-
-
-@contextmanager
-def _inputs_and_outputs(
-    modules: Sequence[nn.Module], seen: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]]
-) -> Iterator[None]:
-    """Keep (input, output) of each of `modules` while the context is open."""
-
-    def keep(module: nn.Module, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        seen[module] = (arguments[0], output)
-
-    handles = [module.register_forward_hook(keep) for module in modules]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

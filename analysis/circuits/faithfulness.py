@@ -7,17 +7,18 @@ every node is knocked out. Nodes outside of C write their replacement; nodes ins
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from analysis.circuits.ablation import ablated_run, mean_activations
-from analysis.circuits.attribution import check_choice
+from analysis.circuits.attribution import check_choice, circuit_losses
 from analysis.circuits.batch import Batch, answer_loss
-from analysis.circuits.nodes import Activations, CircuitModel
-from analysis.criteria import CONFIDENCE
+from analysis.circuits.nodes import Activations, CircuitModel, Run
+from analysis.statistics import percentile_interval, resample_counts
 from eval.errors import UserError
 
 
@@ -55,6 +56,9 @@ class Interval:
     low: float
     high: float
 
+    def as_dict(self, name: str) -> dict[str, float]:
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
 
 @dataclass(frozen=True, eq=False)
 class Curve:
@@ -83,6 +87,26 @@ class Curve:
     threshold: float
     smallest: int | None
     differences: LogitDifferences
+
+    def as_dict(self) -> dict[str, Any]:
+        """The curve as JSON holds it, without its examples."""
+        areas = {name: getattr(self, name) for name in ("cpr", "cmd", "log_cpr", "average")}
+        return {
+            "shares": list(self.shares),
+            "sizes": list(self.sizes),
+            "f": [point.value for point in self.f],
+            "f_low": [point.low for point in self.f],
+            "f_high": [point.high for point in self.f],
+            **{key: value for name, area in areas.items() for key, value in area.as_dict(name).items()},
+            "threshold": self.threshold,
+            "smallest": self.smallest,
+            "examples": len(self.differences.clean),
+            "clean": self.differences.clean.double().mean().item(),
+            "ablated": self.differences.ablated.double().mean().item(),
+            "input_policy": self.input_policy,
+            "ranking": self.ranking,
+            "ablation": self.ablation,
+        }
 
 
 def faithfulness_curve(
@@ -162,46 +186,43 @@ def logit_differences(
     circuit of all nodes is the clean run and that of none the knocked-out one. Raises UserError if there are no
     examples.
     """
+    distinct, which = gates.to(model.device).unique(dim=0, return_inverse=True)
+    partial = (distinct.sum(1) > 0) & (distinct.sum(1) < distinct.shape[1])
+
+    def circuits(batch: Batch, clean: torch.Tensor, removed: Run) -> torch.Tensor:
+        values = torch.where(distinct.sum(1, keepdim=True) > 0, clean, -answer_loss(removed.logits, batch))
+        if partial.any():
+            values[partial] = -circuit_losses(model, batch, removed.activations, distinct[partial], rows)
+        return values[which]
+
+    return differences_of_circuits(model, batches, circuits, ablation, means)
+
+
+def differences_of_circuits(
+    model: CircuitModel,
+    batches: Sequence[Batch],
+    circuits: Callable[[Batch, torch.Tensor, Run], torch.Tensor],
+    ablation: str,
+    means: Activations | None,
+) -> LogitDifferences:
+    """The logit differences of K circuits of any kind, beside those of the whole model and of none of it.
+
+    circuits: takes a batch, the [B] logit differences of its clean run, and the run with every node knocked out;
+    returns [K, B]. Raises UserError if there are no examples.
+    """
     if not batches:
         raise UserError("there are no examples to evaluate on; give at least one batch")
     if ablation == "mean" and means is None:
         means = mean_activations(model, batches)
-    distinct, which = gates.to(model.device).unique(dim=0, return_inverse=True)
-    partial = (distinct.sum(1) > 0) & (distinct.sum(1) < distinct.shape[1])
-    clean, ablated, circuits = [], [], []
+    parts = []
     for batch in tqdm(batches, desc="circuits", unit="batch", leave=False):
         batch = batch.to(model.device)
         removed = ablated_run(model, batch, ablation, means)
         with torch.no_grad():
-            whole = model.run(batch.clean_ids, batch.attention_mask)
-            values = torch.where(
-                distinct.sum(1, keepdim=True) > 0,
-                -answer_loss(whole.logits, batch),
-                -answer_loss(removed.logits, batch),
-            )
-            if partial.any():
-                values[partial] = _partial_circuits(model, batch, removed.activations, distinct[partial], rows)
-        clean.append(-answer_loss(whole.logits, batch).cpu())
-        ablated.append(-answer_loss(removed.logits, batch).cpu())
-        circuits.append(values[which].cpu())
-    return LogitDifferences(torch.cat(clean), torch.cat(ablated), torch.cat(circuits, dim=1))
-
-
-def _partial_circuits(
-    model: CircuitModel, batch: Batch, replacement: Activations, gates: torch.Tensor, rows: int
-) -> torch.Tensor:
-    """[K, B] logit differences of the circuits of [K, N] gates."""
-    return torch.cat(
-        [
-            -answer_loss(
-                model.run(
-                    batch.clean_ids, batch.attention_mask, gates=some.unsqueeze(1), replacement=replacement
-                ).logits,
-                batch,
-            )
-            for some in gates.split(max(1, rows // len(batch)))
-        ]
-    )
+            clean = -answer_loss(model.run(batch.clean_ids, batch.attention_mask).logits, batch)
+            of_circuits = circuits(batch, clean, removed)
+        parts.append((clean.cpu(), -answer_loss(removed.logits, batch).cpu(), of_circuits.cpu()))
+    return LogitDifferences(*(torch.cat(tensors, dim=-1) for tensors in zip(*parts, strict=True)))
 
 
 def summarise(
@@ -216,7 +237,6 @@ def summarise(
     seed: int = 0,
 ) -> Curve:
     """The curve of circuits that were run, with bootstrap intervals over examples."""
-    examples = len(differences.clean)
     clean, ablated = differences.clean.double().mean(), differences.ablated.double().mean()
     if clean == ablated:
         raise UserError(
@@ -224,16 +244,11 @@ def summarise(
             "give prompts that the model answers differently when they are corrupted"
         )
     f = differences.faithfulness()
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(examples, (resamples, examples), generator=generator)
-    counts = torch.zeros(resamples, examples, dtype=torch.float64)
-    counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
+    counts = resample_counts(len(differences.clean), resamples, torch.Generator().manual_seed(seed))
     resampled = differences.faithfulness(counts)
 
     def interval(value: torch.Tensor, values: torch.Tensor) -> Interval:
-        ends = torch.tensor([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], dtype=torch.float64)
-        low, high = values.quantile(ends).tolist()
-        return Interval(value.item(), low, high)
+        return Interval(value.item(), *percentile_interval(values))
 
     sufficient = [size for size, value in zip(sizes, f.tolist(), strict=True) if value >= threshold]
     return Curve(
@@ -262,34 +277,3 @@ def log_area(f: torch.Tensor, shares: Sequence[float]) -> torch.Tensor:
     """The same over ln(share), divided by its range, so that f = 1 everywhere gives 1."""
     logs = torch.tensor([math.log(share) for share in shares], dtype=f.dtype)
     return torch.trapezoid(f, logs) / (logs[-1] - logs[0])
-
-
-def smallest_faithful_circuit(
-    model: CircuitModel,
-    batches: Sequence[Batch],
-    scores: torch.Tensor,
-    threshold: float = 0.8,
-    input_policy: str = "always",
-    ranking: str = "signed",
-    ablation: str = "counterfactual",
-    means: Activations | None = None,
-    rows: int = 64,
-    sizes_per_round: int = 8,
-) -> int:
-    """The smallest n for which the best n nodes reach f >= threshold, found by narrowing an interval of sizes.
-
-    Each round runs `sizes_per_round` sizes spread evenly over what is left and keeps the stretch that ends at the
-    first that suffices. Exact where f grows with n; where it does not, a size that suffices, with one just below it
-    that does not. 0 if `input` alone suffices.
-    """
-    low, high = -1, len(model.nodes) - (input_policy == "always")
-    while high - low > 1:
-        parts = min(sizes_per_round, high - low - 1)
-        sizes = sorted({low + round((high - low) * (part + 1) / (parts + 1)) for part in range(parts)} - {low, high})
-        gates = gates_of_sizes(model, scores, sizes, input_policy, ranking)
-        f = logit_differences(model, batches, gates, ablation, means, rows).faithfulness().tolist()
-        first = next((position for position, value in enumerate(f) if value >= threshold), None)
-        bounds = [low, *sizes, high]
-        place = len(sizes) if first is None else first
-        low, high = bounds[place], bounds[place + 1]
-    return high

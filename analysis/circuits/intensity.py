@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from analysis.circuits.nodes import CircuitModel
+from analysis.circuits.nodes import CircuitModel, hooks
 
 
 def edge_weights(
@@ -25,11 +25,9 @@ def edge_weights(
     layer; v is attention and MLP of each layer, then the head over the vocabulary. Edges to earlier blocks are 0.
     prompts, completions: token ids; L is the mean cross-entropy over the tokens of a completion.
     """
-    found = []
-    for start in range(0, len(prompts), batch_size):
-        pairs = list(zip(prompts, completions, strict=True))[start : start + batch_size]
-        found.append(_batch_weights(model, pairs))
-    return torch.cat(found)
+    pairs = list(zip(prompts, completions, strict=True))
+    starts = range(0, len(pairs), batch_size)
+    return torch.cat([_batch_weights(model, pairs[start : start + batch_size]) for start in starts])
 
 
 @torch.no_grad()
@@ -40,7 +38,7 @@ def greedy_completions(
 
     Without a key-value cache: for short completions.
     """
-    found: list[list[int]] = []
+    completions: list[list[int]] = []
     for start in range(0, len(prompts), batch_size):
         rows = [list(prompt) for prompt in prompts[start : start + batch_size]]
         lengths = [len(row) for row in rows]
@@ -53,8 +51,8 @@ def greedy_completions(
             for row, length, token in zip(rows, lengths, logits.argmax(-1).tolist(), strict=True):
                 if len(row) == length or row[-1] != end:
                     row.append(token)
-        found += [row[length:] for row, length in zip(rows, lengths, strict=True)]
-    return found
+        completions += [row[length:] for row, length in zip(rows, lengths, strict=True)]
+    return completions
 
 
 def _batch_weights(model: CircuitModel, pairs: list[tuple[Sequence[int], Sequence[int]]]) -> torch.Tensor:
@@ -87,20 +85,16 @@ def _batch_weights(model: CircuitModel, pairs: list[tuple[Sequence[int], Sequenc
             layer.mlp.register_forward_hook(wrote),
         ]
     handles.append(model.backbone.norm.register_forward_pre_hook(read))
-    try:
-        with torch.enable_grad():
-            embedded = model.embed(ids).detach().requires_grad_()
-            # No attention mask: the padding is on the right, where causal attention cannot see it.
-            hidden = model.backbone(inputs_embeds=embedded, use_cache=False).last_hidden_state
-            logits = model.model.lm_head(hidden).float()
-            losses = nn.functional.cross_entropy(
-                logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="none", ignore_index=-100
-            ).view(len(pairs), -1)
-            counted = (labels[:, 1:] != -100).sum(1)
-            gradients = torch.autograd.grad((losses.sum(1) / counted).sum(), inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooks(handles), torch.enable_grad():
+        embedded = model.embed(ids).detach().requires_grad_()
+        # No attention mask: the padding is on the right, where causal attention cannot see it.
+        hidden = model.backbone(inputs_embeds=embedded, use_cache=False).last_hidden_state
+        logits = model.model.lm_head(hidden).float()
+        losses = nn.functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="none", ignore_index=-100
+        ).view(len(pairs), -1)
+        counted = (labels[:, 1:] != -100).sum(1)
+        gradients = torch.autograd.grad((losses.sum(1) / counted).sum(), inputs)
 
     written = [embedded.detach(), *outputs]
     weights = torch.zeros(len(pairs), len(written), len(gradients), dtype=torch.float64)
@@ -123,12 +117,12 @@ def statistics(weights: torch.Tensor, bins: int = 50) -> dict[str, Any]:
     entropy = torch.stack([_histogram_entropy(row, bins) for row in values])
     centred = values - values.mean(1, keepdim=True)
     kurtosis = centred.pow(4).mean(1) / centred.pow(2).mean(1).pow(2) - 3
-    found: dict[str, Any] = {"answers": len(values), "edges": int(edges.sum()), "bins": bins}
+    summary: dict[str, Any] = {"answers": len(values), "edges": int(edges.sum()), "bins": bins}
     for name, per_answer in (("intensity", intensity), ("entropy", entropy), ("kurtosis", kurtosis)):
         mean = per_answer.mean().item()
         half = 1.96 * per_answer.std().item() / len(per_answer) ** 0.5
-        found |= {name: mean, f"{name}_low": mean - half, f"{name}_high": mean + half}
-    return found
+        summary |= {name: mean, f"{name}_low": mean - half, f"{name}_high": mean + half}
+    return summary
 
 
 def _histogram_entropy(values: torch.Tensor, bins: int) -> torch.Tensor:

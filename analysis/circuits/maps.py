@@ -324,16 +324,13 @@ def migration(delta: torch.Tensor, layout: Layout) -> dict[str, dict[str, float]
     delta: [N, N], from source node i to target node j; the shift is the layer of j less that of i. All these sums
     together are ||delta||_1.
     """
-    kinds = ["mlp" if mlp else "attention" for mlp in layout.is_mlp.tolist()]
-    shift = layout.layer - layout.layer[:, None]
-    found = {}
-    for start in ("attention", "mlp"):
-        for end in ("attention", "mlp"):
-            of_kind = torch.tensor([kind == start for kind in kinds])[:, None] & torch.tensor(
-                [kind == end for kind in kinds]
-            )
-            found[f"{start} to {end}"] = {
-                str(step): delta.detach().cpu().abs()[of_kind & (shift == step)].sum().item()
-                for step in range(1 - layout.layers, layout.layers)
-            }
-    return found
+    strength, shift = delta.detach().cpu().abs(), layout.layer - layout.layer[:, None]
+    of_kind = {"attention": ~layout.is_mlp, "mlp": layout.is_mlp}
+    return {
+        f"{start} to {end}": {
+            str(step): strength[of_kind[start][:, None] & of_kind[end] & (shift == step)].sum().item()
+            for step in range(1 - layout.layers, layout.layers)
+        }
+        for start in of_kind
+        for end in of_kind
+    }

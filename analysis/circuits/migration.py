@@ -15,6 +15,7 @@ from analysis.circuits.batch import Batch
 from analysis.circuits.faithfulness import SHARES, Curve, area, faithfulness_curve
 from analysis.circuits.maps import AlignmentMap, Layout, make_map, migration
 from analysis.circuits.nodes import CircuitModel
+from analysis.statistics import percentile_interval, resample_counts
 
 
 # So that delta stays near 0 between two samples of one model's examples (tried on 21 nodes; a penalty is per entry).
@@ -48,14 +49,14 @@ def migrations(
     base = next(iter(models))
     preset = migration_preset(len(models[base].nodes) - 1) if preset is None else preset
     directions = [(one, other) for one in models for other in models if one != other]
-    found = {}
     scores = {
         name: {task: node_scores(model, batch, preset) for task, batch in batches["source"].items()}
         for name, model in models.items()
     }
-    for one, other in [(base, base), *directions]:
-        found[f"{one}>{other}"] = _migration(models[other], scores[one], batches, seed, resamples, rows, preset)
-    return found
+    return {
+        f"{one}>{other}": _migration(models[other], scores[one], batches, seed, resamples, rows, preset)
+        for one, other in [(base, base), *directions]
+    }
 
 
 def _migration(
@@ -96,9 +97,7 @@ def _moved(alignment: AlignmentMap, scores: Scores, preset: Preset) -> torch.Ten
 
 def gain(before: Curve, after: Curve, seed: int, resamples: int = 1000) -> dict[str, float]:
     """CPR of `after` minus CPR of `before`, on the same examples, with a paired 95 % bootstrap interval."""
-    count = len(before.differences.clean)
-    draw = torch.randint(count, (resamples, count), generator=torch.Generator().manual_seed(seed))
-    weights = torch.zeros(resamples, count).scatter_add_(1, draw, torch.ones(resamples, count))
-    areas = [area(curve.differences.faithfulness(weights), curve.shares) for curve in (before, after)]
-    low, high = (areas[1] - areas[0]).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    counts = resample_counts(len(before.differences.clean), resamples, torch.Generator().manual_seed(seed))
+    areas = [area(curve.differences.faithfulness(counts), curve.shares) for curve in (before, after)]
+    low, high = percentile_interval(areas[1] - areas[0])
     return {"gain": after.cpr.value - before.cpr.value, "low": low, "high": high}

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from analysis.circuits.batch import last_real_position
@@ -77,6 +78,16 @@ class Run:
 
     logits: torch.Tensor
     activations: Activations | None
+
+
+@contextmanager
+def hooks(handles: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Hooks that are in place while the context is open."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 class CircuitModel:
@@ -210,11 +221,8 @@ class CircuitModel:
 
                 handles.append(layer.self_attn.o_proj.register_forward_pre_hook(heads))
                 handles.append(layer.mlp.register_forward_hook(mlp))
-        try:
+        with hooks(handles):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
 class _Switch:
@@ -280,11 +288,8 @@ def _prove_decomposition(model: CircuitModel) -> None:
     watched: list[nn.Module] = [layer.self_attn.o_proj for layer in model.layers]
     handles = [module.register_forward_hook(lambda _m, _a, output: attention.append(output)) for module in watched]
     handles.append(model.backbone.norm.register_forward_pre_hook(lambda _m, arguments: final.append(arguments[0])))
-    try:
+    with hooks(handles):
         clean = model.record(clean_ids, mask)
-    finally:
-        for handle in handles:
-            handle.remove()
     corrupted = model.record(corrupted_ids, mask)
     real = mask.bool()
 
@@ -305,9 +310,9 @@ def _prove_decomposition(model: CircuitModel) -> None:
     _require_equal(model, both.logits[1], corrupted.logits, "a run with all gates at 0 is not the corrupted run")
 
 
-def _require_equal(model: CircuitModel, found: torch.Tensor, expected: torch.Tensor, failure: str) -> None:
+def _require_equal(model: CircuitModel, actual: torch.Tensor, expected: torch.Tensor, failure: str) -> None:
     expected = expected.float()
-    error, size = (found - expected).norm().item(), expected.norm().item()
+    error, size = (actual - expected).norm().item(), expected.norm().item()
     # Not a quotient: in a planted circuit whole layers write nothing. Written so that NaN fails.
     if not error <= TOLERANCE[model.dtype] * size:
         raise UserError(

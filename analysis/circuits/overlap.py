@@ -11,6 +11,7 @@ import torch
 
 from analysis import statistics
 from analysis.circuits.nodes import parse_node
+from analysis.statistics import percentile_interval, resample_counts
 
 
 def top(scores: torch.Tensor, size: int) -> set[int]:
@@ -82,7 +83,6 @@ def with_null(
     after: torch.Tensor,
     resamples: int,
     seed: int,
-    confidence: float = 0.95,
 ) -> dict[str, Any]:
     """A likeness of two models' circuits beside its null: two circuits of the first model from redrawn examples.
 
@@ -96,17 +96,14 @@ def with_null(
     """
     generator = torch.Generator().manual_seed(seed)
     count = len(before)
-    draws = [torch.randint(count, (resamples, count), generator=generator) for _ in range(2)]
-    weights = [torch.zeros(resamples, count).scatter_add_(1, draw, torch.ones(resamples, count)) for draw in draws]
+    weights = [resample_counts(count, resamples, generator).float() for _ in range(2)]
     first, second, changed = (
         weight / count @ scores.float()
         for weight, scores in ((weights[0], before), (weights[1], before), (weights[1], after))
     )
     null, compared = measure(first, second).double(), measure(first, changed).double()
-    tail = (1 - confidence) / 2
-    ends = torch.tensor([tail, 1 - tail], dtype=torch.float64)
-    low, high = (compared - null).quantile(ends).tolist()
-    null_low, null_high = null.quantile(ends).tolist()
+    low, high = percentile_interval(compared - null)
+    null_low, null_high = percentile_interval(null)
     return {
         "value": measure(before.float().mean(0, keepdim=True), after.float().mean(0, keepdim=True)).item(),
         "null": null.mean().item(),

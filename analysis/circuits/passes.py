@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from analysis.circuits.nodes import CircuitModel
+from analysis.circuits.nodes import CircuitModel, hooks
 
 
 @dataclass
@@ -46,8 +46,5 @@ def count_passes(model: CircuitModel) -> Iterator[Passes]:
         if hidden.requires_grad:
             hidden.register_hook(count_backward)
 
-    handle = model.backbone.register_forward_hook(count_forward)
-    try:
+    with hooks([model.backbone.register_forward_hook(count_forward)]):
         yield passes
-    finally:
-        handle.remove()

@@ -12,9 +12,9 @@ import torch
 from tqdm import tqdm
 
 from analysis.circuits.ablation import ablated_run
-from analysis.circuits.attribution import RULES, check_choice, differences, input_path, products, sublayers
+from analysis.circuits.attribution import RULES, activation_path, check_choice, differences, input_path, products
 from analysis.circuits.batch import Batch, answer_loss
-from analysis.circuits.nodes import CircuitModel, Run
+from analysis.circuits.nodes import CircuitModel, Run, hooks
 
 
 METHODS = ("nap", "nap-ig-inputs", "nap-ig-activations-published")
@@ -38,14 +38,14 @@ def published_scores(
     check_choice("method", method, METHODS)
     check_choice("mlp gradient", mlp_gradient, ("input", "output"))
     alphas = [1.0] if method == "nap" else RULES["right"](steps)
-    found = []
+    per_example = []
     for batch in tqdm(batches, desc=f"{method} as released", unit="batch", leave=False):
         removed = ablated_run(model, batch, "counterfactual")
         scores, points, change = 0.0, 0, None
         if method == "nap-ig-activations-published":
             clean = model.record(batch.clean_ids, batch.attention_mask)
             change = differences(removed.activations, clean.activations)
-            runs = _activation_path(model, batch, clean, removed, alphas)
+            runs = activation_path(model, batch, clean, removed, alphas)
         else:
             runs = (run for run, _ in input_path(model, batch, removed, alphas))
         with watched_mlp_inputs(model) as mlp_inputs:
@@ -57,8 +57,8 @@ def published_scores(
                 scores = scores + products(model, slopes, change)
                 points += 1
         scores = scores / points
-        found.append(scores.to(model.dtype).float().cpu() if accumulate_in_model_type else scores.cpu())
-    return torch.cat(found)
+        per_example.append(scores.to(model.dtype).float().cpu() if accumulate_in_model_type else scores.cpu())
+    return torch.cat(per_example)
 
 
 def total(per_example: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -75,37 +75,16 @@ def watched_mlp_inputs(model: CircuitModel) -> Iterator[list[torch.Tensor]]:
 
     Each is a tensor of its own in the graph, so that its gradient is that of the MLP's branch alone.
     """
-    found: list[torch.Tensor] = []
+    branches: list[torch.Tensor] = []
 
     def watch(_module, arguments):
         branch = arguments[0].view_as(arguments[0])
-        found.append(branch)
+        branches.append(branch)
         return (branch,)
 
     handles = [layer.post_attention_layernorm.register_forward_pre_hook(watch) for layer in model.layers]
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _activation_path(
-    model: CircuitModel, batch: Batch, clean: Run, removed: Run, alphas: Sequence[float]
-) -> Iterator[Run]:
-    """Recorded clean runs with one sub-layer at alpha between corrupted and clean: every alpha of every sub-layer."""
-    for part in sublayers(model):
-        for alpha in alphas:
-            gates = torch.ones(len(model.nodes), device=model.device)
-            gates[part] = alpha
-            yield model.run(
-                batch.clean_ids,
-                batch.attention_mask,
-                gates=gates,
-                replacement=removed.activations,
-                embeddings=clean.activations.input.detach().requires_grad_(),
-                record=True,
-            )
+    with hooks(handles):
+        yield branches
 
 
 def _slopes(run: Run, batch: Batch, mlps: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -6,9 +6,12 @@ finds no advantage over layers chosen at random, so that a control with as many 
 """
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from eval.errors import UserError
+from eval.storage import write_json
 
 
 def critical_layers(change: Mapping[int, float], count: int | None = None) -> list[int]:
@@ -40,3 +43,34 @@ def lora_patterns(critical: list[int], rank: int, alpha: int) -> dict[str, dict[
     numbers = "|".join(map(str, critical))
     pattern = rf"layers\.({numbers})\..*"
     return {"rank_pattern": {pattern: rank}, "alpha_pattern": {pattern: alpha}}
+
+
+def layer_change(by_task: Sequence[Sequence[float]]) -> dict[int, float]:
+    """{layer: its share of the change of the edges, mean over tasks}; {} if no edge of any task changed.
+
+    by_task: for each task the changes of the edges that begin in `input`, then in each layer. Those from `input` count
+    for the first layer.
+    """
+    changed = [changes for changes in by_task if sum(changes) > 0]
+    totals: dict[int, float] = {}
+    for first, *layers in changed:
+        for layer, change in enumerate([first + layers[0], *layers[1:]]):
+            totals[layer] = totals.get(layer, 0.0) + change / (first + sum(layers)) / len(changed)
+    return totals
+
+
+def write_lora_patterns(
+    folder: Path, name: str, change: Mapping[int, float], count: int | None, seed: int, rank: int, alpha: int
+) -> dict[str, Any]:
+    """Critical and random layers of one model, with files of both for `lora_patterns` of GRPO."""
+    critical = critical_layers(change, count)
+    entry = {
+        "change": [change[layer] for layer in sorted(change)],
+        "critical": critical,
+        "random": random_layers(len(change), critical, seed),
+    }
+    for kind in ("critical", "random"):
+        path = folder / f"{name}-{kind}.json"
+        write_json(path, lora_patterns(entry[kind], rank, alpha))
+        entry[f"{kind}_file"] = str(path)
+    return entry

@@ -6,25 +6,15 @@ task ("near") and on all tasks but this one ("zero_shot"). Its rankings stand be
 target model.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from statistics import fmean, median, stdev
 
 import torch
-from torch.nn import functional
 from tqdm import tqdm
 
 from analysis.circuits import controls
-from analysis.circuits.alignment import (
-    PRESETS,
-    ROWS,
-    Preset,
-    Scores,
-    aligned_scores,
-    map_input,
-    node_scores,
-    train_map,
-)
+from analysis.circuits.alignment import PRESETS, ROWS, Preset
 from analysis.circuits.batch import Batch
 from analysis.circuits.faithfulness import (
     INPUT_POLICIES,
@@ -35,9 +25,8 @@ from analysis.circuits.faithfulness import (
     logit_differences,
     summarise,
 )
-from analysis.circuits.maps import AlignmentMap, Layout, make_map, weight_statistics
 from analysis.circuits.nodes import CircuitModel
-from analysis.circuits.passes import Passes, count_passes
+from analysis.circuits.rankings import Rankings, TransferTask, rank_nodes
 from eval.errors import UserError
 
 
@@ -63,53 +52,6 @@ ROW_TITLES = {
 }
 # Rows whose score vectors stand in the table.
 DRAWN = ("gold", "in_distribution", "zero_shot", "mask_learning")
-
-
-@dataclass(frozen=True, eq=False)
-class TransferTask:
-    """The prompts of one task, padded, in one batch each.
-
-    source: with the source's tokenizer; scores the source's nodes. train: with the target's; trains maps, and is what
-    direct attribution on the target gets. validation, test: with the target's. No prompt of one is in another.
-    """
-
-    source: Batch
-    train: Batch
-    validation: Batch
-    test: Batch
-
-
-@dataclass(frozen=True, eq=False)
-class Rankings:
-    """What one preset says of every task.
-
-    scores: [N] by task, row and seed; the seed is None where nothing is drawn. passes: of the target, by task and row,
-    for one seed. source_passes: of the source, by task.
-    """
-
-    scores: dict[str, dict[str, dict[int | None, torch.Tensor]]]
-    passes: dict[str, dict[str, Passes]]
-    source_scores: dict[str, torch.Tensor]
-    source_passes: dict[str, Passes]
-
-    def put(self, task: str, row: str, seed: int | None, scores: torch.Tensor, passes: Passes) -> None:
-        self.scores[task].setdefault(row, {})[seed] = scores
-        self.passes[task][row] = passes
-
-
-def one_change_at_a_time() -> dict[str, Preset]:
-    """ "paper", and "paper" with each single choice that the corrected preset makes otherwise: which one matters?
-
-    The two choices about the released estimator change together: without either, it is not needed.
-    """
-    paper, corrected = PRESETS["paper"], PRESETS["corrected"]
-    found = {"paper": paper}
-    sound = {"rule": corrected.rule, "mlp_gradient": "output", "accumulate_in_model_type": False}
-    found["paper, scores corrected"] = replace(paper, **sound)
-    for name, value in asdict(corrected).items():
-        if name not in sound and value != getattr(paper, name):
-            found[f"paper, {name} {value}"] = replace(paper, **{name: value})
-    return found
 
 
 def transfer_table(
@@ -157,23 +99,27 @@ def transfer_table(
     near = near or {}
     _check(tasks, seeds, near)
     rankings = {name: rank_nodes(source, target, tasks, preset, seeds, near, name) for name, preset in presets.items()}
-    of_random = {seed: controls.random_ranking(len(target.nodes), seed) for seed in range(random_rankings)}
-    measured = {name: {} for name in presets}
-    floors = {}
+    random_scores = {
+        ("", "random_ranking", seed): controls.random_ranking(len(target.nodes), seed)
+        for seed in range(random_rankings)
+    }
+    tables: dict[str, dict[str, dict]] = {name: {} for name in presets}
     for task, prompts in tqdm(tasks.items(), desc="faithfulness", unit="task"):
-        keyed = {
-            (name, row, seed): scores
-            for name, found in rankings.items()
-            for row, by_seed in found.scores[task].items()
-            for seed, scores in by_seed.items()
+        scores = {
+            (name, row, seed): ranking
+            for name, of_preset in rankings.items()
+            for row, by_seed in of_preset.scores[task].items()
+            for seed, ranking in by_seed.items()
         }
-        random_keys = {("", "random_ranking", seed): scores for seed, scores in of_random.items()}
-        test = measure(target, prompts.test, keyed | random_keys, shares, resamples, rows)
-        choosing = {key: scores for key, scores in keyed.items() if key[1] in REGIMES}
-        choosing = {key: scores for key, scores in choosing.items() if presets[key[0]].select_on == "validation"}
+        test = measure(target, prompts.test, scores | random_scores, shares, resamples, rows)
+        choosing = {
+            key: ranking
+            for key, ranking in scores.items()
+            if key[1] in REGIMES and presets[key[0]].select_on == "validation"
+        }
         validation = measure(target, prompts.validation, choosing, shares, 1, rows) if choosing else {}
-        random_curves = {seed: test["", "random_ranking", seed] for seed in of_random}
-        floors[task] = {
+        random_curves = {key[2]: test[key] for key in random_scores}
+        floor = {
             "always": fmean(curves["always"].cpr.value for curves in random_curves.values()),
             "ranked": controls.useless_cpr(shares),
         }
@@ -183,16 +129,9 @@ def transfer_table(
                 for row, by_seed in rankings[name].scores[task].items()
             }
             by_row["random_ranking"] = random_curves
-            split = test if preset.select_on == "test" else validation
-            chosen = {
-                seed: max(
-                    (row for row in REGIMES if row in by_row),
-                    key=lambda row, seed=seed: split[name, row, seed][preset.input_policy].cpr.value,
-                )
-                for seed in seeds
-            }
-            by_row["best"] = {seed: by_row[row][seed] for seed, row in chosen.items()}
-            measured[name][task] = (by_row, chosen)
+            chosen = _best_regimes(test if preset.select_on == "test" else validation, name, preset, seeds)
+            by_row["best"] = {seed: by_row[regime][seed] for seed, regime in chosen.items()}
+            tables[name][task] = _task_table(preset, rankings[name], task, by_row, chosen, floor)
     return {
         "seeds": list(seeds),
         "shares": list(shares),
@@ -203,107 +142,28 @@ def transfer_table(
         "near": dict(near),
         "rows": ROW_TITLES,
         "presets": {
-            name: _preset_table(preset, rankings[name], measured[name], floors) for name, preset in presets.items()
+            name: {
+                "choices": asdict(preset),
+                "input_policy": preset.input_policy,
+                "tasks": tables[name],
+                "averages": _averages(tables[name]),
+            }
+            for name, preset in presets.items()
         },
     }
 
 
-def rank_nodes(
-    source: CircuitModel,
-    target: CircuitModel,
-    tasks: Mapping[str, TransferTask],
-    preset: Preset,
-    seeds: Sequence[int],
-    near: Mapping[str, str],
-    name: str = "",
-) -> Rankings:
-    """The scores of every row of one preset, but "best" and "random_ranking", and what they cost."""
-    layouts = Layout.of(source), Layout.of(target)
-    source_scores, source_passes, gold, gold_passes = {}, {}, {}, {}
-    for task, prompts in tasks.items():
-        with count_passes(source) as source_passes[task]:
-            source_scores[task] = node_scores(source, prompts.source, preset)
-        with count_passes(target) as gold_passes[task]:
-            gold[task] = node_scores(target, prompts.train, preset)
-    given = {task: map_input(scores, preset) for task, scores in source_scores.items()}
-    found = Rankings(
-        {task: {} for task in tasks},
-        {task: {} for task in tasks},
-        {task: scores.mean for task, scores in source_scores.items()},
-        source_passes,
-    )
-    statistics = _statistics(source, target, preset)
-
-    def start(names: Iterable[str], seed: int) -> AlignmentMap:
-        features = _map_features(statistics, preset, [(source_scores[one], gold[one]) for one in names])
-        return make_map(preset.map, *layouts, seed, preset.rank, *features)
-
-    def built_on(names: Sequence[str]) -> Passes:
-        """What an untrained map costs: a transport map knows the gold scores of its training tasks."""
-        return sum((gold_passes[one] for one in names if preset.map == "transport"), start=Passes())
-
-    def train(names: Sequence[str], seed: int) -> tuple[AlignmentMap, Passes]:
-        training = train_map(
-            start(names, seed),
-            target,
-            source_scores,
-            {one: tasks[one].train for one in names},
-            preset,
-            seed,
-            {one: tasks[one].validation for one in names},
+def _best_regimes(
+    curves: Mapping[tuple, dict[str, Curve]], name: str, preset: Preset, seeds: Sequence[int]
+) -> dict[int, str]:
+    """{seed: the regime of largest cpr} of one preset; of equal ones the first."""
+    return {
+        seed: max(
+            (row for row in REGIMES if (name, row, seed) in curves),
+            key=lambda row, seed=seed: curves[name, row, seed][preset.input_policy].cpr.value,
         )
-        return training.map, training.passes + built_on(names)
-
-    for seed in seeds:
-        own, masks = {}, {}
-        for task, prompts in tqdm(tasks.items(), desc=f"{name} seed {seed}", unit="task"):
-            own[task] = train([task], seed)
-            scores, training = controls.learn_masks(target, prompts.train, preset, seed, prompts.validation)
-            masks[task] = scores, training.passes
-        for task in tqdm(tasks, desc=f"{name} seed {seed}, zero-shot", unit="task"):
-            others = [one for one in tasks if one != task]
-            nearest = controls.nearest_task(task, given)
-            zero_shot, cost = train(others, seed)
-            found.put(task, "in_distribution", seed, aligned_scores(own[task][0], given[task]), own[task][1])
-            if task in near:
-                alignment, near_cost = own[near[task]]
-                found.put(task, "near", seed, aligned_scores(alignment, given[task]), near_cost)
-            found.put(task, "zero_shot", seed, aligned_scores(zero_shot, given[task]), cost)
-            found.put(task, "random_w", seed, aligned_scores(start(others, seed), given[task]), built_on(others))
-            found.put(task, "permuted_w", seed, controls.permuted_columns(zero_shot, given[task], seed), cost)
-            mixed = controls.scrambled(given[task], task, seed)
-            found.put(task, "scrambled_s", seed, aligned_scores(zero_shot, mixed), cost)
-            found.put(task, "mask_learning", seed, *masks[task])
-            others_masks = [masks[one] for one in others]
-            found.put(
-                task,
-                "mean_of_masks",
-                seed,
-                controls.mean_of_tasks([scores for scores, _ in others_masks]),
-                sum((passes for _, passes in others_masks), start=Passes()),
-            )
-            found.put(task, "nearest_mask", seed, *masks[nearest])
-
-    for task, prompts in tasks.items():
-        others = [one for one in tasks if one != task]
-        nearest = controls.nearest_task(task, given)
-        found.put(task, "gold", None, gold[task].mean, gold_passes[task])
-        found.put(task, "depth_mean", None, controls.depth_mean(given[task], *layouts), Passes())
-        mean = controls.mean_of_tasks([gold[one].mean for one in others])
-        found.put(task, "mean_of_gold", None, mean, sum((gold_passes[one] for one in others), start=Passes()))
-        found.put(task, "nearest_gold", None, gold[nearest].mean, gold_passes[nearest])
-        count, steps = controls.affordable(
-            found.passes[task]["zero_shot"].equivalents,
-            gold_passes[task].equivalents / len(prompts.train),
-            len(prompts.train),
-            preset.steps,
-            # One more point on the path is one forward and one backward pass.
-            step_cost=3 if preset.method == "nap-ig-inputs" else 0,
-        )
-        with count_passes(target) as passes:
-            scores = node_scores(target, prompts.train.select(slice(0, count)), preset, steps).mean
-        found.put(task, "equal_compute", None, scores, passes)
-    return found
+        for seed in seeds
+    }
 
 
 def measure(
@@ -353,18 +213,6 @@ def spread(intervals: Sequence[Interval]) -> dict:
     }
 
 
-def auroc(scores: torch.Tensor, positive: torch.Tensor) -> float:
-    """Chance that a node of the circuit ranks above one outside of it, ties counting half.
-
-    scores, positive: [N] numbers and bools. Raises ValueError if either kind is missing.
-    """
-    inside, outside = scores[positive], scores[~positive]
-    if not len(inside) or not len(outside):
-        raise ValueError("AUROC needs nodes inside and outside of the circuit")
-    above = (inside[:, None] > outside).double() + 0.5 * (inside[:, None] == outside)
-    return above.mean().item()
-
-
 def _check(tasks: Mapping[str, TransferTask], seeds: Sequence[int], near: Mapping[str, str]) -> None:
     if len(tasks) < 2:
         raise UserError(f"{len(tasks)} task to transfer; zero-shot transfer leaves one out, so give at least two")
@@ -375,70 +223,40 @@ def _check(tasks: Mapping[str, TransferTask], seeds: Sequence[int], near: Mappin
             raise UserError(f"near pairs {task!r} with {other!r}; pair two different tasks of {', '.join(tasks)}")
 
 
-def _statistics(source: CircuitModel, target: CircuitModel, preset: Preset) -> list[torch.Tensor] | None:
-    if preset.map not in ("feature-tied", "transport"):
-        return None
-    return [weight_statistics(source), weight_statistics(target)]
-
-
-def _map_features(
-    statistics: list[torch.Tensor] | None, preset: Preset, scores: Sequence[tuple[Scores, Scores]]
-) -> list[torch.Tensor | None]:
-    """[source's, target's] statistics of nodes for `make_map`.
-
-    A transport map also gets a node's profile: its score, in units of the root mean square over nodes, in each
-    training task, of the source's own nodes and of the target's by direct attribution.
-    """
-    if statistics is None:
-        return [None, None]
-    if preset.map == "feature-tied":
-        return statistics
-    found = []
-    for place, known in enumerate(statistics):
-        profiles = [functional.normalize(pair[place].mean[1:].float(), dim=0) * len(known) ** 0.5 for pair in scores]
-        found.append(torch.cat([known, torch.stack(profiles, dim=1)], dim=1))
-    return found
-
-
-def _preset_table(preset: Preset, rankings: Rankings, measured: dict, floors: dict) -> dict:
-    tables = {}
-    for task, (by_row, chosen) in measured.items():
-        table_rows = {}
-        gold_passes = rankings.passes[task]["gold"].equivalents
-        for row in ROW_TITLES:
-            if row not in by_row:
-                continue
-            passes = rankings.passes[task].get(row)
-            entry = {
-                policy: _curves_summary(
-                    [curves[policy] for curves in by_row[row].values()],
-                    by_row["gold"][None][policy].cpr.value,
-                    floors[task][policy],
-                )
-                for policy in INPUT_POLICIES
-            }
-            entry["seeds"] = [seed for seed in by_row[row] if seed is not None]
-            entry["runs"] = len(by_row[row])
-            entry["examples"] = len(next(iter(by_row[row].values()))["always"].differences.clean)
-            entry["compute"] = None if passes is None else passes.as_dict()
-            entry["compute_ratio"] = None if passes is None else passes.equivalents / gold_passes
-            if row == "best":
-                entry["chosen"] = {str(seed): regime for seed, regime in chosen.items()}
-                entry["chosen_on"] = preset.select_on
-            if row in DRAWN:
-                entry["scores"] = next(iter(rankings.scores[task][row].values())).tolist()
-            table_rows[row] = entry
-        tables[task] = {
-            "floor": floors[task],
-            "source_scores": rankings.source_scores[task].tolist(),
-            "source_compute": rankings.source_passes[task].as_dict(),
-            "rows": table_rows,
+def _task_table(
+    preset: Preset,
+    rankings: Rankings,
+    task: str,
+    by_row: Mapping[str, Mapping[int | None, dict[str, Curve]]],
+    chosen: Mapping[int, str],
+    floor: Mapping[str, float],
+) -> dict:
+    gold_passes = rankings.passes[task]["gold"].equivalents
+    entries = {}
+    for row in (row for row in ROW_TITLES if row in by_row):
+        passes = rankings.passes[task].get(row)
+        curves = list(by_row[row].values())
+        entries[row] = {
+            policy: _curves_summary(
+                [of_run[policy] for of_run in curves], by_row["gold"][None][policy].cpr.value, floor[policy]
+            )
+            for policy in INPUT_POLICIES
+        } | {
+            "seeds": [seed for seed in by_row[row] if seed is not None],
+            "runs": len(curves),
+            "examples": len(curves[0]["always"].differences.clean),
+            "compute": None if passes is None else passes.as_dict(),
+            "compute_ratio": None if passes is None else passes.equivalents / gold_passes,
         }
+        if row in DRAWN:
+            entries[row]["scores"] = next(iter(rankings.scores[task][row].values())).tolist()
+    entries["best"]["chosen"] = {str(seed): regime for seed, regime in chosen.items()}
+    entries["best"]["chosen_on"] = preset.select_on
     return {
-        "choices": asdict(preset),
-        "input_policy": preset.input_policy,
-        "tasks": tables,
-        "averages": _averages(tables),
+        "floor": dict(floor),
+        "source_scores": rankings.source_scores[task].tolist(),
+        "source_compute": rankings.source_passes[task].as_dict(),
+        "rows": entries,
     }
 
 

@@ -30,6 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=0.2,
         help="share of nodes, or edges, that make a circuit (default: %(default)s)",
     )
+    parser.add_argument("--edges", action="store_true", help="the faithfulness of circuits of edges as well")
     parser.add_argument("--seed", type=int, default=0, help="of examples and resamples (default: %(default)s)")
     parser.add_argument(
         "--batch-size", type=at_least(1), default=256, help="prompts that run together (default: %(default)s)"
@@ -54,13 +55,14 @@ def run(arguments: argparse.Namespace) -> None:
         "steps": arguments.steps,
         "circuit_share": arguments.circuit_share,
         "seed": arguments.seed,
-    }
+    } | ({"edges": True} if arguments.edges else {})
     chosen = ChangeOptions(
         arguments.method,
         arguments.steps,
         arguments.circuit_share,
         seed=arguments.seed,
         rows=arguments.batch_size,
+        edges=arguments.edges,
     )
     folders = {"base": arguments.base, **checkpoints}
     measurement = (

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from analysis.circuits.study import near_tasks
 from analysis.report import build
 from analysis.report.results import lookup
 from eval.errors import UserError
@@ -75,12 +76,14 @@ def options(folder: Path, **changes) -> dict:
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
     defaults = {
         "output_dir": str(folder / "run"),
-        "models": [f"small={folder / 'small'}", f"large={folder / 'pretrain.yaml'}"],
-        "tasks": ",".join(TASKS),
-        "transfers": ["small>large"],
+        "models": [source("small", folder / "small"), source("large", folder / "pretrain.yaml")],
+        "tasks": list(TASKS),
+        "transfers": [{"small": "small", "large": "large"}],
         "alignment_seeds": 1,
         "change_base": "large",
-        "post_trained": [f"es={folder / 'es.yaml'}", f"grpo={folder / 'grpo.yaml'}"],
+        "post_trained": [
+            {"name": method, "method": method, "config": str(folder / f"{method}.yaml")} for method in ("es", "grpo")
+        ],
         "reward_task": REWARD,
         "completions": 64,
         "examples": 6,
@@ -91,6 +94,10 @@ def options(folder: Path, **changes) -> dict:
         "critical_layers": 1,
     }
     return defaults | changes
+
+
+def source(name: str, path: Path | str) -> dict[str, str]:
+    return {"name": name, "source": str(path)}
 
 
 def run(chosen: dict) -> None:
@@ -118,7 +125,7 @@ def results(finished) -> dict:
 
 
 def test_every_section_is_there(results):
-    assert results["study"] == "circuits" and results["left_out"] == {}
+    assert results["kind"] == "circuits" and results["left_out"] == {}
     assert set(results["accuracy"]) == {"small", "large", "es", "grpo"}
     assert all(set(tasks) == set(TASKS) for tasks in results["accuracy"].values())
     for model in ("small", "large"):
@@ -195,7 +202,7 @@ def test_a_finished_study_is_not_computed_again_and_a_missing_stage_is(finished,
 def test_a_task_that_a_model_does_not_solve_is_left_out_and_named(finished, tmp_path, capsys):
     chosen = options(
         tmp_path,
-        models=[f"small={finished.parent / 'small'}"],
+        models=[source("small", finished.parent / "small")],
         transfers=[],
         change_base=None,
         post_trained=[],
@@ -208,16 +215,23 @@ def test_a_task_that_a_model_does_not_solve_is_left_out_and_named(finished, tmp_
 
 
 MISTAKES = {
-    "unknown circuit task 'iio'": {"tasks": "iio"},
-    "models has 'small'; write NAME=SOURCE": {"models": ["small"]},
-    "models has two models called a": {"models": ["a=x", "a=y"]},
-    "a model of transfers is 'lage', not one of large, small; did you mean large": {"transfers": ["small>lage"]},
-    "transfers has 'small'; write SMALL>LARGE": {"transfers": ["small"]},
+    "unknown circuit task 'iio'": {"tasks": ["iio"]},
+    r"models\[0\] is the text 'small=x'; write it as a mapping, such as {name: small": {"models": ["small=x"]},
+    "post_trained have 'a'; give each its own name": {"models": [source("a", "x"), source("a", "y")]},
+    "post_trained have 'a>b'; give each its own name, without": {"models": [source("a>b", "x")]},
+    "a model of transfers is 'lage', not one of large, small; did you mean large": {
+        "transfers": [{"small": "small", "large": "lage"}]
+    },
+    r"transfers\[0\] is the text 'small>large'; write it as a mapping": {"transfers": ["small>large"]},
     "post_trained and change_base belong together": {"change_base": None},
     "change_base is 'big'": {"change_base": "big"},
-    "a YAML of post_trained is 'ppo', not one of es, grpo": {"post_trained": ["ppo=x.yaml"]},
+    "method is ppo, but it takes one of es, grpo": {
+        "post_trained": [{"name": "ppo", "method": "ppo", "config": "x.yaml"}]
+    },
+    "es needs method and config, or a source alone": {"post_trained": [{"name": "es", "method": "es"}]},
+    "task_files names arc_easy, which is none of the tasks": {"task_files": {"arc_easy": "questions.jsonl"}},
     "reward_task is needed": {"reward_task": None},
-    "a preset is 'corect'.* did you mean correct": {"presets": "corect"},
+    "a preset is 'corect'.* did you mean correct": {"presets": ["corect"]},
     "method is 'nap-ig'": {"method": "nap-ig"},
     "the budget of 100 completions is not a whole number of steps of 32": {"completions": 100},
     "test_examples is 0": {"test_examples": 0},
@@ -233,8 +247,7 @@ def test_mistakes_are_one_line_before_any_work(tmp_path, message):
 
 
 def test_near_tasks_are_pairs_of_what_is_there():
-    near = load_script("recipes/circuits.py").near_tasks
-    assert near(["ioi", "addition", "arc_easy=questions.jsonl", "arc_challenge"]) == {
+    assert near_tasks(["ioi", "addition", "arc_easy=questions.jsonl", "arc_challenge"]) == {
         "arc_easy=questions.jsonl": "arc_challenge",
         "arc_challenge": "arc_easy=questions.jsonl",
     }

@@ -24,8 +24,8 @@ from analysis.circuits.maps import DenseMap, Layout, make_map
 from analysis.circuits.nodes import CircuitModel
 from analysis.circuits.passes import count_passes
 from analysis.circuits.planted import model_batch, planted_llama
+from analysis.circuits.planted_recovery import auroc
 from analysis.circuits.published import METHODS, published_scores, total, watched_mlp_inputs
-from analysis.circuits.transfer import auroc
 from eval.errors import UserError
 from tests.tiny import random_model
 

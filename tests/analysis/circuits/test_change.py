@@ -10,6 +10,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from analysis.__main__ import build_parser
+from analysis.circuits.attribution import attribute
 from analysis.circuits.batch import Batch
 from analysis.circuits.change import ChangeOptions, edge_change_by_layer, task_change
 from analysis.circuits.edges import attribute_edges
@@ -26,7 +27,7 @@ from analysis.circuits.overlap import (
     weighted_jaccard,
     with_null,
 )
-from analysis.circuits.ranks import critical_layers, lora_patterns, random_layers
+from analysis.circuits.ranks import critical_layers, layer_change, lora_patterns, random_layers
 from analysis.circuits.transplant import transplant
 from eval.errors import UserError
 from eval.storage import read_json
@@ -100,7 +101,7 @@ def test_unchanged_models_do_not_change_and_a_changed_layer_is_found(base):
     again = CircuitModel(copy.deepcopy(base))
     batches = [random_batch(8, seed=0)], [random_batch(8, seed=1)]
     options = ChangeOptions(resamples=50, rows=64)
-    result, found = task_change({"base": model, "again": again, "other": other}, *batches, options)
+    result = task_change({"base": model, "again": again, "other": other}, *batches, options)
 
     same = result["overlap"]["base|again"]
     for level in ("nodes", "edges"):
@@ -117,7 +118,8 @@ def test_unchanged_models_do_not_change_and_a_changed_layer_is_found(base):
     assert cross["base"]["base"]["f"][-1] == pytest.approx(1.0, abs=1e-6)
     assert cross["base"]["other"] != cross["base"]["base"]
     assert set(result["transplant"]) == {"base>again", "again>base", "base>other", "other>base"}
-    assert result["circuits"]["base"]["scores"] == found["base"].nodes.scores.tolist()
+    scores = attribute(model, batches[0], options.method, steps=options.steps, rows=options.rows).scores
+    assert result["circuits"]["base"]["scores"] == scores.tolist()
 
 
 def test_edge_change_by_layer_counts_every_edge_once(base):
@@ -209,6 +211,11 @@ def test_critical_layers_and_their_control():
         random_layers(2, [0, 1], seed=0)
 
 
+def test_tasks_count_alike_in_the_change_of_a_layer_and_edges_from_the_input_count_for_the_first():
+    assert layer_change([[1.0, 2.0, 1.0], [0.0, 0.0, 10.0], [0.0, 0.0, 0.0]]) == {0: 0.375, 1: 0.625}
+    assert layer_change([[0.0, 0.0]]) == {}
+
+
 def test_the_patterns_give_peft_the_ranks(base):
     options = LoraConfig(
         r=2, lora_alpha=4, target_modules="all-linear", task_type="CAUSAL_LM", **lora_patterns([1], rank=5, alpha=10)
@@ -251,6 +258,10 @@ def test_the_command_stores_the_change_of_checkpoints(tmp_path, capsys):
     assert found["examples"]["train"]["examples"] == 5
     run_command(words)
     assert "holds circuits of these checkpoints and options already" in capsys.readouterr().out
+    assert "edge_faithfulness" not in found
+    run_command([*words, "--edges"])
+    curves = read_json(tmp_path / "out" / "results.json")["circuits"]["docstring_short"]["edge_faithfulness"]
+    assert curves["base"]["sizes"][-1] > 50 and curves["es"]["f"][-1] == pytest.approx(1.0, abs=1e-4)
     with pytest.raises(UserError, match="unknown circuit task 'docstrin'; did you mean 'docstring'"):
         run_command([*words, "--tasks", "docstrin"])
     with pytest.raises(UserError, match="--method 'nape' is unknown"):

@@ -21,7 +21,7 @@ from analysis.circuits.faithfulness import SHARES
 from analysis.circuits.maps import DenseMap, Layout
 from analysis.circuits.nodes import CircuitModel
 from analysis.circuits.planted import model_batch, planted_llama
-from analysis.circuits.transfer import auroc
+from analysis.circuits.planted_recovery import auroc
 
 
 def test_permuted_columns_keep_the_values_and_move_them():

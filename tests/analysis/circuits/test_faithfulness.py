@@ -10,7 +10,6 @@ from analysis.circuits.faithfulness import (
     faithfulness_curve,
     gates_of_sizes,
     logit_differences,
-    smallest_faithful_circuit,
     summarise,
     top_circuits,
 )
@@ -128,22 +127,6 @@ def test_the_interval_is_that_of_a_ratio_of_means():
     half = 1.96 * kept.std().item() / math.sqrt(examples) / 2
     assert curve.f[0].low == pytest.approx(curve.f[0].value - half, abs=0.1 * half)
     assert curve.f[0].high == pytest.approx(curve.f[0].value + half, abs=0.1 * half)
-
-
-@pytest.mark.parametrize("input_policy", ["always", "ranked"])
-def test_the_smallest_circuit_is_found_without_trying_every_size(input_policy):
-    model = CircuitModel(planted_llama(PLANTED, layers=4))
-    batches = [model_batch(model, 8, 9)]
-    scores = oracle(model)
-    ranked = len(model.nodes) - (input_policy == "always")
-    every = gates_of_sizes(model, scores, range(ranked + 1), input_policy, "signed")
-    f = logit_differences(model, batches, every).faithfulness().tolist()
-    found = smallest_faithful_circuit(model, batches, scores, 0.8, input_policy, sizes_per_round=3)
-    assert f[found] >= 0.8 - 1e-6 and f[found - 1] < 0.8
-    if input_policy == "always":
-        assert found <= len(PLANTED)
-    else:
-        assert found == len(model.nodes)
 
 
 def test_mistakes_are_named():

@@ -10,16 +10,9 @@ from analysis.circuits.maps import Layout
 from analysis.circuits.nodes import CircuitModel
 from analysis.circuits.passes import count_passes
 from analysis.circuits.planted import model_batch, planted_llama
-from analysis.circuits.transfer import (
-    REGIMES,
-    ROW_TITLES,
-    TransferTask,
-    auroc,
-    measure,
-    one_change_at_a_time,
-    rank_nodes,
-    transfer_table,
-)
+from analysis.circuits.planted_recovery import auroc
+from analysis.circuits.rankings import TransferTask, rank_nodes
+from analysis.circuits.transfer import REGIMES, ROW_TITLES, measure, transfer_table
 from eval.errors import UserError
 
 
@@ -225,21 +218,6 @@ def test_a_bfloat16_target_is_trained_on_in_float32(source, tasks):
         assert scores.dtype == torch.float64 and scores.isfinite().all() and scores[1:].unique().numel() == 15
 
 
-def test_each_published_choice_can_be_changed_alone():
-    presets = one_change_at_a_time()
-    assert presets["paper"] == PRESETS["paper"]
-    for name, preset in presets.items():
-        different = {key for key, value in asdict(preset).items() if value != asdict(PRESETS["paper"])[key]}
-        expected = {"paper": 0, "paper, scores corrected": 3}.get(name, 1)
-        assert len(different) == expected, name
-    changed = [
-        {key: value for key, value in asdict(preset).items() if value != asdict(PRESETS["paper"])[key]}
-        for preset in presets.values()
-    ]
-    together = {key: value for one in changed for key, value in one.items()}
-    assert replace(PRESETS["paper"], **together) == PRESETS["corrected"]
-
-
 def test_mistakes_are_named(source, target, tasks):
     for arguments, message in (
         (({"a": tasks["a"]}, SHORT, (0,)), "1 task to transfer"),
@@ -249,12 +227,3 @@ def test_mistakes_are_named(source, target, tasks):
     ):
         with pytest.raises(UserError, match=message):
             transfer_table(source, target, *arguments)
-
-
-def test_auroc():
-    positive = torch.tensor([True, False, True, False])
-    assert auroc(torch.tensor([4.0, 1.0, 3.0, 2.0]), positive) == 1.0
-    assert auroc(torch.tensor([1.0, 1.0, 1.0, 1.0]), positive) == 0.5
-    assert auroc(torch.tensor([1.0, 4.0, 3.0, 2.0]), positive) == 0.25
-    with pytest.raises(ValueError, match="inside and outside"):
-        auroc(torch.ones(2), torch.tensor([True, True]))
