@@ -276,7 +276,9 @@ def test_a_difference_that_meets_its_limit_exactly_meets_it():
         assert accuracy.similar(counted(low, 100), counted(low + 5, 100))
         assert accuracy.similar(counted(low + 5, 100), counted(low, 100))
         assert low > 94 or not accuracy.similar(counted(low, 100), counted(low + 6, 100))
-    assert accuracy.similar(counted(6, 60), counted(25, 500)) and not accuracy.similar(counted(6, 60), counted(24, 500))
+    assert accuracy.similar(counted(6, 60), counted(25, 500)) and not accuracy.similar(
+        counted(6, 60), counted(24, 500)
+    )
     # Partial values, and a file without counts: the accuracies themselves.
     partial = {"accuracy": 0.5, "correct": 40, "total": 100}
     assert accuracy.similar(partial, counted(52, 100)) and not accuracy.similar(partial, counted(40, 100))
