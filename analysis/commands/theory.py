@@ -4,8 +4,7 @@ import argparse
 from pathlib import Path
 
 from analysis.commands.options import named_folders
-from analysis.resume import read_results
-from eval.storage import write_json
+from analysis.resume import add_section, read_results
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -27,5 +26,4 @@ def run(arguments: argparse.Namespace) -> None:
     measured = {name: predict(folder) for name, folder in named_folders(arguments.runs).items()}
     path = arguments.output / "results.json"
     # Quickly computed from small files, so that it needs no cache.
-    write_json(path, read_results(path) | {"theory": measured})
-    print(f"wrote theory to {path}")
+    add_section(path, read_results(path), "theory", measured)

@@ -312,10 +312,15 @@ def test_missing_sections_are_named(run, results, sections):
     write_json(run / "results.json", results)
     build(run)
     text = page_of(run).text
-    listed = re.search(r"Missing from results\.json: (.*?)\.", text)
+    # The command goes on where it stopped only if it is known, and what it was given.
+    resumable = not {"command", "config"} & set(sections)
+    opening = "Missing from results.json" if resumable else "Not measured"
+    listed = re.search(rf"{opening}: (.*?)\.", text)
     assert listed and listed[1] == ", ".join(sections)
     report = (run / "report" / "report.md").read_text()
-    assert f"> Missing from results.json: {listed[1]}." in report
+    assert f"> {opening}: {listed[1]}." in report
+    remedy = "The same command, started again, computes what was not reached."
+    assert (remedy in text) == (remedy in report) == resumable
     figures = {"training": "learning", "evaluation": "accuracy", "connectivity": "connectivity", "geometry": "cosine"}
     for section, figure in figures.items():
         for ending in ("svg", "png"):
@@ -349,7 +354,7 @@ def test_almost_nothing_is_still_a_page_and_replaces_an_older_report(run):
     text = page_of(run).text
     assert "The numbers that answer the question are not in results.json yet." in text
     assert (
-        "Missing from results.json: task, methods, base_model, command, environment, config, training, evaluation, "
+        "Not measured: task, methods, base_model, command, environment, config, training, evaluation, "
         "geometry, kl, connectivity."
     ) in text
     assert list((run / "report" / "figures").iterdir()) == []

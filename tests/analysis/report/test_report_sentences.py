@@ -2,7 +2,8 @@
 
 import pytest
 
-from analysis.report import sentences as say
+from analysis.report import sentences
+from analysis.report.studies.comparison import accuracy, directions, drift, learning, lines, update_size
 
 
 def row(accuracy: float, half: float = 0.04) -> dict:
@@ -35,7 +36,7 @@ DIP = line([0.5, 0.2, 0.6], [0.4, 0.9, 0.4])
 
 
 def test_join():
-    assert [say.join(words) for words in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [
+    assert [sentences.join(words) for words in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [
         "",
         "a",
         "a and b",
@@ -46,35 +47,35 @@ def test_join():
 def test_accuracy_change_says_lift_only_when_intervals_are_apart():
     base = row(0.27)
     assert (
-        say.accuracy_change("Countdown", base, {"ES": row(0.55), "GRPO": row(0.61)})
+        accuracy.accuracy_change("Countdown", base, {"ES": row(0.55), "GRPO": row(0.61)})
         == "ES and GRPO both lift Countdown from 27 % to 55 % and 61 %"
     )
     assert (
-        say.accuracy_change("Countdown", base, {"ES": row(0.55), "GRPO": row(0.30)})
+        accuracy.accuracy_change("Countdown", base, {"ES": row(0.55), "GRPO": row(0.30)})
         == "ES lifts Countdown from 27 % to 55 %, while GRPO does not clearly change Countdown (27 % to 30 %, the "
         "intervals overlap)"
     )
     assert (
-        say.accuracy_change("Countdown", base, {"ES": row(0.0), "GRPO": row(0.01)})
+        accuracy.accuracy_change("Countdown", base, {"ES": row(0.0), "GRPO": row(0.01)})
         == "ES and GRPO both lower Countdown from 27 % to 0 % and 1 %"
     )
-    three = say.accuracy_change("Countdown", base, dict.fromkeys(["A", "B", "C"], row(0.5)))
+    three = accuracy.accuracy_change("Countdown", base, dict.fromkeys(["A", "B", "C"], row(0.5)))
     assert three == "A, B and C all lift Countdown from 27 % to 50 %, 50 % and 50 %"
 
 
 def test_touching_intervals_are_no_difference():
-    assert say.comparison({"low": 0.1, "high": 0.3}, {"low": 0.3, "high": 0.5}) == "unclear"
-    assert say.comparison({"low": 0.1, "high": 0.3}, {"low": 0.31, "high": 0.5}) == "higher"
-    assert say.comparison({"low": 0.4, "high": 0.5}, {"low": 0.1, "high": 0.39}) == "lower"
+    assert accuracy.comparison({"low": 0.1, "high": 0.3}, {"low": 0.3, "high": 0.5}) == "unclear"
+    assert accuracy.comparison({"low": 0.1, "high": 0.3}, {"low": 0.31, "high": 0.5}) == "higher"
+    assert accuracy.comparison({"low": 0.4, "high": 0.5}, {"low": 0.1, "high": 0.39}) == "lower"
 
 
 def test_off_task_change():
     base = {"Arithmetic": row(0.41), "Yes/no": row(0.58)}
     assert (
-        say.off_task_change("ES", base, {"Arithmetic": row(0.27), "Yes/no": row(0.70)})
+        accuracy.off_task_change("ES", base, {"Arithmetic": row(0.27), "Yes/no": row(0.70)})
         == "ES loses on Arithmetic (41 % to 27 %) and gains on Yes/no (58 % to 70 %)"
     )
-    assert say.off_task_change("GRPO", base, base) == "GRPO changes none of the other tasks clearly"
+    assert accuracy.off_task_change("GRPO", base, base) == "GRPO changes none of the other tasks clearly"
 
 
 def test_rises_names_a_fall_from_the_peak():
@@ -90,40 +91,41 @@ def test_rises_names_a_fall_from_the_peak():
         "low": [0.23, 0.56, 0.36],
         "high": [0.3, 0.64, 0.44],
     }
-    assert say.rises({"ES": steady}) == "ES goes from 27 % to 55 % in 20 completions"
+    assert learning.rises({"ES": steady}) == "ES goes from 27 % to 55 % in 20 completions"
     assert (
-        say.rises({"ES": steady, "GRPO": steady})
+        learning.rises({"ES": steady, "GRPO": steady})
         == "ES goes from 27 % to 55 % and GRPO goes from 27 % to 55 % in 20 completions each"
     )
-    assert say.rises({"ES": steady, "GRPO": fallen}) == (
+    assert learning.rises({"ES": steady, "GRPO": fallen}) == (
         "ES goes from 27 % to 55 % in 20 completions and GRPO goes from 27 % to 40 % in 40 completions; "
         "GRPO had reached 60 % at 10 and fell back"
     )
     unknown = fallen | {"accuracy": [None, None, None]}
-    assert say.rises({"ES": unknown}) == "ES goes from n/a to n/a in 40 completions"
+    assert learning.rises({"ES": unknown}) == "ES goes from n/a to n/a in 40 completions"
 
 
 def test_budget_admits_a_mismatch():
-    assert say.budget({"ES": 61440, "GRPO": 61440}) == "at the same budget of 61,440 completions"
-    assert say.budget({"ES": 61440, "GRPO": 60000}) == (
+    assert learning.budget({"ES": 61440, "GRPO": 61440}) == "at the same budget of 61,440 completions"
+    assert learning.budget({"ES": 61440, "GRPO": 60000}) == (
         "at nearly the same budget (ES 61,440 and GRPO 60,000 completions)"
     )
-    assert say.budget({"ES": 600000, "GRPO": 32000}) == (
+    assert learning.budget({"ES": 600000, "GRPO": 32000}) == (
         "at different budgets (ES 600,000 and GRPO 32,000 completions)"
     )
-    assert say.budget({"ES": 0, "GRPO": 5}) == "at different budgets (ES 0 and GRPO 5 completions)"
-    assert say.budget({"ES": 7}) == "with 7 completions"
+    assert learning.budget({"ES": 0, "GRPO": 5}) == "at different budgets (ES 0 and GRPO 5 completions)"
+    assert learning.budget({"ES": 7}) == "with 7 completions"
 
 
 def test_distance():
-    assert say.distance({"ES": 4.1, "GRPO": 0.45}) == "ES moved the weights 9.1 times as far as GRPO"
-    assert say.distance({"ES": 0.45, "GRPO": 4.1}) == "GRPO moved the weights 9.1 times as far as ES"
+    assert update_size.distance({"ES": 4.1, "GRPO": 0.45}) == "ES moved the weights 9.1 times as far as GRPO"
+    assert update_size.distance({"ES": 0.45, "GRPO": 4.1}) == "GRPO moved the weights 9.1 times as far as ES"
     assert (
-        say.distance({"ES": 4.1, "GRPO": 4.0}) == "ES and GRPO moved the weights about equally far (by 4.10 and 4.00)"
+        update_size.distance({"ES": 4.1, "GRPO": 4.0})
+        == "ES and GRPO moved the weights about equally far (by 4.10 and 4.00)"
     )
-    assert say.distance({"ES": 4.1, "GRPO": 0.0}) == "ES moved the weights by 4.10 and GRPO not at all"
-    assert say.distance({"ES": 0.0, "GRPO": 0.0}) == "ES and GRPO did not move the weights"
-    assert say.distance({"ES": 4.1}) == "ES moved the weights by 4.10"
+    assert update_size.distance({"ES": 4.1, "GRPO": 0.0}) == "ES moved the weights by 4.10 and GRPO not at all"
+    assert update_size.distance({"ES": 0.0, "GRPO": 0.0}) == "ES and GRPO did not move the weights"
+    assert update_size.distance({"ES": 4.1}) == "ES moved the weights by 4.10"
 
 
 @pytest.mark.parametrize(
@@ -142,36 +144,37 @@ def test_distance():
     ],
 )
 def test_orientation(cosine, null_std, words):
-    assert say.orientation(cosine, null_std) == f"the two updates {words}"
+    assert directions.orientation(cosine, null_std) == f"the two updates {words}"
 
 
 def test_orientation_of_an_update_that_is_zero():
-    assert say.orientation(None, None) == "the cosine between the two updates is undefined"
+    assert directions.orientation(None, None) == "the cosine between the two updates is undefined"
 
 
 def test_random_walk():
     assert (
-        say.random_walk("ES", 7.3, 7.2)
+        update_size.random_walk("ES", 7.3, 7.2)
         == "ES's length of 7.30 is what a random walk of the same steps predicts (7.20)"
     )
     assert (
-        say.random_walk("ES", 14.4, 7.2) == "ES's length of 14.4 is 2.0 times what a random walk of the same steps "
+        update_size.random_walk("ES", 14.4, 7.2)
+        == "ES's length of 14.4 is 2.0 times what a random walk of the same steps "
         "predicts (7.20)"
     )
-    assert "0.50 times" in say.random_walk("ES", 3.6, 7.2)
+    assert "0.50 times" in update_size.random_walk("ES", 3.6, 7.2)
 
 
 def test_largest_change_and_cosine_range_name_the_matrix():
     cells = {"0": {"q_proj": 0.1, "k_proj": 0.02}, "-": {"embed_tokens": None, "norm": 0.0}}
-    assert say.largest_change("ES", cells) == (
+    assert update_size.largest_change("ES", cells) == (
         "ES changes q_proj of layer 0 most (by 10.0 % of its length), 5.0 times as much as what it changes least"
     )
-    assert "norm outside the layers most (by 30.0 %" in say.largest_change("ES", cells | {"-": {"norm": 0.3}})
-    assert say.largest_change("ES", {"0": {"q_proj": None}}) is None
-    assert say.cosine_range({"0": {"q_proj": -0.2, "k_proj": 0.5}, "-": {"norm": None}}) == (
+    assert "norm outside the layers most (by 30.0 %" in update_size.largest_change("ES", cells | {"-": {"norm": 0.3}})
+    assert update_size.largest_change("ES", {"0": {"q_proj": None}}) is None
+    assert directions.cosine_range({"0": {"q_proj": -0.2, "k_proj": 0.5}, "-": {"norm": None}}) == (
         "matrix by matrix it runs from -0.200 (q_proj, layer 0) to 0.500 (k_proj, layer 0)"
     )
-    assert say.cosine_range({"0": {"q_proj": None}}) is None
+    assert directions.cosine_range({"0": {"q_proj": None}}) is None
 
 
 def test_drift_claims_an_order_only_when_intervals_are_apart():
@@ -179,101 +182,124 @@ def test_drift_claims_an_order_only_when_intervals_are_apart():
     near = {"per_token": 0.1, "per_token_low": 0.08, "per_token_high": 0.12}
     vague = {"per_token": 0.25, "per_token_low": 0.1, "per_token_high": 0.4}
     start = "on Countdown the KL divergence in nats per token is "
-    assert say.drift("Countdown", {"ES": far, "GRPO": near}) == (
+    assert drift.drift("Countdown", {"ES": far, "GRPO": near}) == (
         start + "0.30 for ES and 0.10 for GRPO, clearly largest for ES"
     )
-    assert say.drift("Countdown", {"ES": near, "GRPO": far}).endswith("clearly largest for GRPO")
-    assert say.drift("Countdown", {"ES": far, "GRPO": vague}).endswith("intervals overlapping")
+    assert drift.drift("Countdown", {"ES": near, "GRPO": far}).endswith("clearly largest for GRPO")
+    assert drift.drift("Countdown", {"ES": far, "GRPO": vague}).endswith("intervals overlapping")
     unbounded = far | {"per_token_low": None}
-    assert say.drift("Countdown", {"ES": unbounded, "GRPO": near}) == start + "0.30 for ES and 0.10 for GRPO"
+    assert drift.drift("Countdown", {"ES": unbounded, "GRPO": near}) == start + "0.30 for ES and 0.10 for GRPO"
 
 
 def test_reward_barrier():
-    assert say.reward_barrier(FLAT) == "none"
-    assert say.reward_barrier(DIP) == "clear"
-    assert say.reward_barrier(LATE) == "lag"
+    assert lines.reward_barrier(FLAT) == "none"
+    assert lines.reward_barrier(DIP) == "clear"
+    assert lines.reward_barrier(LATE) == "lag"
     # A gap of 10 points that intervals of 20 points do not separate from the even line.
-    assert say.reward_barrier(line([0.5, 0.4, 0.5], [0.4] * 3, half=0.2)) == "unresolved"
+    assert lines.reward_barrier(line([0.5, 0.4, 0.5], [0.4] * 3, half=0.2)) == "unresolved"
     # No gap at all, but so few examples that one of 10 points is not excluded.
-    assert say.reward_barrier(line([0.5, 0.5, 0.5], [0.4] * 3, half=0.2)) == "unresolved"
-    assert say.reward_barrier(DIP | {"reward_barrier": None}) == "unknown"
+    assert lines.reward_barrier(line([0.5, 0.5, 0.5], [0.4] * 3, half=0.2)) == "unresolved"
+    assert lines.reward_barrier(DIP | {"reward_barrier": None}) == "unknown"
 
 
 def test_loss_barrier():
-    assert say.loss_barrier(FLAT) == "none"
-    assert say.loss_barrier(DIP) == "clear"
-    assert say.loss_barrier(line([0.5] * 3, [0.9, 0.85, 0.4])) == "lag"
-    assert say.loss_barrier(line([0.5] * 3, [0.4, 0.42, 0.4])) == "clear"
-    assert say.loss_barrier(line([0.5] * 3, [0.4, 0.42, 0.4]) | {"loss_low": [0.3] * 3}) == "unresolved"
-    assert say.loss_barrier(line([0.5] * 3, [0.4, 0.1, 0.4])) == "none"
+    assert lines.loss_barrier(FLAT) == "none"
+    assert lines.loss_barrier(DIP) == "clear"
+    assert lines.loss_barrier(line([0.5] * 3, [0.9, 0.85, 0.4])) == "lag"
+    assert lines.loss_barrier(line([0.5] * 3, [0.4, 0.42, 0.4])) == "clear"
+    assert lines.loss_barrier(line([0.5] * 3, [0.4, 0.42, 0.4]) | {"loss_low": [0.3] * 3}) == "unresolved"
+    assert lines.loss_barrier(line([0.5] * 3, [0.4, 0.1, 0.4])) == "none"
     without_references = FLAT | dict.fromkeys(["loss", "loss_low", "loss_high"], [None] * 3) | {"loss_barrier": None}
-    assert say.loss_barrier(without_references) == "unknown"
+    assert lines.loss_barrier(without_references) == "unknown"
 
 
 def test_barrier_between():
-    assert say.barrier_between(FLAT) == (
+    assert lines.barrier_between(FLAT) == (
         "no reward barrier lies on the straight line between them (largest gap 0.0 points)"
     )
-    assert say.barrier_between(DIP) == "a reward barrier of 35.0 points lies on the straight line between them"
-    assert say.barrier_between(LATE) == (
+    assert lines.barrier_between(DIP) == "a reward barrier of 35.0 points lies on the straight line between them"
+    assert lines.barrier_between(LATE) == (
         "on the straight line between them the reward lags by up to 25.0 points, without falling below its lower end"
     )
     hill = line([0.5, 0.51, 0.52], [0.4, 0.9, 0.4])
-    assert say.barrier_between(hill) == (
+    assert lines.barrier_between(hill) == (
         "no reward barrier (0.0 points) but a loss barrier of 0.50 nats per token lies between them"
     )
     vague = line([0.5, 0.4, 0.5], [0.4] * 3, half=0.2)
-    assert say.barrier_between(vague) == (
+    assert lines.barrier_between(vague) == (
         "a reward barrier between them is neither shown nor excluded (largest gap 10.0 points)"
     )
-    assert "not known" in say.barrier_between(FLAT | {"reward_barrier": None})
+    assert "not known" in lines.barrier_between(FLAT | {"reward_barrier": None})
 
 
 def test_barriers():
-    flat = say.barriers({"base\N{EN DASH}ES": FLAT})
+    flat = lines.barriers({"base\N{EN DASH}ES": FLAT})
     assert flat.startswith("No line shows a barrier;")
-    both = say.barriers({"base\N{EN DASH}ES": FLAT, "ES\N{EN DASH}GRPO": DIP})
+    both = lines.barriers({"base\N{EN DASH}ES": FLAT, "ES\N{EN DASH}GRPO": DIP})
     assert both.startswith("A barrier stands on ES\N{EN DASH}GRPO;")
     assert (
         "base\N{EN DASH}ES 0.0 points and 0 (no barrier), ES\N{EN DASH}GRPO 35.0 points and 0.50 (a barrier)" in both
     )
-    late = say.barriers({"base\N{EN DASH}ES": LATE})
+    late = lines.barriers({"base\N{EN DASH}ES": LATE})
     assert late.startswith("No barrier is established;")
     assert late.endswith("base\N{EN DASH}ES 25.0 points and 0 (reward: a lag, loss: no barrier).")
-    vague = say.barriers({"ES\N{EN DASH}GRPO": line([0.5, 0.4, 0.5], [0.4] * 3, half=0.2)})
+    vague = lines.barriers({"ES\N{EN DASH}GRPO": line([0.5, 0.4, 0.5], [0.4] * 3, half=0.2)})
     assert vague.startswith("No barrier is established;")
 
 
 def test_gain_verdict():
     base = row(0.27)
-    assert say.gain_verdict("Countdown", base, {"ES": row(0.55), "GRPO": row(0.58)}) == "Similar accuracy"
+    assert accuracy.gain_verdict("Countdown", base, {"ES": row(0.55), "GRPO": row(0.58)}) == "Similar accuracy"
     assert (
-        say.gain_verdict("Countdown", base, {"ES": row(0.45), "GRPO": row(0.60)})
+        accuracy.gain_verdict("Countdown", base, {"ES": row(0.45), "GRPO": row(0.60)})
         == "Both lift Countdown, GRPO furthest"
     )
     # Seven points apart with overlapping intervals: neither the same nor different.
-    assert say.gain_verdict("Countdown", base, {"ES": row(0.55), "GRPO": row(0.62)}) == "Both lift Countdown"
+    assert accuracy.gain_verdict("Countdown", base, {"ES": row(0.55), "GRPO": row(0.62)}) == "Both lift Countdown"
     assert (
-        say.gain_verdict("Countdown", base, {"ES": row(0.55), "GRPO": row(0.28)})
+        accuracy.gain_verdict("Countdown", base, {"ES": row(0.55), "GRPO": row(0.28)})
         == "ES lifts Countdown, GRPO does not"
     )
-    assert say.gain_verdict("Countdown", base, {"ES": row(0.1), "GRPO": row(0.28)}) == "No clear gain on Countdown"
-    assert say.gain_verdict("Countdown", base, {"ES": row(0.55)}) == "ES lifts Countdown"
+    assert (
+        accuracy.gain_verdict("Countdown", base, {"ES": row(0.1), "GRPO": row(0.28)}) == "No clear gain on Countdown"
+    )
+    assert accuracy.gain_verdict("Countdown", base, {"ES": row(0.55)}) == "ES lifts Countdown"
+
+
+def counted(correct: int, total: int) -> dict:
+    return {"accuracy": correct / total, "correct": correct, "total": total}
+
+
+def test_a_difference_that_meets_its_limit_exactly_meets_it():
+    """0.15 - 0.1 is below 0.05 in floats and 0.3 - 0.25 too, but 0.35 - 0.3 and 1 - 0.95 are not."""
+    for low in range(96):
+        assert accuracy.similar(counted(low, 100), counted(low + 5, 100))
+        assert accuracy.similar(counted(low + 5, 100), counted(low, 100))
+        assert low > 94 or not accuracy.similar(counted(low, 100), counted(low + 6, 100))
+    assert accuracy.similar(counted(6, 60), counted(25, 500)) and not accuracy.similar(
+        counted(6, 60), counted(24, 500)
+    )
+    # Partial values, and a file without counts: the accuracies themselves.
+    partial = {"accuracy": 0.5, "correct": 40, "total": 100}
+    assert accuracy.similar(partial, counted(52, 100)) and not accuracy.similar(partial, counted(40, 100))
+    assert accuracy.similar({"accuracy": 0.5}, {"accuracy": 0.54})
+    assert lines.reward_barrier(line([1.0, 0.95, 1.0], [0.4] * 3)) == "none"
+    assert lines.reward_barrier(line([1.0, 0.94, 1.0], [0.4] * 3)) == "clear"
 
 
 def test_weights_verdict():
-    assert say.weights_verdict([7.3, 0.4], 0.01) == "different weights"
-    assert say.weights_verdict([7.3, 0.4], 0.99) == "different weights"
-    assert say.weights_verdict([7.3, 7.2], 0.97) == "nearly the same weights"
-    assert say.weights_verdict([7.3, 7.2], 0.7) == "partly the same weights"
-    assert say.weights_verdict([7.3, 7.2], -0.97) == "different weights"
-    assert say.weights_verdict([7.3, 0.0], None) is None
+    assert directions.weights_verdict([7.3, 0.4], 0.01) == "different weights"
+    assert directions.weights_verdict([7.3, 0.4], 0.99) == "different weights"
+    assert directions.weights_verdict([7.3, 7.2], 0.97) == "nearly the same weights"
+    assert directions.weights_verdict([7.3, 7.2], 0.7) == "partly the same weights"
+    assert directions.weights_verdict([7.3, 7.2], -0.97) == "different weights"
+    assert directions.weights_verdict([7.3, 0.0], None) is None
 
 
 def test_barrier_verdict():
-    assert say.barrier_verdict(FLAT) == "no barrier between them"
-    assert say.barrier_verdict(LATE) is None
-    assert say.barrier_verdict(DIP) == "a barrier between them"
-    assert say.barrier_verdict(line([0.5, 0.51, 0.52], [0.4, 0.9, 0.4])) == "a barrier between them"
-    assert say.barrier_verdict(line([0.5, 0.5, 0.5], [0.4] * 3, half=0.2)) is None
-    assert say.barrier_verdict(FLAT | {"loss_barrier": None}) is None
+    assert lines.barrier_verdict(FLAT) == "no barrier between them"
+    assert lines.barrier_verdict(LATE) is None
+    assert lines.barrier_verdict(DIP) == "a barrier between them"
+    assert lines.barrier_verdict(line([0.5, 0.51, 0.52], [0.4, 0.9, 0.4])) == "a barrier between them"
+    assert lines.barrier_verdict(line([0.5, 0.5, 0.5], [0.4] * 3, half=0.2)) is None
+    assert lines.barrier_verdict(FLAT | {"loss_barrier": None}) is None
