@@ -7,7 +7,7 @@ import pytest
 
 from analysis.continual.summary import summarise
 from analysis.report import build, build_gallery
-from analysis.report.studies.sequential.story import title
+from analysis.report.studies.sequential.summary import title
 from eval.storage import read_json, write_json
 from tests.analysis.continual.planted_sequence import TASKS, full_run, planted_matrix, planted_results
 from tests.analysis.report.test_report_build import at_pointer, check_number, markdown_tables, page_of
