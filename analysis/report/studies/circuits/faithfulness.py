@@ -1,0 +1,96 @@
+"""How much of a model its circuits keep."""
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from analysis.report.numbers import count, fixed, percent, significant
+from analysis.report.results import Results, lookup
+from analysis.report.section import Section, Terms
+from analysis.report.studies.circuits.labels import SMALLEST, task_label
+from analysis.report.studies.circuits.panels import GREY, grid, legend_above
+from analysis.report.studies.number_table import Column, number_table, with_suffixed_ends
+from analysis.report.style import colour, logarithmic
+from analysis.report.tables import Table
+
+
+COLUMNS: tuple[Column, ...] = (
+    *with_suffixed_ends("CPR", fixed, "faithfulness", "cpr"),
+    ("CPR on ln k", ("faithfulness", "log_cpr"), fixed),
+    ("CMD", ("faithfulness", "cmd"), fixed),
+    (SMALLEST, ("faithfulness", "smallest"), count),
+    ("Heads' share", ("profile", "attention"), percent),
+    ("Depth", ("profile", "depth"), fixed),
+    ("IG error", ("completeness", "error"), significant),
+)
+TERMS = {
+    "Faithfulness f": "With m the mean logit difference: (m of the circuit - m of nothing) / (m of the model - m of "
+    "nothing). Nodes outside of the circuit write what they write on the corrupted prompt.",
+    "CPR, CMD, CPR on ln k": "CPR: area under f over the share k of nodes kept, from 0.1 % to all. Half of it is "
+    "decided between k = 0.5 and 1. CMD: area between f and 1. CPR on ln k: mean of f over the logarithm of k, where "
+    "small circuits count. A ranking with f = 0 until the whole model is kept has a CPR of 0.25.",
+}
+
+
+def figure(results: Results) -> Figure:
+    """Faithfulness of growing circuits, one panel for each task, one line for each model."""
+    by_model = {model: circuits["tasks"] for model, circuits in results["circuits"].items()}
+    tasks = list(dict.fromkeys(task for circuits in by_model.values() for task in circuits))
+    drawing, axes = grid(len(tasks), 1.75, sharex=True, sharey=True)
+    for panel, task in zip(axes, tasks, strict=True):
+        for model, circuits in by_model.items():
+            if task in circuits:
+                curve, shade = circuits[task]["faithfulness"], colour(model, list(by_model))
+                band = (curve["shares"], curve["f_low"], curve["f_high"])
+                panel.fill_between(*band, color=shade, alpha=0.14, linewidth=0)
+                panel.plot(curve["shares"], curve["f"], color=shade, linewidth=1.6, label=model)
+        panel.axhline(1, color=GREY, linestyle=(0, (2, 2)), linewidth=1)
+        panel.set_title(task_label(task), weight="bold")
+        panel.set_xscale("log")
+        panel.grid(axis="y")
+        logarithmic(panel.xaxis, 0.001, 1.0)
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
+        panel.label_outer()
+    drawing.supxlabel("Nodes kept (% of all, log scale)", fontsize=11)
+    drawing.supylabel("Faithfulness f", fontsize=11)
+    legend_above(drawing, axes[0], 3)
+    return drawing
+
+
+def caption(results: Results) -> str:
+    """Size of the smallest faithful circuits."""
+    clauses = []
+    for model, circuits in results["circuits"].items():
+        sizes = [circuit["faithfulness"]["smallest"] for circuit in circuits["tasks"].values()]
+        reached = [size for size in sizes if size is not None]
+        if reached:
+            clauses.append(f"{model} {min(reached)} to {max(reached)} of {len(circuits['nodes']) - 1}")
+    return (
+        "Faithfulness is 1 for the whole model and 0 with every node knocked out; above 1 the circuit beats the model. "
+        f"Bands: 95 % over examples. Smallest circuits with f of at least 0.8, in nodes: {'; '.join(clauses)}."
+    )
+
+
+def table(results: Results) -> Table:
+    """Areas under the curves."""
+    rows = [
+        ([model, task_label(task)], ("circuits", model, "tasks", task))
+        for model, circuits in (lookup(results, "circuits") or {}).items()
+        for task in circuits["tasks"]
+    ]
+    return number_table(results, "Circuits by direct attribution", ["Model", "Task"], COLUMNS, rows)
+
+
+def terms(results: Results) -> Terms:
+    return list(TERMS.items())
+
+
+def section(results: Results) -> Section:
+    return Section(
+        name="faithfulness",
+        title="How much of a model its circuits keep",
+        needs=[("circuits", model, "tasks") for model in lookup(results, "models") or []],
+        figure=figure,
+        caption=caption,
+        numbers=[table],
+        terms=terms,
+    )
