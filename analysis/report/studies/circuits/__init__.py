@@ -19,6 +19,7 @@ from analysis.report.studies.circuits import (
     transfer,
     transplants,
 )
+from analysis.report.studies.terms import explained
 
 
 GENERAL = ("models", "tasks", "accuracy", "circuits", "command", "environment", "config")
@@ -49,7 +50,7 @@ CHAPTER = Chapter(
     thumbnails=("faithfulness", "overlap"),
     needs=needs,
     budget=models.sizes,
-    terms=summary.terms,
+    terms=explained(summary.TERMS),
     numbers=[models.accuracies],
 )
 

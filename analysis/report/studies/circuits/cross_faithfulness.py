@@ -22,7 +22,7 @@ from analysis.report.studies.number_table import Column, number_table, with_suff
 from analysis.report.tables import Table
 
 
-COLUMNS: tuple[Column, ...] = (*with_suffixed_ends("CPR", fixed, "cpr"), (SMALLEST, ("smallest",), count))
+COLUMNS: tuple[Column, ...] = (*with_suffixed_ends("CPR", fixed, "cpr"), (SMALLEST, "smallest", count))
 
 
 def figure(results: Results) -> Figure:
@@ -82,11 +82,6 @@ def table(results: Results) -> Table:
 
 
 def section(results: Results) -> Section:
-    return Section(
-        name="cross-faithfulness",
-        title="Does one model's circuit work in another",
-        needs=[("change", "tasks", task, "cross_faithfulness") for task in tasks_of_change(results)],
-        figure=figure,
-        caption=caption,
-        numbers=[table],
-    )
+    needs = [("change", "tasks", task, "cross_faithfulness") for task in tasks_of_change(results)]
+    title = "Does one model's circuit work in another"
+    return Section("cross-faithfulness", title, needs, figure, caption, numbers=[table])

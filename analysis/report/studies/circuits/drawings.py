@@ -16,7 +16,8 @@ from analysis.report.results import Results, label
 from analysis.report.section import Section
 from analysis.report.studies.circuits.labels import models_of_change, task_label, tasks_of_change
 from analysis.report.studies.circuits.panels import colour_bar, without_frame
-from analysis.report.style import INK, WIDTH
+from analysis.report.studies.figure_parts import GREY, canvas
+from analysis.report.style import INK
 
 
 HELPS, HINDERS = "#b2182b", "#2166ac"
@@ -32,9 +33,8 @@ def figure(results: Results, task: str) -> Figure:
     strongest_node = max(abs(score) for of in scores.values() for name, score in of.items() if name != "input")
     strongest_edge = max(abs(score) for of in edges.values() for score in of.values())
     shades = ScalarMappable(Normalize(-strongest_node, strongest_node), "RdBu_r")
-    drawing = Figure(figsize=(WIDTH, 1.6 + 0.62 * layers), layout="constrained")
-    panels = drawing.subplots(1, len(models), sharex=True, sharey=True, squeeze=False).flat
-    for axes, model in zip(panels, models, strict=True):
+    drawing, panels = canvas(1.6 + 0.62 * layers, 1, len(models), sharex=True, sharey=True, squeeze=False)
+    for axes, model in zip(panels.flat, models, strict=True):
         place = partial(_place, layers=layers, heads=heads)
         _draw_edges(axes, place, {edge: score / strongest_edge for edge, score in edges[model].items()})
         _draw_nodes(axes, place, {name: shades.to_rgba(score) for name, score in scores[model].items()})
@@ -95,7 +95,7 @@ def _draw_edges(axes: Axes, place: Callable[[str], tuple[float, float]], edges: 
 def _draw_nodes(axes: Axes, place: Callable[[str], tuple[float, float]], shades: dict[str, Any]) -> None:
     """shades: colour of each node. `input` and `logits` are words in boxes."""
     box = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": INK, "linewidth": 0.8}
-    edge = {"markeredgecolor": "#8a8a8a", "markeredgewidth": 0.7}
+    edge = {"markeredgecolor": GREY, "markeredgewidth": 0.7}
     for name in [*shades, "logits"]:
         x, y = place(name)
         if name in ("input", "logits"):
@@ -115,10 +115,5 @@ def caption(results: Results, task: str) -> str:
 
 
 def section(task: str) -> Section:
-    return Section(
-        name=f"drawing-{task}",
-        title=f"{task_label(task)}: the circuit before and after",
-        needs=[("change", "tasks", task, "circuits")],
-        figure=partial(figure, task=task),
-        caption=partial(caption, task=task),
-    )
+    title, needs = f"{task_label(task)}: the circuit before and after", [("change", "tasks", task, "circuits")]
+    return Section(f"drawing-{task}", title, needs, partial(figure, task=task), partial(caption, task=task))

@@ -5,23 +5,25 @@ from matplotlib.figure import Figure
 
 from analysis.report.numbers import percent
 from analysis.report.results import Results, label, lookup
-from analysis.report.section import Section, Terms
+from analysis.report.section import Section
 from analysis.report.sentences import join
-from analysis.report.style import WIDTH, colour
+from analysis.report.studies.figure_parts import canvas
+from analysis.report.studies.terms import explained
+from analysis.report.style import colour
 from analysis.report.tables import Cell, Table
 
 
-DEFINITION = (
-    "Those whose outgoing edges changed most (arXiv 2502.11812). Whether a higher rank there helps more than in "
-    "random layers is open; the control file has as many random layers."
-)
+AT = ("change", "lora")
+TERMS = {
+    "Critical layers": "Those whose outgoing edges changed most (arXiv 2502.11812). Whether a higher rank there "
+    "helps more than in random layers is open; the control file has as many random layers.",
+}
 
 
 def figure(results: Results) -> Figure:
     """Share of the change of edge scores that begins in each layer, for every post-trained model."""
-    models = results["change"]["lora"]
-    drawing = Figure(figsize=(WIDTH, 2.6), layout="constrained")
-    axes = drawing.subplots()
+    models = lookup(results, *AT)
+    drawing, axes = canvas(2.6)
     width = 0.8 / len(models)
     layers = np.arange(max(len(edges["change"]) for edges in models.values()))
     above = {"xytext": (0, 3), "textcoords": "offset points", "ha": "center", "fontsize": 9}
@@ -42,22 +44,23 @@ def figure(results: Results) -> Figure:
 
 def caption(results: Results) -> str:
     """Where the change begins."""
-    models = results["change"]["lora"]
+    models = lookup(results, *AT)
     clauses = []
     for name, edges in models.items():
         top = int(np.argmax(edges["change"]))
         clauses.append(f"{label(name)} {percent(edges['change'][top], 0)} in layer {top}")
     even = percent(1 / len(next(iter(models.values()))["change"]), 0)
     return (
-        f"Of the change in edge scores, mean over tasks, the largest share is {join(clauses)}; an even spread would be "
-        f"{even} each. The layers marked critical get a higher LoRA rank in the files named below, beside a control."
+        f"Of the change in edge scores, mean over tasks, the largest share is {join(clauses)}; an even "
+        f"spread would be {even} each. The layers marked critical get a higher LoRA rank in the files "
+        "named below, beside a control."
     )
 
 
 def table(results: Results) -> Table:
     """Layers for LoRA."""
     rows = []
-    for name, edges in (lookup(results, "change", "lora") or {}).items():
+    for name, edges in (lookup(results, *AT) or {}).items():
         words = [label(name)]
         for choice in ("critical", "random"):
             words += [", ".join(map(str, edges[choice])), edges[f"{choice}_file"]]
@@ -67,16 +70,6 @@ def table(results: Results) -> Table:
     return Table("LoRA ranks from the change of edges", columns, rows, note)
 
 
-def terms(results: Results) -> Terms:
-    return [("Critical layers", DEFINITION)]
-
-
 SECTION = Section(
-    name="edge-change",
-    title="Where the edges changed",
-    needs=[("change", "lora")],
-    figure=figure,
-    caption=caption,
-    numbers=[table],
-    terms=terms,
+    "edge-change", "Where the edges changed", [AT], figure, caption, numbers=[table], terms=explained(TERMS)
 )

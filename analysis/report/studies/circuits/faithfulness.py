@@ -5,22 +5,24 @@ from matplotlib.ticker import FuncFormatter
 
 from analysis.report.numbers import count, fixed, percent, significant
 from analysis.report.results import Results, lookup
-from analysis.report.section import Section, Terms
+from analysis.report.section import Section
 from analysis.report.studies.circuits.labels import SMALLEST, task_label
-from analysis.report.studies.circuits.panels import GREY, grid, legend_above
+from analysis.report.studies.circuits.panels import grid, legend_above
+from analysis.report.studies.figure_parts import DOTTED, GREY
 from analysis.report.studies.number_table import Column, number_table, with_suffixed_ends
+from analysis.report.studies.terms import explained
 from analysis.report.style import colour, logarithmic
 from analysis.report.tables import Table
 
 
 COLUMNS: tuple[Column, ...] = (
-    *with_suffixed_ends("CPR", fixed, "faithfulness", "cpr"),
-    ("CPR on ln k", ("faithfulness", "log_cpr"), fixed),
-    ("CMD", ("faithfulness", "cmd"), fixed),
-    (SMALLEST, ("faithfulness", "smallest"), count),
-    ("Heads' share", ("profile", "attention"), percent),
-    ("Depth", ("profile", "depth"), fixed),
-    ("IG error", ("completeness", "error"), significant),
+    *with_suffixed_ends("CPR", fixed, "faithfulness.cpr"),
+    ("CPR on ln k", "faithfulness.log_cpr", fixed),
+    ("CMD", "faithfulness.cmd", fixed),
+    (SMALLEST, "faithfulness.smallest", count),
+    ("Heads' share", "profile.attention", percent),
+    ("Depth", "profile.depth", fixed),
+    ("IG error", "completeness.error", significant),
 )
 TERMS = {
     "Faithfulness f": "With m the mean logit difference: (m of the circuit - m of nothing) / (m of the model - m of "
@@ -43,7 +45,7 @@ def figure(results: Results) -> Figure:
                 band = (curve["shares"], curve["f_low"], curve["f_high"])
                 panel.fill_between(*band, color=shade, alpha=0.14, linewidth=0)
                 panel.plot(curve["shares"], curve["f"], color=shade, linewidth=1.6, label=model)
-        panel.axhline(1, color=GREY, linestyle=(0, (2, 2)), linewidth=1)
+        panel.axhline(1, color=GREY, linestyle=DOTTED, linewidth=1)
         panel.set_title(task_label(task), weight="bold")
         panel.set_xscale("log")
         panel.grid(axis="y")
@@ -65,8 +67,8 @@ def caption(results: Results) -> str:
         if reached:
             clauses.append(f"{model} {min(reached)} to {max(reached)} of {len(circuits['nodes']) - 1}")
     return (
-        "Faithfulness is 1 for the whole model and 0 with every node knocked out; above 1 the circuit beats the model. "
-        f"Bands: 95 % over examples. Smallest circuits with f of at least 0.8, in nodes: {'; '.join(clauses)}."
+        "Faithfulness is 1 for the whole model and 0 with every node knocked out; above 1 the circuit beats the "
+        f"model. Bands: 95 % over examples. Smallest circuits with f of at least 0.8, in nodes: {'; '.join(clauses)}."
     )
 
 
@@ -80,17 +82,7 @@ def table(results: Results) -> Table:
     return number_table(results, "Circuits by direct attribution", ["Model", "Task"], COLUMNS, rows)
 
 
-def terms(results: Results) -> Terms:
-    return list(TERMS.items())
-
-
 def section(results: Results) -> Section:
-    return Section(
-        name="faithfulness",
-        title="How much of a model its circuits keep",
-        needs=[("circuits", model, "tasks") for model in lookup(results, "models") or []],
-        figure=figure,
-        caption=caption,
-        numbers=[table],
-        terms=terms,
-    )
+    needs = [("circuits", model, "tasks") for model in lookup(results, "models") or []]
+    title = "How much of a model its circuits keep"
+    return Section("faithfulness", title, needs, figure, caption, numbers=[table], terms=explained(TERMS))

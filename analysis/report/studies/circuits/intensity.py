@@ -4,30 +4,34 @@ from matplotlib.figure import Figure
 
 from analysis.report.numbers import count, significant
 from analysis.report.results import Results, label, lookup
-from analysis.report.section import Section, Terms
+from analysis.report.section import Section
 from analysis.report.sentences import join
+from analysis.report.studies.figure_parts import canvas
 from analysis.report.studies.number_table import Column, number_table, with_suffixed_ends
-from analysis.report.style import WIDTH, colour
+from analysis.report.studies.terms import explained
+from analysis.report.style import colour
 from analysis.report.tables import Table
 
 
+AT = ("change", "intensity")
 # Statistic: its name over a panel.
 PANELS = {"intensity": "Intensity", "entropy": "Entropy (nats)", "kurtosis": "Excess kurtosis"}
 COLUMNS: tuple[Column, ...] = (
     *(column for name in PANELS for column in with_suffixed_ends(name.capitalize(), significant, name)),
-    ("Answers", ("answers",), count),
+    ("Answers", "answers", count),
 )
-DEFINITION = (
-    "Of the edges of the residual graph between blocks, weights by zero ablation to first order (arXiv 2509.21044): "
-    "mean absolute weight, entropy of their histogram, excess kurtosis; means over answers."
-)
+TERMS = {
+    "Intensity, entropy, kurtosis": "Of the edges of the residual graph between blocks, weights by zero ablation to "
+    "first order (arXiv 2509.21044): mean absolute weight, entropy of their histogram, excess kurtosis; means over "
+    "answers.",
+}
 
 
 def figure(results: Results) -> Figure:
     """Activation intensity, entropy and kurtosis of every model, with intervals."""
-    models = results["change"]["intensity"]
-    drawing = Figure(figsize=(WIDTH, 2.3), layout="constrained")
-    for axes, (name, title) in zip(drawing.subplots(1, len(PANELS)), PANELS.items(), strict=True):
+    models = lookup(results, *AT)
+    drawing, panels = canvas(2.3, 1, len(PANELS))
+    for axes, (name, title) in zip(panels, PANELS.items(), strict=True):
         for x, (model, activity) in enumerate(models.items()):
             middle, low, high = (activity[f"{name}{end}"] for end in ("", "_low", "_high"))
             shade = colour(model, list(models))
@@ -41,7 +45,7 @@ def figure(results: Results) -> Figure:
 
 def caption(results: Results) -> str:
     """Which models differ clearly from the base."""
-    (base, of_base), *others = results["change"]["intensity"].items()
+    (base, of_base), *others = lookup(results, *AT).items()
     clauses = []
     for other, activity in others:
         words = []
@@ -59,20 +63,10 @@ def caption(results: Results) -> str:
 
 def table(results: Results) -> Table:
     """Activity of the models."""
-    rows = [([label(model)], ("change", "intensity", model)) for model in lookup(results, "change", "intensity") or {}]
+    rows = [([label(model)], (*AT, model)) for model in lookup(results, *AT) or {}]
     return number_table(results, "Activity while writing an answer", ["Model"], COLUMNS, rows)
 
 
-def terms(results: Results) -> Terms:
-    return [("Intensity, entropy, kurtosis", DEFINITION)]
-
-
 SECTION = Section(
-    name="intensity",
-    title="How active the models are",
-    needs=[("change", "intensity")],
-    figure=figure,
-    caption=caption,
-    numbers=[table],
-    terms=terms,
+    "intensity", "How active the models are", [AT], figure, caption, numbers=[table], terms=explained(TERMS)
 )

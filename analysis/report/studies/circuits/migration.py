@@ -6,33 +6,30 @@ from matplotlib.figure import Figure
 
 from analysis.report.numbers import fixed, significant
 from analysis.report.results import Results, lookup
-from analysis.report.section import Section, Terms
+from analysis.report.section import Section
 from analysis.report.sentences import join
 from analysis.report.studies.circuits.labels import direction_label, models_of_change, task_label
-from analysis.report.studies.circuits.panels import GREY
-from analysis.report.studies.number_table import Column, row_cells
-from analysis.report.style import INK, WIDTH
+from analysis.report.studies.figure_parts import GREY, canvas
+from analysis.report.studies.number_table import columns_of, row_cells
+from analysis.report.studies.terms import explained
+from analysis.report.style import INK
 from analysis.report.tables import Cell, Table, value
 
 
-COLUMNS: tuple[Column, ...] = (
-    ("CPR, identity", ("identity",), fixed),
-    ("CPR, I + delta", ("mapped",), fixed),
-    ("Gain", ("gain",), fixed),
-    ("Low", ("low",), fixed),
-    ("High", ("high",), fixed),
+AT = ("change", "migration")
+COLUMNS = columns_of(
+    fixed, {"CPR, identity": "identity", "CPR, I + delta": "mapped", "Gain": "gain", "Low": "low", "High": "high"}
 )
-DEFINITION = (
-    "An alignment between two models of one shape that starts at the identity; delta is kept small by a penalty. base "
-    "to itself: from other examples of the same model."
-)
+TERMS = {
+    "I + delta": "An alignment between two models of one shape that starts at the identity; delta is kept small by "
+    "a penalty. base to itself: from other examples of the same model.",
+}
 
 
 def figure(results: Results) -> Figure:
     """What I + delta adds to the CPR of the old model's ranking in the new model, mean over tasks and task by task."""
-    migrations, base = results["change"]["migration"], models_of_change(results)[0]
-    drawing = Figure(figsize=(WIDTH, 1.0 + 0.34 * len(migrations)), layout="constrained")
-    left, right = drawing.subplots(1, 2, sharey=True)
+    migrations, base = lookup(results, *AT), models_of_change(results)[0]
+    drawing, (left, right) = canvas(1.0 + 0.34 * len(migrations), 1, 2, sharey=True)
     for y, (direction, migration) in enumerate(migrations.items()):
         shade = "#9a9a9a" if direction == f"{base}>{base}" else INK
         gains = [task["gain"] for task in migration["tasks"].values()]
@@ -53,7 +50,7 @@ def figure(results: Results) -> Figure:
 def caption(results: Results) -> str:
     """Gains against the null."""
     clauses = []
-    for direction, migration in results["change"]["migration"].items():
+    for direction, migration in lookup(results, *AT).items():
         gain = fmean(task["gain"] for task in migration["tasks"].values())
         clear = [task_label(name) for name, task in migration["tasks"].items() if task["low"] > 0]
         clauses.append(f"{direction_label(direction)} {fixed(gain, 3)}{f' (clear on {join(clear)})' if clear else ''}")
@@ -66,8 +63,8 @@ def caption(results: Results) -> str:
 def table(results: Results) -> Table:
     """W = I + delta."""
     rows = []
-    for direction, migration in (lookup(results, "change", "migration") or {}).items():
-        at = ("change", "migration", direction)
+    for direction, migration in (lookup(results, *AT) or {}).items():
+        at = (*AT, direction)
         for task in migration["tasks"]:
             words = [Cell(direction_label(direction)), Cell(task_label(task))]
             size = value(results, (*at, "delta"), significant)
@@ -76,16 +73,6 @@ def table(results: Results) -> Table:
     return Table("Alignment of circuits before and after", columns, rows)
 
 
-def terms(results: Results) -> Terms:
-    return [("I + delta", DEFINITION)]
-
-
 SECTION = Section(
-    name="migration",
-    title="Where the circuits moved",
-    needs=[("change", "migration")],
-    figure=figure,
-    caption=caption,
-    numbers=[table],
-    terms=terms,
+    "migration", "Where the circuits moved", [AT], figure, caption, numbers=[table], terms=explained(TERMS)
 )

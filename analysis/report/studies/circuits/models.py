@@ -3,24 +3,17 @@
 from analysis.report.numbers import count, percent, significant
 from analysis.report.results import Results, label, lookup
 from analysis.report.studies.circuits.labels import task_label
-from analysis.report.studies.number_table import Column, number_table, row_cells
+from analysis.report.studies.number_table import Column, columns_of, number_table, row_cells
 from analysis.report.tables import Cell, Table
 
 
-SIZES: tuple[Column, ...] = (
-    ("Parameters", ("parameters",), count),
-    ("Layers", ("layers",), count),
-    ("Heads", ("heads",), count),
-)
+SIZES = columns_of(count, {"Parameters": "parameters", "Layers": "layers", "Heads": "heads"})
 ACCURACY: tuple[Column, ...] = (
-    ("Accuracy", ("accuracy",), percent),
-    ("Low", ("low",), percent),
-    ("High", ("high",), percent),
-    ("Solved", ("solved",), percent),
-    ("Fitting", ("fitting",), percent),
-    ("Clean", ("clean",), significant),
-    ("Corrupted", ("corrupted",), significant),
-    ("Examples", ("total",), count),
+    *columns_of(
+        percent, {"Accuracy": "accuracy", "Low": "low", "High": "high", "Solved": "solved", "Fitting": "fitting"}
+    ),
+    *columns_of(significant, {"Clean": "clean", "Corrupted": "corrupted"}),
+    ("Examples", "total", count),
 )
 
 

@@ -11,21 +11,22 @@ from analysis.report.results import Results, label, lookup, pair_label
 from analysis.report.section import Section, Terms
 from analysis.report.sentences import join
 from analysis.report.studies.circuits.labels import models_of_change, task_label, tasks_of_change
+from analysis.report.studies.figure_parts import canvas
 from analysis.report.studies.number_table import Column, number_table, two_decimals
-from analysis.report.style import INK, WIDTH
+from analysis.report.style import INK
 from analysis.report.tables import Table
 
 
 COLUMNS: tuple[Column, ...] = (
-    ("Jaccard", ("jaccard", "value"), two_decimals),
-    ("null", ("jaccard", "null"), two_decimals),
-    ("Rank corr.", ("spearman", "value"), fixed),
-    ("null", ("spearman", "null"), fixed),
-    ("minus null", ("spearman", "difference"), fixed),
-    ("Low", ("spearman", "low"), fixed),
-    ("High", ("spearman", "high"), fixed),
-    ("Weighted", ("weighted", "value"), fixed),
-    ("null", ("weighted", "null"), fixed),
+    ("Jaccard", "jaccard.value", two_decimals),
+    ("null", "jaccard.null", two_decimals),
+    ("Rank corr.", "spearman.value", fixed),
+    ("null", "spearman.null", fixed),
+    ("minus null", "spearman.difference", fixed),
+    ("Low", "spearman.low", fixed),
+    ("High", "spearman.high", fixed),
+    ("Weighted", "weighted.value", fixed),
+    ("null", "weighted.null", fixed),
 )
 
 
@@ -66,8 +67,7 @@ def figure(results: Results) -> Figure:
     pairs = list(next(iter(tasks.values()))["overlap"])
     # One line for the name of each task above those of its pairs.
     step = len(pairs) + 1
-    drawing = Figure(figsize=(WIDTH, 1.3 + 0.24 * len(tasks) * step), layout="constrained")
-    panels = drawing.subplots(1, 2, sharey=True)
+    drawing, panels = canvas(1.3 + 0.24 * len(tasks) * step, 1, 2, sharey=True)
     places = {number * step + i: pair for number in range(len(tasks)) for i, pair in enumerate(pairs)}
     for axes, level in zip(panels, ("nodes", "edges"), strict=True):
         for number, change in enumerate(tasks.values()):
@@ -139,12 +139,6 @@ def terms(results: Results) -> Terms:
 
 
 def section(results: Results) -> Section:
-    return Section(
-        name="overlap",
-        title="Is it the same circuit after post-training",
-        needs=[("change", "tasks", task, "overlap") for task in tasks_of_change(results)],
-        figure=figure,
-        caption=caption,
-        numbers=[table],
-        terms=terms,
-    )
+    needs = [("change", "tasks", task, "overlap") for task in tasks_of_change(results)]
+    title = "Is it the same circuit after post-training"
+    return Section("overlap", title, needs, figure, caption, numbers=[table], terms=terms)

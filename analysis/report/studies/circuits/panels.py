@@ -6,23 +6,21 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
-from analysis.report.style import WIDTH
+from analysis.report.studies.figure_parts import canvas
 
 
 PER_ROW = 3
-# Of lines that mark a value to compare with.
-GREY = "#8a8a8a"
 
 
-def grid(panels: int, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
-    """A figure with `panels` axes, up to three beside each other, each `height` inches high."""
-    columns = min(panels, PER_ROW)
-    rows = -(-panels // columns)
-    figure = Figure(figsize=(WIDTH, rows * height + 0.5), layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False, **options).flat)
-    for spare in axes[panels:]:
+def grid(number: int, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
+    """A figure with `number` axes, up to three beside each other, each `height` inches high."""
+    columns = min(number, PER_ROW)
+    rows = -(-number // columns)
+    figure, panels = canvas(rows * height + 0.5, rows, columns, squeeze=False, **options)
+    axes = list(panels.flat)
+    for spare in axes[number:]:
         spare.set_visible(False)
-    return figure, axes[:panels]
+    return figure, axes[:number]
 
 
 def legend_above(figure: Figure, axes: Axes, columns: int) -> None:

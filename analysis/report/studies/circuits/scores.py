@@ -80,11 +80,5 @@ def terms(results: Results) -> Terms:
 
 
 def section(model: str) -> Section:
-    return Section(
-        name=f"scores-{model}",
-        title=f"Which nodes matter in {model}",
-        needs=[("circuits", model, "tasks")],
-        figure=partial(figure, model=model),
-        caption=partial(caption, model=model),
-        terms=terms,
-    )
+    name, title, needs = f"scores-{model}", f"Which nodes matter in {model}", [("circuits", model, "tasks")]
+    return Section(name, title, needs, partial(figure, model=model), partial(caption, model=model), terms=terms)

@@ -2,7 +2,7 @@
 
 from analysis.report.numbers import fixed
 from analysis.report.results import Results, label, lookup
-from analysis.report.section import Terms, Tile
+from analysis.report.section import Tile
 from analysis.report.sentences import join
 from analysis.report.studies.circuits import overlap, transfer
 from analysis.report.studies.circuits.labels import capital, models_of_change, task_label
@@ -65,7 +65,3 @@ def tiles(results: Results) -> list[Tile]:
             ratio = activity[name]["intensity"] / activity[base]["intensity"]
             shown.append(Tile("Activation intensity", f"{ratio:.2f} times", f"{label(name)}, of {label(base)}"))
     return shown
-
-
-def terms(results: Results) -> Terms:
-    return list(TERMS.items())

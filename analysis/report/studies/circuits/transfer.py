@@ -8,11 +8,12 @@ from matplotlib.figure import Figure
 
 from analysis.report.numbers import fixed, percent, significant
 from analysis.report.results import Results, lookup
-from analysis.report.section import Section, Terms
+from analysis.report.section import Section
 from analysis.report.studies.circuits.labels import capital, task_label
-from analysis.report.studies.circuits.panels import GREY
+from analysis.report.studies.figure_parts import DOTTED, GREY, canvas
 from analysis.report.studies.number_table import Column, row_cells, two_decimals
-from analysis.report.style import INK, WIDTH
+from analysis.report.studies.terms import explained
+from analysis.report.style import INK
 from analysis.report.tables import Cell, Table, value
 
 
@@ -40,17 +41,17 @@ ROWS = {
 # What ranks the large model's nodes without training on the source and without seeing the task in the large model.
 SIMPLE = ("depth_mean", "mean_of_gold", "mean_of_masks", "random_ranking")
 SUMMARY: tuple[Column, ...] = (
-    ("CPR, input kept", ("always", "cpr"), fixed),
-    ("Recovery", ("always", "recovery_mean"), percent),
-    ("CPR, input ranked", ("ranked", "cpr"), fixed),
-    ("Recovery", ("ranked", "recovery_mean"), percent),
+    ("CPR, input kept", "always.cpr", fixed),
+    ("Recovery", "always.recovery_mean", percent),
+    ("CPR, input ranked", "ranked.cpr", fixed),
+    ("Recovery", "ranked.recovery_mean", percent),
 )
-DEFINITION = (
-    "Differentiable faithfulness alignment (arXiv 2604.24302): a learned map from the small model's scores to gates "
-    "of the large one. paper: every choice of the released code, mistakes included (heads are not trained, `input` is "
-    "ranked, prompts weigh by their length, the best regime is chosen on the test split). corrected: without them. "
-    "Both are judged on the same test examples."
-)
+TERMS = {
+    "DFA, presets": "Differentiable faithfulness alignment (arXiv 2604.24302): a learned map from the small model's "
+    "scores to gates of the large one. paper: every choice of the released code, mistakes included (heads are not "
+    "trained, `input` is ranked, prompts weigh by their length, the best regime is chosen on the test split). "
+    "corrected: without them. Both are judged on the same test examples.",
+}
 
 
 def mean_cpr(results: Results, pair: str, preset: str) -> dict[str, float]:
@@ -84,12 +85,11 @@ def figure(results: Results, pair: str) -> Figure:
     presets = results["transfer"][pair]["presets"]
     rows = [row for row in ROWS if any(row in preset["averages"] for preset in presets.values())]
     rows.sort(key=lambda row: GROUPS.index(ROWS[row][1]))
-    drawing = Figure(figsize=(WIDTH, 1.1 + 0.27 * len(rows)), layout="constrained")
-    panels = drawing.subplots(1, len(presets), sharey=True, squeeze=False).flat
-    for axes, (name, preset) in zip(panels, presets.items(), strict=True):
+    drawing, panels = canvas(1.1 + 0.27 * len(rows), 1, len(presets), sharey=True, squeeze=False)
+    for axes, (name, preset) in zip(panels.flat, presets.items(), strict=True):
         policy, tasks = preset["input_policy"], preset["tasks"].values()
         floor = np.mean([task["floor"][policy] for task in tasks])
-        axes.axvline(floor, color=GREY, linestyle=(0, (2, 2)), linewidth=1.2)
+        axes.axvline(floor, color=GREY, linestyle=DOTTED, linewidth=1.2)
         for y, row in enumerate(rows):
             if row in preset["averages"]:
                 shade = ROWS[row][1]
@@ -158,25 +158,18 @@ def summary_table(results: Results, pair: str, preset: str) -> Table:
     return Table(f"{to(pair)}, {preset}: recovery and compute", columns, rows, note)
 
 
-def terms(results: Results) -> Terms:
-    return [("DFA, presets", DEFINITION)]
-
-
 def to(pair: str) -> str:
     """ "small>medium" -> "small to medium"."""
     return pair.replace(">", " to ")
 
 
 def section(results: Results, pair: str) -> Section:
-    presets = lookup(results, "transfer", pair, "presets") or {}
-    return Section(
-        name=f"transfer-{pair.replace('>', '-')}",
-        title=f"From {to(pair)}",
-        needs=[("transfer", pair, "presets")],
-        figure=partial(figure, pair=pair),
-        caption=partial(caption, pair=pair),
-        numbers=[
-            partial(table, pair=pair, preset=preset) for preset in presets for table in (task_table, summary_table)
-        ],
-        terms=terms,
-    )
+    needs = [("transfer", pair, "presets")]
+    tables = [
+        partial(table, pair=pair, preset=preset)
+        for preset in lookup(results, *needs[0]) or {}
+        for table in (task_table, summary_table)
+    ]
+    name, title = f"transfer-{pair.replace('>', '-')}", f"From {to(pair)}"
+    drawn, said = partial(figure, pair=pair), partial(caption, pair=pair)
+    return Section(name, title, needs, drawn, said, numbers=tables, terms=explained(TERMS))

@@ -5,19 +5,20 @@ from matplotlib.figure import Figure
 
 from analysis.report.numbers import significant
 from analysis.report.results import Results, label
-from analysis.report.section import Section, Terms
+from analysis.report.section import Section
 from analysis.report.studies.circuits.labels import models_of_change, task_label, tasks_of_change
 from analysis.report.studies.circuits.panels import grid, legend_above
-from analysis.report.studies.number_table import Column, row_cells
+from analysis.report.studies.figure_parts import DOTTED
+from analysis.report.studies.number_table import columns_of, row_cells
+from analysis.report.studies.terms import explained
 from analysis.report.style import colour
 from analysis.report.tables import Cell, Table, value
 
 
-COLUMNS: tuple[Column, ...] = (
-    ("Receiver", ("receiver",), significant),
-    ("Donor", ("donor",), significant),
-    ("20 % of nodes", ("circuits", "3"), significant),
-)
+COLUMNS = columns_of(significant, {"Receiver": "receiver", "Donor": "donor", "20 % of nodes": "circuits.3"})
+TERMS = {
+    "Transplant": "The receiver runs, but the chosen nodes write what they write in the donor on the same prompt."
+}
 
 
 def figure(results: Results) -> Figure:
@@ -30,7 +31,7 @@ def figure(results: Results) -> Figure:
             sizes = np.array([0, *transplant["sizes"]]) / transplant["sizes"][-1] * 100
             line = {"color": shade, "marker": "o", "markersize": 3.5, "label": f"{label(donor)} into {label(base)}"}
             panel.plot(sizes, [transplant["receiver"], *transplant["circuits"]], **line)
-            panel.axhline(transplant["donor"], color=shade, linestyle=(0, (2, 2)), linewidth=1.2)
+            panel.axhline(transplant["donor"], color=shade, linestyle=DOTTED, linewidth=1.2)
         panel.set_title(task_label(task), weight="bold")
         panel.grid(axis="y")
     axes[0].set_ylabel("Logit difference")
@@ -78,18 +79,7 @@ def table(results: Results) -> Table:
     return Table("Logit difference after a transplant of activations", columns, rows)
 
 
-def terms(results: Results) -> Terms:
-    meaning = "The receiver runs, but the chosen nodes write what they write in the donor on the same prompt."
-    return [("Transplant", meaning)]
-
-
 def section(results: Results) -> Section:
-    return Section(
-        name="transplant",
-        title="Which components carry the difference",
-        needs=[("change", "tasks", task, "transplant") for task in tasks_of_change(results)],
-        figure=figure,
-        caption=caption,
-        numbers=[table],
-        terms=terms,
-    )
+    needs = [("change", "tasks", task, "transplant") for task in tasks_of_change(results)]
+    title = "Which components carry the difference"
+    return Section("transplant", title, needs, figure, caption, numbers=[table], terms=explained(TERMS))

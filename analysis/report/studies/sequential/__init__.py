@@ -15,6 +15,7 @@ from analysis.report.studies.sequential import (
     summary,
 )
 from analysis.report.studies.sequential.arms import arms, columns
+from analysis.report.studies.terms import explained
 
 
 def sections(results: Results) -> list[Section]:
@@ -38,7 +39,7 @@ CHAPTER = Chapter(
     thumbnails=("matrices", "drift"),
     needs=expected_chains.needs,
     budget=budget.table,
-    terms=summary.terms,
+    terms=explained(summary.TERMS),
 )
 
 

@@ -10,15 +10,13 @@ from matplotlib.lines import Line2D
 from analysis.report.results import Results
 from analysis.report.studies.sequential.arms import arms, called
 from analysis.report.studies.sequential.intervals import Interval
-from analysis.report.style import COLOURS, FURTHER_COLOURS, WIDTH
+from analysis.report.style import COLOURS, FURTHER_COLOURS
 
 
 METHOD_COLOURS = COLOURS | {"sft": FURTHER_COLOURS[0]}
 # Arms of one method share its colour; the main arm has the first line and marker, its controls the next ones.
 LINES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)), (0, (9, 2)), (0, (3, 1, 1, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P")
-# Of the lines at zero.
-GREY = "#8a8a8a"
 # Names up to this many letters stand three beside each other in a legend, and with another one in a line.
 SHORT_NAME = 14
 
@@ -49,20 +47,6 @@ def _legend_columns(names: Sequence[str]) -> int:
     return 3 if max(map(len, names)) <= SHORT_NAME else 2
 
 
-def panels_beside(number: int, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure with `number` axes beside each other that share their vertical axis. height: inches."""
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    return figure, list(figure.subplots(1, number, sharey=True, squeeze=False)[0])
-
-
 def interval_dot(axes: Axes, interval: Interval, y: float, shade: str, marker: str) -> None:
     axes.plot([100 * interval["low"], 100 * interval["high"]], [y, y], color=shade, linewidth=2)
     axes.plot(100 * interval["value"], y, marker, color=shade, markersize=7)
-
-
-def named_rows(axes: Axes, names: Sequence[str]) -> None:
-    """One row for each name, the first on top."""
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x")

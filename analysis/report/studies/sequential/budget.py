@@ -2,17 +2,15 @@
 
 from analysis.report.numbers import count, significant
 from analysis.report.results import Results, lookup
-from analysis.report.studies.number_table import Column, number_table
+from analysis.report.studies.number_table import columns_of, number_table
 from analysis.report.studies.sequential.arms import called
 from analysis.report.tables import Table
 
 
-COLUMNS: tuple[Column, ...] = (
-    ("Completions", ("completions",), count),
-    ("Tokens generated", ("tokens",), count),
-    ("Seconds", ("seconds",), significant),
-    ("Steps", ("steps",), count),
-)
+COLUMNS = [
+    *columns_of(count, {"Completions": "completions", "Tokens generated": "tokens"}),
+    *[("Seconds", "seconds", significant), ("Steps", "steps", count)],
+]
 
 
 def table(results: Results) -> Table:

@@ -5,8 +5,9 @@ from matplotlib.figure import Figure
 from analysis.report.numbers import points
 from analysis.report.results import Results, lookup
 from analysis.report.section import Section
+from analysis.report.studies.figure_parts import GREY, canvas, name_rows
 from analysis.report.studies.number_table import number_table, with_ends
-from analysis.report.studies.sequential.arm_marks import GREY, SHORT_NAME, interval_dot, named_rows, panels_beside
+from analysis.report.studies.sequential.arm_marks import SHORT_NAME, interval_dot
 from analysis.report.studies.sequential.arms import METRIC_LABELS, called, controls
 from analysis.report.studies.sequential.intervals import span, turned
 from analysis.report.style import INK
@@ -24,15 +25,15 @@ def figure(results: Results) -> Figure:
     pairs = {pair: compared["metrics"] for pair, compared in results["continual"]["pairs"].items()}
     first = next(iter(pairs.values()))
     names = [name for name in ("forgetting", "average_accuracy") if first[name] is not None]
-    drawing, panels = panels_beside(len(names), 1.0 + 0.42 * len(pairs))
-    for axes, name in zip(panels, names, strict=True):
+    drawing, panels = canvas(1.0 + 0.42 * len(pairs), 1, len(names), sharey=True, squeeze=False)
+    for axes, name in zip(panels.flat, names, strict=True):
         for y, metrics in enumerate(pairs.values()):
             interval_dot(axes, metrics[name], y, INK, "o")
         axes.axvline(0, color=GREY, linewidth=1.2, zorder=0)
         axes.margins(x=0.1)
         axes.set_title(METRIC_LABELS[name], weight="bold", fontsize=10)
         axes.set_xlabel("Difference (points)")
-        named_rows(axes, [_on_two_lines(pair_words(pair)) for pair in pairs])
+        name_rows(axes, [_on_two_lines(pair_words(pair)) for pair in pairs], "x")
     return drawing
 
 
@@ -75,10 +76,5 @@ def table(results: Results) -> Table:
 
 
 SECTION = Section(
-    name="differences",
-    title="Arm against arm on the same items",
-    needs=[("continual", "pairs")],
-    figure=figure,
-    caption=caption,
-    numbers=[table],
+    "differences", "Arm against arm on the same items", [("continual", "pairs")], figure, caption, numbers=[table]
 )

@@ -11,8 +11,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from analysis.report.numbers import count, fixed
 from analysis.report.results import Results, lookup
 from analysis.report.section import Section, Terms
+from analysis.report.studies.figure_parts import GREY, canvas
 from analysis.report.studies.number_table import number_table, two_decimals, with_ends
-from analysis.report.studies.sequential.arm_marks import GREY, legend, legend_height, look, panels_beside
+from analysis.report.studies.sequential.arm_marks import legend, legend_height, look
 from analysis.report.studies.sequential.arms import arms, called
 from analysis.report.style import INK, logarithmic
 from analysis.report.tables import Table
@@ -40,10 +41,10 @@ def figure(results: Results) -> Figure:
     stages = [point | point["step"] for point in results["continual"]["drift"]["points"]]
     stages = [stage for stage in stages if stage["loss"] is not None]
     names = [name for name in DRAWN if any(stage[name] is not None for stage in stages)]
-    drawing, panels = panels_beside(len(names), 3.1 + legend_height(arms(results)))
-    for axes, name in zip(panels, names, strict=True):
+    drawing, panels = canvas(3.1 + legend_height(arms(results)), 1, len(names), sharey=True, squeeze=False)
+    for axes, name in zip(panels.flat, names, strict=True):
         _draw_predictor(axes, results, name, [stage for stage in stages if stage[name] is not None])
-    panels[0].set_ylabel("Loss on the other tasks (points)")
+    panels[0, 0].set_ylabel("Loss on the other tasks (points)")
     legend(drawing, results)
     return drawing
 
@@ -127,9 +128,9 @@ def table(results: Results) -> Table:
     columns = [
         *with_ends("Rank corr.", two_decimals, "correlation"),
         *with_ends("Forward KL minus it", two_decimals, "forward_minus"),
-        ("R\N{SUPERSCRIPT TWO} of the fit", ("fit", "r_squared"), two_decimals),
-        ("Stages", ("points",), count),
-        ("Chains", ("chains",), count),
+        ("R\N{SUPERSCRIPT TWO} of the fit", "fit.r_squared", two_decimals),
+        ("Stages", "points", count),
+        ("Chains", "chains", count),
     ]
     rows = [
         (
@@ -176,11 +177,5 @@ def _estimator(results: Results) -> str:
 
 
 SECTION = Section(
-    name="drift",
-    title="Drift and forgetting",
-    needs=[("continual", "drift")],
-    figure=figure,
-    caption=caption,
-    numbers=[table],
-    terms=terms,
+    "drift", "Drift and forgetting", [("continual", "drift")], figure, caption, numbers=[table], terms=terms
 )

@@ -4,10 +4,12 @@ from matplotlib.figure import Figure
 
 from analysis.report.numbers import percent, points
 from analysis.report.results import Results, lookup
-from analysis.report.section import Section, Terms
+from analysis.report.section import Section
+from analysis.report.studies.figure_parts import GREY, canvas, name_rows
 from analysis.report.studies.number_table import number_table, row_cells, with_ends
-from analysis.report.studies.sequential.arm_marks import GREY, interval_dot, look, named_rows, panels_beside
+from analysis.report.studies.sequential.arm_marks import interval_dot, look
 from analysis.report.studies.sequential.arms import METRIC_LABELS, arms, called
+from analysis.report.studies.terms import explained
 from analysis.report.tables import Table
 
 
@@ -20,8 +22,8 @@ def figure(results: Results) -> Figure:
     """Average and learning accuracy and forgetting of every arm, with intervals and single seeds."""
     shown, metrics = arms(results), results["continual"]["metrics"]
     names = [name for name in DRAWN if metrics[shown[0]][name] is not None]
-    drawing, panels = panels_beside(len(names), 1.0 + 0.36 * len(shown))
-    for axes, name in zip(panels, names, strict=True):
+    drawing, panels = canvas(1.0 + 0.36 * len(shown), 1, len(names), sharey=True, squeeze=False)
+    for axes, name in zip(panels.flat, names, strict=True):
         for y, arm in enumerate(shown):
             shade, _, marker = look(results, arm)
             seeds = [100 * chain[name] for chain in results["continual"]["seeds"][arm].values()]
@@ -32,7 +34,7 @@ def figure(results: Results) -> Figure:
             axes.axvline(0, color=GREY, linewidth=1.2, zorder=0)
         axes.set_title(METRIC_LABELS[name].replace(" ", "\n"), weight="bold", fontsize=10)
         axes.set_xlabel("points" if name == "forgetting" else "%")
-        named_rows(axes, [called(arm) for arm in shown])
+        name_rows(axes, [called(arm) for arm in shown], "x")
     return drawing
 
 
@@ -82,10 +84,6 @@ TERMS = {
 }
 
 
-def terms(results: Results) -> Terms:
-    return list(TERMS.items())
-
-
 SECTION = Section(
     name="metrics",
     title="What was learned and what was kept",
@@ -94,5 +92,5 @@ SECTION = Section(
     caption=caption,
     table=metrics_table,
     numbers=[forgetting_by_task],
-    terms=terms,
+    terms=explained(TERMS),
 )

@@ -14,10 +14,11 @@ from matplotlib.patches import Rectangle
 from analysis.report.numbers import percent
 from analysis.report.results import Results, lookup
 from analysis.report.section import Section, Terms
+from analysis.report.studies.figure_parts import canvas
 from analysis.report.studies.sequential.arm_marks import SHORT_NAME, look
 from analysis.report.studies.sequential.arms import arms, called, columns, controls, main_arms
 from analysis.report.studies.sequential.intervals import ENDS, span
-from analysis.report.style import INK, WIDTH
+from analysis.report.style import INK
 from analysis.report.tables import Cell, Table, value
 
 
@@ -39,8 +40,9 @@ def figure(results: Results, shown: Sequence[str]) -> Figure:
     beside = len(shown) > 1 and width <= COLUMNS_BESIDE and short
     per_row = 2 if beside else 1
     down = -(-len(shown) // per_row)
-    drawing = Figure(figsize=(WIDTH, 0.35 + down * (1.15 + 0.47 * (len(tasks) + 1))), layout="constrained")
-    axes = list(drawing.subplots(down, per_row, squeeze=False, sharey=True).flat)
+    height = 0.35 + down * (1.15 + 0.47 * (len(tasks) + 1))
+    drawing, grid = canvas(height, down, per_row, squeeze=False, sharey=True)
+    axes = list(grid.flat)
     matrices = {arm: results["continual"]["matrix"][arm] for arm in shown}
     changes = {arm: np.array(matrix["value"]) - np.array(matrix["value"])[0] for arm, matrix in matrices.items()}
     reach = 100 * max(0.1, *(float(np.abs(change).max()) for change in changes.values()))

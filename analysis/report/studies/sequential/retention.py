@@ -7,10 +7,10 @@ from matplotlib.figure import Figure
 from analysis.report.numbers import percent
 from analysis.report.results import Results
 from analysis.report.section import Section
-from analysis.report.studies.sequential.arm_marks import GREY, legend, legend_height, look
+from analysis.report.studies.figure_parts import GREY, canvas
+from analysis.report.studies.sequential.arm_marks import legend, legend_height, look
 from analysis.report.studies.sequential.arms import arms, called, main_arms
 from analysis.report.studies.sequential.intervals import ENDS
-from analysis.report.style import WIDTH
 
 
 PER_ROW = 2
@@ -23,8 +23,9 @@ def figure(results: Results) -> Figure:
     """
     trained, columns = len(results["tasks"]), results["columns"]
     down = -(-len(columns) // PER_ROW)
-    drawing = Figure(figsize=(WIDTH, 0.6 + legend_height(arms(results)) + 1.75 * down), layout="constrained")
-    panels = list(drawing.subplots(down, PER_ROW, squeeze=False, sharex=True).flat)
+    height = 0.6 + legend_height(arms(results)) + 1.75 * down
+    drawing, grid = canvas(height, down, PER_ROW, squeeze=False, sharex=True)
+    panels = list(grid.flat)
     for j, (axes, column) in enumerate(zip(panels, columns, strict=False)):
         if j < trained:
             axes.axvline(j + 1, color=GREY, linestyle=(0, (1, 1.5)), linewidth=1.4)
@@ -69,10 +70,4 @@ def caption(results: Results) -> str:
     return f"{text} {called(tasks[0])}, the first task: {'; '.join(clauses)}."
 
 
-SECTION = Section(
-    name="retention",
-    title="Each task from stage to stage",
-    needs=[("continual", "matrix")],
-    figure=figure,
-    caption=caption,
-)
+SECTION = Section("retention", "Each task from stage to stage", [("continual", "matrix")], figure, caption)

@@ -2,7 +2,7 @@
 
 from analysis.report.numbers import count, fixed, percent, points
 from analysis.report.results import Results, lookup
-from analysis.report.section import Terms, Tile
+from analysis.report.section import Tile
 from analysis.report.studies.sequential.arms import arms, called, main_arms
 from analysis.report.studies.sequential.drift import loss_relation
 from analysis.report.studies.sequential.intervals import more_than, span, turned
@@ -104,7 +104,3 @@ def tiles(results: Results) -> list[Tile]:
     if correlation is not None:
         shown.append(Tile("Rank correlation", fixed(correlation, 2), "forward KL and loss on the other tasks"))
     return shown
-
-
-def terms(results: Results) -> Terms:
-    return list(TERMS.items())
