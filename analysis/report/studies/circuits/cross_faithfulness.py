@@ -14,8 +14,9 @@ from analysis.report.studies.circuits.labels import (
     SMALLEST,
     capital,
     models_of_change,
+    needs_of_tasks,
+    of_tasks,
     task_label,
-    tasks_of_change,
 )
 from analysis.report.studies.circuits.panels import grid, without_frame
 from analysis.report.studies.number_table import Column, number_table, with_suffixed_ends
@@ -27,10 +28,9 @@ COLUMNS: tuple[Column, ...] = (*with_suffixed_ends("CPR", fixed, "cpr"), (SMALLE
 
 def figure(results: Results) -> Figure:
     """CPR of the circuit of each model (rows) in each model (columns), one map for each task."""
-    tasks, models = tasks_of_change(results), models_of_change(results)
+    tasks, models = of_tasks(results, "cross_faithfulness"), models_of_change(results)
     drawing, axes = grid(len(tasks), 1.0 + 0.33 * len(models), sharey=True)
-    for panel, (task, change) in zip(axes, tasks.items(), strict=True):
-        cross = change["cross_faithfulness"]
+    for panel, (task, cross) in zip(axes, tasks.items(), strict=True):
         _draw_map(panel, np.array([[cross[one][other]["cpr"] for other in models] for one in models]))
         names, middles = [label(name) for name in models], [i + 0.5 for i in range(len(models))]
         panel.set_xticks(middles, names, rotation=30, ha="right", fontsize=9)
@@ -53,16 +53,10 @@ def _draw_map(axes: Axes, values: np.ndarray) -> None:
 
 def caption(results: Results) -> str:
     """How much of its own circuit's CPR each model keeps with the base's circuit."""
-    base, *others = models_of_change(results)
+    (base, *others), tasks = models_of_change(results), of_tasks(results, "cross_faithfulness").values()
     clauses = []
     for other in others:
-        of_base, own = (
-            fixed(
-                fmean(change["cross_faithfulness"][one][other]["cpr"] for change in tasks_of_change(results).values()),
-                2,
-            )
-            for one in (base, other)
-        )
+        of_base, own = (fixed(fmean(cross[one][other]["cpr"] for cross in tasks), 2) for one in (base, other))
         clauses.append(f"in {label(other)} the circuit of {label(base)} has a mean CPR of {of_base}, its own {own}")
     return f"{capital('; '.join(clauses))}."
 
@@ -74,14 +68,13 @@ def table(results: Results) -> Table:
             [task_label(task), f"{label(one)} in {label(other)}"],
             ("change", "tasks", task, "cross_faithfulness", one, other),
         )
-        for task, change in tasks_of_change(results).items()
-        for one, others in change["cross_faithfulness"].items()
+        for task, cross in of_tasks(results, "cross_faithfulness").items()
+        for one, others in cross.items()
         for other in others
     ]
     return number_table(results, "Circuits of one model in another", ["Task", "Circuit of, run in"], COLUMNS, rows)
 
 
 def section(results: Results) -> Section:
-    needs = [("change", "tasks", task, "cross_faithfulness") for task in tasks_of_change(results)]
-    title = "Does one model's circuit work in another"
+    title, needs = "Does one model's circuit work in another", needs_of_tasks(results, "cross_faithfulness")
     return Section("cross-faithfulness", title, needs, figure, caption, numbers=[table])

@@ -14,7 +14,7 @@ from matplotlib.patches import FancyArrowPatch
 
 from analysis.report.results import Results, label
 from analysis.report.section import Section
-from analysis.report.studies.circuits.labels import models_of_change, task_label, tasks_of_change
+from analysis.report.studies.circuits.labels import models_of_change, of_tasks, task_label
 from analysis.report.studies.circuits.panels import colour_bar, without_frame
 from analysis.report.studies.figure_parts import GREY, canvas
 from analysis.report.style import INK
@@ -25,7 +25,7 @@ HELPS, HINDERS = "#b2182b", "#2166ac"
 
 def figure(results: Results, task: str) -> Figure:
     """One graph for each model, on shared scales of node and edge strength."""
-    change, models = tasks_of_change(results)[task], models_of_change(results)
+    change, models = results["change"]["tasks"][task], models_of_change(results)
     layers, heads, circuits = change["layers"], change["heads"], change["circuits"]
     group = heads // circuits[models[0]]["key_value_heads"]
     scores = {model: dict(zip(change["nodes"], circuits[model]["scores"], strict=True)) for model in models}
@@ -107,7 +107,7 @@ def _draw_nodes(axes: Axes, place: Callable[[str], tuple[float, float]], shades:
 
 def caption(results: Results, task: str) -> str:
     """What is drawn."""
-    edges = len(next(iter(tasks_of_change(results)[task]["circuits"].values()))["top_edges"])
+    edges = len(next(iter(of_tasks(results, "circuits")[task].values()))["top_edges"])
     return (
         f"Circles are heads, squares MLPs; the {edges} strongest edges, red where they help and blue where they "
         "hinder, queries, keys and values of a head as one. Colours and widths are on one scale for all models."

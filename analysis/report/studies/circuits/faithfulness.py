@@ -1,5 +1,7 @@
 """How much of a model its circuits keep."""
 
+from typing import Any
+
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
@@ -33,15 +35,21 @@ TERMS = {
 }
 
 
+def by_model(results: Results) -> dict[str, dict[str, Any]]:
+    """{model: {task: circuit}} of the models that have circuits."""
+    circuits = lookup(results, "circuits") or {}
+    return {model: of["tasks"] for model, of in circuits.items() if of.get("tasks")}
+
+
 def figure(results: Results) -> Figure:
     """Faithfulness of growing circuits, one panel for each task, one line for each model."""
-    by_model = {model: circuits["tasks"] for model, circuits in results["circuits"].items()}
-    tasks = list(dict.fromkeys(task for circuits in by_model.values() for task in circuits))
+    models = by_model(results)
+    tasks = list(dict.fromkeys(task for circuits in models.values() for task in circuits))
     drawing, axes = grid(len(tasks), 1.75, sharex=True, sharey=True)
     for panel, task in zip(axes, tasks, strict=True):
-        for model, circuits in by_model.items():
+        for model, circuits in models.items():
             if task in circuits:
-                curve, shade = circuits[task]["faithfulness"], colour(model, list(by_model))
+                curve, shade = circuits[task]["faithfulness"], colour(model, list(models))
                 band = (curve["shares"], curve["f_low"], curve["f_high"])
                 panel.fill_between(*band, color=shade, alpha=0.14, linewidth=0)
                 panel.plot(curve["shares"], curve["f"], color=shade, linewidth=1.6, label=model)
@@ -61,11 +69,12 @@ def figure(results: Results) -> Figure:
 def caption(results: Results) -> str:
     """Size of the smallest faithful circuits."""
     clauses = []
-    for model, circuits in results["circuits"].items():
-        sizes = [circuit["faithfulness"]["smallest"] for circuit in circuits["tasks"].values()]
+    for model, circuits in by_model(results).items():
+        sizes = [circuit["faithfulness"]["smallest"] for circuit in circuits.values()]
         reached = [size for size in sizes if size is not None]
         if reached:
-            clauses.append(f"{model} {min(reached)} to {max(reached)} of {len(circuits['nodes']) - 1}")
+            nodes = len(results["circuits"][model]["nodes"]) - 1
+            clauses.append(f"{model} {min(reached)} to {max(reached)} of {nodes}")
     return (
         "Faithfulness is 1 for the whole model and 0 with every node knocked out; above 1 the circuit beats the "
         f"model. Bands: 95 % over examples. Smallest circuits with f of at least 0.8, in nodes: {'; '.join(clauses)}."
@@ -76,8 +85,8 @@ def table(results: Results) -> Table:
     """Areas under the curves."""
     rows = [
         ([model, task_label(task)], ("circuits", model, "tasks", task))
-        for model, circuits in (lookup(results, "circuits") or {}).items()
-        for task in circuits["tasks"]
+        for model, circuits in by_model(results).items()
+        for task in circuits
     ]
     return number_table(results, "Circuits by direct attribution", ["Model", "Task"], COLUMNS, rows)
 

@@ -1,6 +1,8 @@
 """What tasks and pairs of models are called in text and figures."""
 
-from analysis.report.results import Results, label, lookup
+from typing import Any
+
+from analysis.report.results import Location, Results, label, lookup
 
 
 TASK_LABELS = {
@@ -38,6 +40,13 @@ def models_of_change(results: Results) -> list[str]:
     return lookup(results, "change", "models") or []
 
 
-def tasks_of_change(results: Results) -> dict:
-    """{task: what changed on it}, empty where nothing was measured."""
-    return lookup(results, "change", "tasks") or {}
+def of_tasks(results: Results, measure: str) -> dict[str, Any]:
+    """{task: what `measure` ("overlap", "transplant", ...) found on it} of the tasks on which it was measured."""
+    tasks = lookup(results, "change", "tasks") or {}
+    return {task: change[measure] for task, change in tasks.items() if change.get(measure)}
+
+
+def needs_of_tasks(results: Results, measure: str) -> list[Location]:
+    """Where `measure` should stand for each task whose change was looked at."""
+    tasks = lookup(results, "change", "tasks") or {}
+    return [("change", "tasks", task, measure) for task in tasks] or [("change", "tasks")]

@@ -10,7 +10,7 @@ from analysis.report.numbers import fixed
 from analysis.report.results import Results, label, lookup, pair_label
 from analysis.report.section import Section, Terms
 from analysis.report.sentences import join
-from analysis.report.studies.circuits.labels import models_of_change, task_label, tasks_of_change
+from analysis.report.studies.circuits.labels import models_of_change, needs_of_tasks, of_tasks, task_label
 from analysis.report.studies.figure_parts import canvas
 from analysis.report.studies.number_table import Column, number_table, two_decimals
 from analysis.report.style import INK
@@ -33,20 +33,22 @@ COLUMNS: tuple[Column, ...] = (
 def with_base(results: Results, other: str) -> list[dict[str, Any]]:
     """Rank correlation of the node scores of `other` with those of the base model, on each task."""
     pair = f"{models_of_change(results)[0]}|{other}"
-    return [change["overlap"][pair]["nodes"]["spearman"] for change in tasks_of_change(results).values()]
+    return [pairs[pair]["nodes"]["spearman"] for pairs in of_tasks(results, "overlap").values()]
 
 
 def changed(results: Results) -> dict[str, bool]:
     """Of each post-trained model, whether some task's node circuit differs from the base's by more than the null."""
-    others = models_of_change(results)[1:]
-    return {other: any(likeness["high"] < 0 for likeness in with_base(results, other)) for other in others}
+    likeness = {other: with_base(results, other) for other in models_of_change(results)[1:]}
+    return {other: any(one["high"] < 0 for one in of_task) for other, of_task in likeness.items() if of_task}
 
 
 def mean_likeness(results: Results) -> dict[str, dict[str, str]]:
     """Mean over tasks of the rank correlation with the base, and of its null, by post-trained model, as written."""
+    likeness = {other: with_base(results, other) for other in models_of_change(results)[1:]}
     return {
-        other: {key: fixed(fmean(entry[key] for entry in with_base(results, other)), 2) for key in ("value", "null")}
-        for other in models_of_change(results)[1:]
+        other: {key: fixed(fmean(one[key] for one in of_task), 2) for key in ("value", "null")}
+        for other, of_task in likeness.items()
+        if of_task
     }
 
 
@@ -63,16 +65,16 @@ def outcome(results: Results) -> str | None:
 
 def figure(results: Results) -> Figure:
     """Likeness of two models' circuits beside the null, for nodes and edges, by task and pair."""
-    tasks = tasks_of_change(results)
-    pairs = list(next(iter(tasks.values()))["overlap"])
+    tasks = of_tasks(results, "overlap")
+    pairs = list(next(iter(tasks.values())))
     # One line for the name of each task above those of its pairs.
     step = len(pairs) + 1
     drawing, panels = canvas(1.3 + 0.24 * len(tasks) * step, 1, 2, sharey=True)
     places = {number * step + i: pair for number in range(len(tasks)) for i, pair in enumerate(pairs)}
     for axes, level in zip(panels, ("nodes", "edges"), strict=True):
-        for number, change in enumerate(tasks.values()):
+        for number, likeness in enumerate(tasks.values()):
             for i, pair in enumerate(pairs):
-                _draw_likeness(axes, change["overlap"][pair][level]["spearman"], number * step + i)
+                _draw_likeness(axes, likeness[pair][level]["spearman"], number * step + i)
         axes.set_title(level.capitalize(), weight="bold")
         axes.set_yticks(list(places), [pair_label(pair) for pair in places.values()])
         axes.tick_params(axis="y", length=0)
@@ -95,8 +97,8 @@ def _draw_likeness(axes: Axes, likeness: dict[str, float], y: int) -> None:
 def caption(results: Results) -> str:
     """Which pairs differ by more than the choice of examples."""
     beyond, within = [], []
-    for task, change in tasks_of_change(results).items():
-        for pair, levels in change["overlap"].items():
+    for task, pairs in of_tasks(results, "overlap").items():
+        for pair, levels in pairs.items():
             names = " and ".join(label(name) for name in pair.split("|"))
             (beyond if levels["nodes"]["spearman"]["high"] < 0 else within).append(f"{names} on {task_label(task)}")
     text = (
@@ -114,8 +116,8 @@ def table(results: Results) -> Table:
     """Likeness of circuits beside its null."""
     rows = [
         ([task_label(task), f"{pair_label(pair)}, {level}"], ("change", "tasks", task, "overlap", pair, level))
-        for task, change in tasks_of_change(results).items()
-        for pair, levels in change["overlap"].items()
+        for task, pairs in of_tasks(results, "overlap").items()
+        for pair, levels in pairs.items()
         for level in levels
     ]
     title = "Likeness of circuits, and of one circuit to itself on redrawn examples (null)"
@@ -139,6 +141,5 @@ def terms(results: Results) -> Terms:
 
 
 def section(results: Results) -> Section:
-    needs = [("change", "tasks", task, "overlap") for task in tasks_of_change(results)]
-    title = "Is it the same circuit after post-training"
+    title, needs = "Is it the same circuit after post-training", needs_of_tasks(results, "overlap")
     return Section("overlap", title, needs, figure, caption, numbers=[table], terms=terms)

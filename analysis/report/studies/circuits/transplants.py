@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from analysis.report.numbers import significant
 from analysis.report.results import Results, label
 from analysis.report.section import Section
-from analysis.report.studies.circuits.labels import models_of_change, task_label, tasks_of_change
+from analysis.report.studies.circuits.labels import models_of_change, needs_of_tasks, of_tasks, task_label
 from analysis.report.studies.circuits.panels import grid, legend_above
 from analysis.report.studies.figure_parts import DOTTED
 from analysis.report.studies.number_table import columns_of, row_cells
@@ -23,11 +23,11 @@ TERMS = {
 
 def figure(results: Results) -> Figure:
     """Logit difference of the base model with the donor's best nodes in it, from none to all."""
-    tasks, (base, *donors) = tasks_of_change(results), models_of_change(results)
+    tasks, (base, *donors) = of_tasks(results, "transplant"), models_of_change(results)
     drawing, axes = grid(len(tasks), 2.1, sharex=True)
-    for panel, (task, change) in zip(axes, tasks.items(), strict=True):
+    for panel, (task, directions) in zip(axes, tasks.items(), strict=True):
         for donor in donors:
-            transplant, shade = change["transplant"][f"{donor}>{base}"], colour(donor, [base, *donors])
+            transplant, shade = directions[f"{donor}>{base}"], colour(donor, [base, *donors])
             sizes = np.array([0, *transplant["sizes"]]) / transplant["sizes"][-1] * 100
             line = {"color": shade, "marker": "o", "markersize": 3.5, "label": f"{label(donor)} into {label(base)}"}
             panel.plot(sizes, [transplant["receiver"], *transplant["circuits"]], **line)
@@ -45,10 +45,10 @@ def caption(results: Results) -> str:
     base, *others = models_of_change(results)
     clauses = []
     for other in others:
-        for task, change in tasks_of_change(results).items():
-            transplant = change["transplant"][f"{other}>{base}"]
+        for task, directions in of_tasks(results, "transplant").items():
+            transplant, nodes = directions[f"{other}>{base}"], results["change"]["tasks"][task]["nodes"]
             receiver, gap = transplant["receiver"], transplant["donor"] - transplant["receiver"]
-            gains = [(of - receiver, name) for of, name in zip(transplant["nodes"], change["nodes"], strict=True)]
+            gains = [(of - receiver, name) for of, name in zip(transplant["nodes"], nodes, strict=True)]
             gain, node = max(gains[1:])
             clauses.append(
                 f"{label(other)} on {task_label(task)}: {node} alone gives {significant(gain, 2)} of "
@@ -63,15 +63,15 @@ def caption(results: Results) -> str:
 def table(results: Results) -> Table:
     """What the donor's activations do in the receiver."""
     rows = []
-    for task, change in tasks_of_change(results).items():
-        for direction, transplant in change["transplant"].items():
+    for task, directions in of_tasks(results, "transplant").items():
+        for direction, transplant in directions.items():
             at = ("change", "tasks", task, "transplant", direction)
             donor, receiver = map(label, direction.split(">"))
             best = max(range(1, len(transplant["nodes"])), key=transplant["nodes"].__getitem__)
             rows.append(
                 [
                     *row_cells(results, [task_label(task), f"{donor} into {receiver}"], at, COLUMNS),
-                    Cell(change["nodes"][best]),
+                    Cell(results["change"]["tasks"][task]["nodes"][best]),
                     value(results, (*at, "nodes", str(best)), significant),
                 ]
             )
@@ -80,6 +80,5 @@ def table(results: Results) -> Table:
 
 
 def section(results: Results) -> Section:
-    needs = [("change", "tasks", task, "transplant") for task in tasks_of_change(results)]
-    title = "Which components carry the difference"
+    title, needs = "Which components carry the difference", needs_of_tasks(results, "transplant")
     return Section("transplant", title, needs, figure, caption, numbers=[table], terms=explained(TERMS))

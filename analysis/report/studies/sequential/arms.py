@@ -29,7 +29,7 @@ def called(name: str) -> str:
 
 def arms(results: Results) -> list[str]:
     """The arms with at least one complete chain."""
-    return list(lookup(results, "continual", "matrix") or {})
+    return list(lookup(results, "continual", "seeds") or {})
 
 
 def main_arms(results: Results) -> list[str]:

@@ -25,7 +25,7 @@ TERMS = {
 def title(results: Results) -> str:
     """Which method forgets more, by how much, or that no difference is seen."""
     pair = main_pair(results)
-    if pair is not None:
+    if pair in (lookup(results, "continual", "pairs") or {}):
         forgetting = lookup(results, "continual", "pairs", pair, "metrics", "forgetting")
         one, other = (called(arm) for arm in pair.split("|"))
         if forgetting is None:
@@ -37,7 +37,10 @@ def title(results: Results) -> str:
         return f"{other} forgets {more_than(forgetting, one)}"
     for arm in main_arms(results)[:1]:
         forgetting = lookup(results, "continual", "metrics", arm, "forgetting")
-        return f"{called(arm)} forgets {span(forgetting)}" if forgetting else f"{called(arm)} after one task"
+        if forgetting:
+            return f"{called(arm)} forgets {span(forgetting)}"
+        if len(lookup(results, "tasks") or []) == 1:
+            return f"{called(arm)} after one task"
     return "Tasks in sequence"
 
 
@@ -52,7 +55,8 @@ def main_pair(results: Results) -> str | None:
 
 def headline(results: Results) -> str:
     """What the main arms learned, kept and forgot, and what forgetting goes with."""
-    said = [_outcome(results, arm) for arm in main_arms(results)]
+    measured = lookup(results, "continual", "metrics") or {}
+    said = [_outcome(results, arm) for arm in main_arms(results) if arm in measured]
     relation = loss_relation(results)
     if relation:
         said.append(f"Over all stages, the loss on the other tasks {relation}.")
