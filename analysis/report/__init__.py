@@ -6,7 +6,7 @@ Needs neither a model nor a GPU, and every number it shows stands in `results.js
 from pathlib import Path
 
 from analysis.report import html, markdown
-from analysis.report.document import compose
+from analysis.report.document import compose as compose_comparison
 from analysis.report.gallery import has_report, render_gallery
 from analysis.report.results import read_results
 from analysis.report.studies.circuits.document import compose_circuits
@@ -30,7 +30,7 @@ def build(run: Path) -> Path:
     """
     run = Path(run)
     results = read_results(run)
-    document = STUDIES.get(results.get("study"), compose)(results)
+    document = STUDIES.get(results.get("study"), compose_comparison)(results)
     with new_folder(run / "report") as folder:
         (folder / "figures").mkdir()
         for part in document.parts:

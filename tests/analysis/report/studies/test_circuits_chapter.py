@@ -3,6 +3,7 @@
 import copy
 import re
 from html import unescape
+from importlib import import_module
 
 import pytest
 
@@ -56,7 +57,9 @@ def results() -> dict:
 @pytest.fixture
 def undrawn(monkeypatch) -> None:
     """What is said and listed does not hang on the drawing, which takes a second a page."""
-    monkeypatch.setattr("analysis.report.compose.draw", lambda name, painter: Drawing("<svg></svg>", b""))
+    monkeypatch.setattr(
+        import_module("analysis.report.compose"), "draw", lambda name, painter: Drawing("<svg></svg>", b"")
+    )
 
 
 @pytest.fixture(scope="module")

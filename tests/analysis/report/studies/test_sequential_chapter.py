@@ -1,6 +1,7 @@
 """The report of a sequential run, read back from the files it wrote."""
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -304,7 +305,9 @@ SECTIONS = {
 @pytest.mark.parametrize("name", SECTIONS)
 def test_a_missing_section_is_named_in_its_place(monkeypatch, name):
     """Composed without drawing: what is said and listed does not hang on the figures."""
-    monkeypatch.setattr("analysis.report.compose.draw", lambda name, painter: Drawing("<svg></svg>", b""))
+    monkeypatch.setattr(
+        import_module("analysis.report.compose"), "draw", lambda name, painter: Drawing("<svg></svg>", b"")
+    )
     heading, key = SECTIONS[name]
     results = summarised(full_run())
     del results["continual"][key]
@@ -326,7 +329,9 @@ def test_a_missing_section_is_named_in_its_place(monkeypatch, name):
 @pytest.mark.parametrize("form", ["mapping", "string"])
 def test_arms_that_were_planned_and_not_run_are_missed(monkeypatch, form):
     """Also in the form of older files: one string for each arm, its name first."""
-    monkeypatch.setattr("analysis.report.compose.draw", lambda name, painter: Drawing("<svg></svg>", b""))
+    monkeypatch.setattr(
+        import_module("analysis.report.compose"), "draw", lambda name, painter: Drawing("<svg></svg>", b"")
+    )
     results = two_arms({"es": [0.0, 0.1], "grpo": [0.0, 0.3]}, seeds=1)
     arms = [{"name": arm, "method": arm, "config": f"recipes/tiny/{arm}.yaml"} for arm in ("es", "grpo", "sft")]
     strings = [f"{arm['name']} {arm['method']} {arm['config']}" for arm in arms]
