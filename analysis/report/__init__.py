@@ -12,9 +12,11 @@ from analysis.report.gallery import render_gallery
 from analysis.report.results import Results, read_results
 from analysis.report.runs_table import measured_sections
 from analysis.report.section import Chapter
+from analysis.report.studies.circuits import CHAPTER as CIRCUITS
 from analysis.report.studies.claims import CHAPTER as CLAIMS
 from analysis.report.studies.comparison import CHAPTER as COMPARISON
-from analysis.report.studies.composed import CIRCUITS, CLOCKS, SEQUENTIAL, Composed
+from analysis.report.studies.composed import CLOCKS, Composed
+from analysis.report.studies.sequential import CHAPTER as SEQUENTIAL
 from eval.errors import UserError
 from eval.results_file import kind_of
 from eval.storage import new_folder, write_text

@@ -7,11 +7,7 @@ from analysis.report.compose import with_sources
 from analysis.report.document import Document
 from analysis.report.results import Results
 from analysis.report.section import Tile
-from analysis.report.studies.circuits import story as circuits
-from analysis.report.studies.circuits.document import compose_circuits
 from analysis.report.studies.clocks import document as clocks
-from analysis.report.studies.sequential import story as sequential
-from analysis.report.studies.sequential.document import compose_continual
 
 
 @dataclass(frozen=True)
@@ -25,6 +21,4 @@ class Composed:
         return with_sources(self.composer(results), results)
 
 
-SEQUENTIAL = Composed(compose_continual, sequential.title, sequential.tiles, ("matrices", "drift"))
-CIRCUITS = Composed(compose_circuits, circuits.title, circuits.tiles, ("faithfulness", "overlap"))
 CLOCKS = Composed(clocks.compose, clocks._title, clocks._tiles, ("claims", "windows"))

@@ -1,16 +1,20 @@
 """The report of a sequential run, read back from the files it wrote."""
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from analysis.continual.summary import summarise
-from analysis.report import build, build_gallery
-from analysis.report.studies.sequential.story import title
+from analysis.report import build, build_gallery, html, markdown
+from analysis.report.compose import compose
+from analysis.report.studies.sequential import CHAPTER
+from analysis.report.studies.sequential.summary import title
+from analysis.report.style import Drawing
 from eval.storage import read_json, write_json
 from tests.analysis.continual.planted_sequence import TASKS, full_run, planted_matrix, planted_results
-from tests.analysis.report.test_report_build import at_pointer, check_number, markdown_tables, page_of
+from tests.analysis.report.test_report_build import Page, at_pointer, check_number, markdown_tables, page_of
 
 
 FIGURES = ["matrices", "control-matrices", "metrics", "differences", "retention", "drift"]
@@ -77,9 +81,9 @@ def test_every_number_in_the_tables_is_the_one_in_results(built):
         ),
         *(
             f"/continual/pairs/{pair}/{kind}/{name}/{end}"
-            for pair, found in results["continual"]["pairs"].items()
+            for pair, compared in results["continual"]["pairs"].items()
             for kind in ("metrics", "final")
-            for name in found[kind]
+            for name in compared[kind]
             for end in ("value", "low", "high")
         ),
         *(
@@ -110,7 +114,7 @@ def test_figures_and_markdown(built):
 
 def test_the_matrices_hold_the_planted_accuracies(built):
     svg = (built / "report" / "figures" / "matrices.svg").read_text(encoding="utf-8")
-    words = [" ".join(found.split()) for found in re.findall(r"<text[^>]*>([^<]*)</text>", svg)]
+    words = [" ".join(text.split()) for text in re.findall(r"<text[^>]*>([^<]*)</text>", svg)]
     cells = [word for word in words if re.fullmatch(r"\d+", word) and word not in ("0", "20", "40")]
     value = read_json(built / "results.json")["continual"]["matrix"]
     expected = [f"{100 * v:.0f}" for arm in ("es", "grpo") for row in value[arm]["value"] for v in row]
@@ -292,3 +296,49 @@ def test_the_same_results_give_the_same_page(built, tmp_path):
     again = written(tmp_path, read_json(built / "results.json"))
     for name in ("index.html", "report.md", *(f"figures/{figure}.png" for figure in FIGURES)):
         assert (again / "report" / name).read_bytes() == (built / "report" / name).read_bytes()
+
+
+SECTIONS = {
+    "matrices": ("Accuracy after each task", "matrix"),
+    "metrics": ("What was learned and what was kept", "metrics"),
+    "differences": ("Arm against arm on the same items", "pairs"),
+    "retention": ("Each task from stage to stage", "matrix"),
+    "drift": ("Drift and forgetting", "drift"),
+}
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_a_missing_section_is_named_in_its_place(monkeypatch, name):
+    """Composed without drawing: what is said and listed does not hang on the figures."""
+    monkeypatch.setattr(
+        import_module("analysis.report.compose"), "draw", lambda name, painter: Drawing("<svg></svg>", b"")
+    )
+    heading, key = SECTIONS[name]
+    results = summarised(full_run())
+    del results["continual"][key]
+    document = compose(CHAPTER, results)
+    gone = [other for other, (_, other_key) in SECTIONS.items() if other_key == key]
+    assert [part.name for part in document.parts if part.drawing is None] == gone
+    # The control arms are a second part of the matrices, which are missed once.
+    assert [part.name for part in document.parts] == [n for n in FIGURES if (n, key) != ("control-matrices", "matrix")]
+    report = markdown.render(document)
+    section = report[report.index(f"## {heading}\n") :]
+    assert section.split("\n\n")[1].startswith(f"> Missing from results.json: continual.{key}.")
+    assert f"Missing from results.json: continual.{key}." in Page(html.render(document)).text
+    assert list(document.missing) == [("continual", key)]
+    if key == "pairs":
+        # Nothing is said of a difference that was not measured.
+        assert document.title.startswith("ES forgets 13.0 points (")
+
+
+@pytest.mark.parametrize("form", ["mapping", "string"])
+def test_arms_that_were_planned_and_not_run_are_missed(monkeypatch, form):
+    """Also in the form of older files: one string for each arm, its name first."""
+    monkeypatch.setattr(
+        import_module("analysis.report.compose"), "draw", lambda name, painter: Drawing("<svg></svg>", b"")
+    )
+    results = two_arms({"es": [0.0, 0.1], "grpo": [0.0, 0.3]}, seeds=1)
+    arms = [{"name": arm, "method": arm, "config": f"recipes/tiny/{arm}.yaml"} for arm in ("es", "grpo", "sft")]
+    strings = [f"{arm['name']} {arm['method']} {arm['config']}" for arm in arms]
+    results["config"]["arms"] = arms if form == "mapping" else strings
+    assert list(compose(CHAPTER, results).missing) == [("arms", "sft")]

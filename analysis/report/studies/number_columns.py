@@ -1,0 +1,33 @@
+"""Columns of numbers, for `tables.number_table`, and its rows where they are not all alike."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from analysis.report.numbers import fixed
+from analysis.report.results import Location, Results
+from analysis.report.tables import Cell, Column, value
+
+
+Writer = Callable[[float | None], str]
+
+two_decimals: Writer = partial(fixed, decimals=2)
+
+
+def row_cells(results: Results, words: Sequence[str], at: Location, columns: Sequence[Column]) -> list[Cell]:
+    return [*map(Cell, words), *(value(results, (*at, *keys.split(".")), write) for _, keys, write in columns)]
+
+
+def columns_of(write: Writer, keys: Mapping[str, str]) -> list[Column]:
+    """keys: {heading: where the numbers stand}."""
+    return [(heading, at, write) for heading, at in keys.items()]
+
+
+def with_ends(heading: str, write: Writer, at: str = "") -> list[Column]:
+    """An estimate that is an object with its interval: {value, low, high}."""
+    above = f"{at}." if at else ""
+    return [(heading, f"{above}value", write), ("Low", f"{above}low", write), ("High", f"{above}high", write)]
+
+
+def with_suffixed_ends(heading: str, write: Writer, at: str) -> list[Column]:
+    """An estimate whose interval stands beside it, under the same name with _low and _high."""
+    return [(heading, at, write), ("Low", f"{at}_low", write), ("High", f"{at}_high", write)]
