@@ -10,7 +10,7 @@ from analysis.report.tables import Table
 # {kind: {beginning of a location, "*" for any one key: function}}; of several that fit, the longest.
 FUNCTIONS: dict[str, dict[str, str]] = {
     "comparison": {
-        "training/*": "recipes.compare.training",
+        "training/*": "analysis.claims.comparison.training_summary",
         "evaluation": "eval.harness.evaluate_task",
         "geometry": "analysis.geometry.updates.update_geometry",
         "random_walk/*/predicted_norm": "analysis.theory.random_walk.random_walk_norm",
@@ -31,11 +31,11 @@ FUNCTIONS: dict[str, dict[str, str]] = {
     },
     "sequential": {
         "continual": "analysis.continual.summary.summarise",
-        "continual/matrix": "eval.continual.matrix_estimate",
-        "continual/metrics": "eval.continual.metric_estimates",
-        "continual/forgetting": "eval.continual.forgetting_by_task",
-        "continual/pairs/*/final": "eval.continual.paired_difference",
-        "continual/drift": "analysis.continual.summary.drift_and_forgetting",
+        "continual/matrix": "analysis.continual.metrics.matrix_estimate",
+        "continual/metrics": "analysis.continual.metrics.metric_estimates",
+        "continual/forgetting": "analysis.continual.metrics.forgetting_by_task",
+        "continual/pairs/*/final": "analysis.continual.metrics.paired_difference",
+        "continual/drift": "analysis.continual.drift.drift_and_forgetting",
         "continual/budget": "analysis.continual.summary.budget",
     },
     "circuits": {
