@@ -1,7 +1,7 @@
 """A section of the report: how the length of each update is spread over the layers.
 
 A section is one object: where its numbers stand in results.json, what is drawn, what is said. Put it into the
-list of its chapter, `analysis/report/studies/comparison`, and it is on every page whose results.json holds the numbers.
+list of its chapter, `analysis/report/studies/comparison`, and it is on every page that has the numbers.
 """
 
 import math
