@@ -37,7 +37,7 @@ from analysis.report import build
 from eval.circuit_tasks import get_circuit_task
 from eval.circuit_tasks.accuracy import pair_accuracy
 from eval.errors import UserError, exit_with_one_line
-from eval.rollout.hf import load_model
+from eval.rollout.loading import load_model
 from eval.storage import read_json, read_jsonl, write_json
 from eval.tasks import get_task
 from trainers.arguments import as_flat_dict, check_at_least, check_between, check_choice, check_positive, parse

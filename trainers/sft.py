@@ -30,7 +30,8 @@ from eval.adapters import score_completion
 from eval.errors import UserError
 from eval.harness import evaluate_task
 from eval.rollout.base import Sampling
-from eval.rollout.hf import HFEngine, load_model
+from eval.rollout.hf import HFEngine
+from eval.rollout.loading import load_model
 from eval.storage import append_jsonl, new_folder, read_json, read_jsonl, truncate_jsonl, write_json
 from eval.tasks import Task, get_task
 from trainers.arguments import check_at_least, check_positive

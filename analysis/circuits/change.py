@@ -33,7 +33,7 @@ from analysis.circuits.overlap import (
 )
 from analysis.circuits.transplant import transplant
 from eval.errors import UserError
-from eval.rollout.hf import load_model
+from eval.rollout.loading import load_model
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,9 @@ from eval.adapters import fitness
 from eval.errors import UserError
 from eval.harness import evaluate_task
 from eval.rollout.base import Completion, Member, Messages, RolloutEngine, Sampling
-from eval.rollout.hf import HFEngine, save_model
+from eval.rollout.chat import prompt_ids
+from eval.rollout.hf import HFEngine
+from eval.rollout.loading import save_model
 from eval.storage import (
     append_jsonl,
     new_folder,
@@ -434,8 +436,7 @@ def longest_prompt(config: ESConfig) -> int:
         prompt for task in tasks for prompt in task.load("train", config.train_size, config.data_seed)["prompt"]
     ]
     tokenizer = AutoTokenizer.from_pretrained(config.model)
-    encoded = tokenizer.apply_chat_template(list(prompts), add_generation_prompt=True, return_dict=True)
-    return max(map(len, encoded["input_ids"]))
+    return max(map(len, prompt_ids(tokenizer, prompts)))
 
 
 def memory_demand(config: ESConfig, processes: int) -> Demand:
