@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from math import sqrt
-from statistics import NormalDist, fmean, stdev
+from statistics import fmean, stdev
+
+from scipy.stats import binomtest, norm
 
 
 def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -13,14 +15,9 @@ def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple
     """
     if total < 1 or not 0 <= correct <= total:
         raise ValueError(f"{correct} correct of {total}: not a proportion")
-    z = _normal_quantile(confidence)
-    share = correct / total
-    center = (share + z**2 / (2 * total)) / (1 + z**2 / total)
-    half = z / (1 + z**2 / total) * sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
-    # At the ends the bound is 0 or 1 exactly; rounding would leave it beside or beyond.
-    low = 0.0 if correct == 0 else center - half
-    high = 1.0 if correct == total else center + half
-    return low, high
+    _check(confidence)
+    low, high = binomtest(correct, total).proportion_ci(confidence, method="wilson")
+    return float(low), float(high)
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
@@ -32,13 +29,12 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[fl
     """
     if len(values) < 2:
         raise ValueError(f"an interval for a mean needs at least 2 values, not {len(values)}")
+    _check(confidence)
     mean = fmean(values)
-    half = _normal_quantile(confidence) * stdev(values) / sqrt(len(values))
+    half = float(norm.ppf((1 + confidence) / 2)) * stdev(values) / sqrt(len(values))
     return mean - half, mean + half
 
 
-def _normal_quantile(confidence: float) -> float:
-    """How many standard deviations either side of its mean a normal distribution has `confidence` of its mass in."""
+def _check(confidence: float) -> None:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence is {confidence}; it must lie between 0 and 1")
-    return NormalDist().inv_cdf((1 + confidence) / 2)

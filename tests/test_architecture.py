@@ -19,18 +19,38 @@ FORBIDDEN = {
 MACHINE_PATHS = re.compile(r"""(?<![\w.$}/])/(?:work|root|home|Users|tmp)/\w""")
 
 
-def imported_rooms(source: str) -> set[str]:
-    """The top-level names that a file imports, also inside its functions and by `importlib.import_module("...")`."""
+def imported_names(source: str) -> set[str]:
+    """What a file imports, also inside its functions and by `importlib.import_module("...")`: "a.b.c" for c of a.b."""
     names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"line {node.lineno}: import by the full name, not relative to the file"
-            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
             names |= {word.value for word in node.args if isinstance(word, ast.Constant)}
-    return {name.split(".")[0] for name in names}
+    return names
+
+
+def imported_rooms(source: str) -> set[str]:
+    """The top-level names among `imported_names`."""
+    return {name.split(".")[0] for name in imported_names(source)}
+
+
+def imported_folders(room: str) -> dict[str, set[str]]:
+    """For each folder of a room the other folders of it that its files import."""
+    folders = {path.parent.name: path.parent for path in (ROOT / room).glob("*/__init__.py")}
+    return {
+        folder: {
+            parts[1]
+            for path in sorted(place.rglob("*.py"))
+            for name in imported_names(path.read_text(encoding="utf-8"))
+            if (parts := name.split("."))[0] == room and len(parts) > 1 and parts[1] in folders
+        }
+        - {folder}
+        for folder, place in folders.items()
+    }
 
 
 def test_imported_rooms_sees_every_form():
@@ -52,6 +72,15 @@ def test_imports_go_one_way(room):
         for path in files
     }
     assert {path: rooms for path, rooms in wrong.items() if rooms} == {}
+
+
+def test_questions_of_the_analysis_do_not_lean_on_each_other():
+    imports = imported_folders("analysis")
+    assert {"geometry", "behaviour", "circuits", "clocks", "report"} <= set(imports)
+    assert "geometry" in imports["behaviour"]
+    both_ways = [(a, b) for a, others in imports.items() for b in others if a < b and a in imports[b]]
+    assert both_ways == []
+    assert [folder for folder, others in imports.items() if "report" in others] == []
 
 
 def test_no_file_names_a_machine_path():

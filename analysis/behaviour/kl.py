@@ -7,6 +7,7 @@ round, so every result carries its direction and its sampling policy.
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from analysis.geometry.checkpoints import Checkpoint, check_same_parameters
+from analysis.statistics import percentile_interval, resample_counts
 from eval.errors import UserError
 from eval.rollout.base import Messages, Sampling
 from eval.rollout.hf import HFEngine
@@ -104,15 +106,12 @@ def completion_kl(
     {"exact": over the whole vocabulary, "k1", "k3": by the completion's token alone, see `sampled_kl`}.
     """
     lengths = [len(completion) for _, completion in batch]
-    tokens = torch.tensor([token for _, completion in batch for token in completion])
+    left = torch.tensor([token for _, completion in batch for token in completion])
     p_chunks = completion_log_probs(p_model, batch, max_logits)
     q_chunks = completion_log_probs(q_model, batch, max_logits)
     values: dict[str, list[torch.Tensor]] = {}
-    done = 0
     for p, q in zip(p_chunks, q_chunks, strict=True):
-        q = q.to(p.device)
-        chosen = tokens[done : done + len(p), None].to(p.device)
-        done += len(p)
+        q, chosen, left = q.to(p.device), left[: len(p), None].to(p.device), left[len(p) :]
         sampled = sampled_kl(p.gather(1, chosen)[:, 0], q.gather(1, chosen)[:, 0])
         for name, value in {"exact": token_kl(p, q), **sampled}.items():
             values.setdefault(name, []).append(value.cpu())
@@ -165,18 +164,10 @@ def require_plain_output_embedding(model: PreTrainedModel) -> None:
 
 def summarise(sums: Sequence[float], counts: Sequence[int], seed: int) -> dict:
     """Mean per token and per sequence, with intervals, of a quantity summed over the tokens of each sequence."""
-    per_token, per_token_low, per_token_high = ratio_with_interval(sums, counts, seed)
-    per_sequence, per_sequence_low, per_sequence_high = ratio_with_interval(sums, [1] * len(sums), seed)
-    return {
-        "per_token": per_token,
-        "per_token_low": per_token_low,
-        "per_token_high": per_token_high,
-        "per_sequence": per_sequence,
-        "per_sequence_low": per_sequence_low,
-        "per_sequence_high": per_sequence_high,
-        "tokens": sum(counts),
-        "sequences": len(sums),
-    }
+    summary: dict[str, Any] = {}
+    for name, over in (("per_token", counts), ("per_sequence", [1] * len(sums))):
+        summary[name], summary[f"{name}_low"], summary[f"{name}_high"] = ratio_with_interval(sums, over, seed)
+    return summary | {"tokens": sum(counts), "sequences": len(sums)}
 
 
 def ratio_with_interval(
@@ -187,16 +178,62 @@ def ratio_with_interval(
     Sequences, as pairs of numerator and denominator, are resampled with replacement 2,000 times.
     """
     pairs = np.stack([np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)])
-    count = pairs.shape[1]
-    # A resample is how often each sequence was drawn.
-    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=BOOTSTRAP_DRAWS)
-    resampled = draws @ pairs.T  # [draws, 2]
-    low, high = np.percentile(resampled[:, 0] / resampled[:, 1], [2.5, 97.5])
+    resampled = resample_counts(pairs.shape[1], BOOTSTRAP_DRAWS, np.random.default_rng(seed)) @ pairs.T  # [draws, 2]
     numerator, denominator = pairs.sum(axis=1)
-    return float(numerator / denominator), float(low), float(high)
+    return float(numerator / denominator), *percentile_interval(resampled[:, 0] / resampled[:, 1])
 
 
-def kl_drift(
+@dataclass(frozen=True)
+class Setting:
+    """The prompts on which models are compared, and how completions of them are sampled.
+
+    base: its folder. engine: base's, in float32. prompts: each distinct one of every set. origins: where a set comes
+    from. seed: of the sampling and of the bootstrap.
+    """
+
+    base: Path
+    engine: HFEngine
+    prompts: dict[str, list[Messages]]
+    origins: dict[str, str]
+    sampling: Sampling
+    batch_size: int
+    device: str | None
+
+    def open(self, path: Path) -> HFEngine:
+        """Another model. Raises UserError if it turns some prompts into different tokens."""
+        engine = HFEngine.from_pretrained(path, device=self.device)
+        for name, messages in self.prompts.items():
+            if engine.encode(messages) != self.engine.encode(messages):
+                raise UserError(
+                    f"{path} encodes the prompts of {name} differently than {self.base}; give checkpoints that share "
+                    "base's tokenizer and chat template"
+                )
+        return engine
+
+    def sample(self, engine: HFEngine, name: str) -> list[list[TokenPair]]:
+        """One completion of each prompt of a set, as token ids, in batches."""
+        prompts, batches = self.prompts[name], []
+        for start in range(0, len(prompts), self.batch_size):
+            some = prompts[start : start + self.batch_size]
+            (completions,) = engine.generate(some, self.sampling)
+            encoded = engine.encode(some)
+            batches.append([(ids, made[0].token_ids) for ids, made in zip(encoded, completions, strict=True)])
+        return batches
+
+    def divergence(
+        self, p: HFEngine, q: HFEngine, completions: list[list[TokenPair]], name: str, of: str, reference: str
+    ) -> dict:
+        """KL(p || q) on completions of a set of prompts that p made, with its setting; the models' names in words."""
+        return exact_kl(p.model, q.model, completions, seed=self.sampling.seed) | {
+            "direction": f"KL({of} || {reference})",
+            "sampled_from": of,
+            "temperature": self.sampling.temperature,
+            "max_new_tokens": self.sampling.max_new_tokens,
+            "prompts": self.origins[name],
+        }
+
+
+def open_setting(
     base: Path,
     checkpoints: dict[str, Path],
     tasks: list[str],
@@ -206,97 +243,79 @@ def kl_drift(
     batch_size: int,
     device: str | None = None,
     texts: Sequence[Path] = (),
-) -> dict:
+) -> Setting:
+    """The first `prompts_per_task` test prompts of each task and of each file of `texts`, see `read_prompts`.
+
+    The name of a file without its ending stands for the task. Raises UserError if the checkpoints are of different
+    models.
+    """
+    check_same_parameters([Checkpoint(path) for path in (base, *checkpoints.values())])
+    sets = prompt_sets(tasks, texts, prompts_per_task, seed)
+    engine = HFEngine.from_pretrained(base, device=device)
+    prompts = {name: distinct_prompts(engine, messages) for name, (messages, _) in sets.items()}
+    origins = {name: origin for name, (_, origin) in sets.items()}
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=1.0, seed=seed)
+    return Setting(base, engine, prompts, origins, sampling, batch_size, device)
+
+
+def kl_drift(base: Path, checkpoints: dict[str, Path], *args: Any, **options: Any) -> dict:
     """Forward and reverse KL between base and each checkpoint, on held-out prompts of each task and on free text.
 
     Returns {name: {task: {"forward": result, "reverse": result}}}; a result is `exact_kl`'s with "direction",
     "sampled_from", "temperature", "max_new_tokens" and "prompts" (where they come from). One completion is sampled for
-    each distinct prompt among the first `prompts_per_task` test rows. Two models are in memory at a time, in float32.
+    each distinct prompt. Two models are in memory at a time, in float32.
 
-    texts: files of prompts, see `read_prompts`; the name of a file without its ending stands for the task.
-    Raises UserError if the checkpoints are of different models or encode the prompts differently.
+    The other arguments, and what is raised: of `open_setting`. UserError too if one encodes the prompts differently.
     """
-    check_same_parameters([Checkpoint(path) for path in (base, *checkpoints.values())])
-    sets = prompt_sets(tasks, texts, prompts_per_task, seed)
-    base_engine = HFEngine.from_pretrained(base, device=device)
-    prompts = {name: distinct_prompts(base_engine, found) for name, (found, _) in sets.items()}
-    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=1.0, seed=seed)
-    with tqdm(total=len(sets) * (1 + len(checkpoints)), desc="kl", unit="task") as progress:
+    setting = open_setting(base, checkpoints, *args, **options)
+    with tqdm(total=len(setting.prompts) * (1 + len(checkpoints)), desc="kl", unit="task") as progress:
         from_base = {}
-        for name in sets:
-            from_base[name] = sample_batches(base_engine, prompts[name], sampling, batch_size)
+        for name in setting.prompts:
+            from_base[name] = setting.sample(setting.engine, name)
             progress.update()
 
         # A function of its own, so that one checkpoint is out of memory before the next is loaded.
         def drift_of(path: Path) -> dict[str, dict]:
-            engine = HFEngine.from_pretrained(path, device=device)
-            check_same_encoding(engine, path, base_engine, base, prompts)
-            found = {}
-            for name, (_, origin) in sets.items():
-                from_model = sample_batches(engine, prompts[name], sampling, batch_size)
-                forward = exact_kl(base_engine.model, engine.model, from_base[name], seed=seed)
-                reverse = exact_kl(engine.model, base_engine.model, from_model, seed=seed)
-                setting = {"temperature": 1.0, "max_new_tokens": max_new_tokens, "prompts": origin}
-                found[name] = {
-                    "forward": forward | {"direction": "KL(base || model)", "sampled_from": "base"} | setting,
-                    "reverse": reverse | {"direction": "KL(model || base)", "sampled_from": "model"} | setting,
+            engine, drift = setting.open(path), {}
+            for name in setting.prompts:
+                from_model = setting.sample(engine, name)
+                drift[name] = {
+                    "forward": setting.divergence(setting.engine, engine, from_base[name], name, "base", "model"),
+                    "reverse": setting.divergence(engine, setting.engine, from_model, name, "model", "base"),
                 }
                 progress.update()
-            return found
+            return drift
 
         return {name: drift_of(path) for name, path in checkpoints.items()}
 
 
-def kl_matrices(
-    base: Path,
-    checkpoints: dict[str, Path],
-    tasks: list[str],
-    prompts_per_task: int,
-    seed: int,
-    max_new_tokens: int,
-    batch_size: int,
-    device: str | None = None,
-    texts: Sequence[Path] = (),
-) -> dict[str, Any]:
+def kl_matrices(base: Path, checkpoints: dict[str, Path], *args: Any, **options: Any) -> dict[str, Any]:
     """How far each stage of a sequence of trainings moved the model, on the prompts of every task.
 
     Returns {"order": ["base", names of the checkpoints],
              "incremental": {name: {task: KL(checkpoint || the one before it)}},
              "cumulative": {name: {task: KL(checkpoint || base)}}}
 
-    where a divergence is `exact_kl`'s result with "direction" (by the models' names), "sampled_from", "temperature",
-    "max_new_tokens" and "prompts". Both are taken over the same completions, one for each distinct prompt, sampled
-    from the later checkpoint. Two models are in memory at a time, in float32.
+    where a divergence is a result as in `kl_drift`, with the models' names in its direction. Both are taken over the
+    same completions, sampled from the later checkpoint. Two models are in memory at a time, in float32.
 
     checkpoints: in the order of training, each trained from the one before it and the first from base.
-    texts, and what is raised: as in `kl_drift`.
+    The other arguments, and what is raised: as in `kl_drift`.
     """
-    check_same_parameters([Checkpoint(path) for path in (base, *checkpoints.values())])
-    sets = prompt_sets(tasks, texts, prompts_per_task, seed)
-    base_engine = HFEngine.from_pretrained(base, device=device)
-    prompts = {name: distinct_prompts(base_engine, found) for name, (found, _) in sets.items()}
-    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=1.0, seed=seed)
+    setting = open_setting(base, checkpoints, *args, **options)
     models = {"base": base, **checkpoints}
     order = list(models)
 
     def divergences(name: str, before: str) -> tuple[dict[str, dict], dict[str, dict]]:
-        engine = HFEngine.from_pretrained(models[name], device=device)
-        check_same_encoding(engine, models[name], base_engine, base, prompts)
-        batches = {task: sample_batches(engine, prompts[task], sampling, batch_size) for task in sets}
+        engine = setting.open(models[name])
+        completions = {task: setting.sample(engine, task) for task in setting.prompts}
 
         def against(reference: str) -> dict[str, dict]:
             # The second model takes base's weights and those of the checkpoint before by turns.
-            base_engine.set_weights(Checkpoint(models[reference]).items())
+            setting.engine.set_weights(Checkpoint(models[reference]).items())
             return {
-                task: exact_kl(engine.model, base_engine.model, batches[task], seed=seed)
-                | {
-                    "direction": f"KL({name} || {reference})",
-                    "sampled_from": name,
-                    "temperature": 1.0,
-                    "max_new_tokens": max_new_tokens,
-                    "prompts": origin,
-                }
-                for task, (_, origin) in sets.items()
+                task: setting.divergence(engine, setting.engine, completions[task], task, name, reference)
+                for task in setting.prompts
             }
 
         cumulative = against("base")
@@ -321,8 +340,10 @@ def prompt_sets(
         raise UserError(f"two sets of prompts are called {twice[0]!r}; rename a file or leave one of them out")
     if not names:
         raise UserError("there are no prompts to measure on; give tasks, or files of prompts")
-    rows = {task: get_task(task).load("test", size, seed) for task in tasks}
-    from_tasks = {task: (list(found["prompt"]), f"test split of {task}, seed {seed}") for task, found in rows.items()}
+    from_tasks = {
+        task: (list(get_task(task).load("test", size, seed)["prompt"]), f"test split of {task}, seed {seed}")
+        for task in tasks
+    }
     from_texts = {path.stem: (read_prompts(path)[:size], f"first {size} of {path.name}") for path in texts}
     return from_tasks | from_texts
 
@@ -364,31 +385,7 @@ def _is_message(message: Any) -> bool:
     return isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))
 
 
-def check_same_encoding(
-    engine: HFEngine, path: Path, base_engine: HFEngine, base: Path, prompts: dict[str, list[Messages]]
-) -> None:
-    """Raise UserError if two checkpoints turn some prompts into different tokens."""
-    for name, messages in prompts.items():
-        if engine.encode(messages) != base_engine.encode(messages):
-            raise UserError(
-                f"{path} encodes the prompts of {name} differently than {base}; give checkpoints that share "
-                "base's tokenizer and chat template"
-            )
-
-
 def distinct_prompts(engine: HFEngine, prompts: list[Messages]) -> list[Messages]:
     """Each prompt once, in order: equal prompts would get equal completions."""
     by_tokens = {tuple(ids): prompt for ids, prompt in zip(engine.encode(prompts), prompts, strict=True)}
     return list(by_tokens.values())
-
-
-def sample_batches(
-    engine: HFEngine, prompts: Sequence[Messages], sampling: Sampling, batch_size: int
-) -> list[list[TokenPair]]:
-    """One completion of each prompt, as token ids, in batches."""
-    batches = []
-    for start in range(0, len(prompts), batch_size):
-        some = prompts[start : start + batch_size]
-        (completions,) = engine.generate(some, sampling)
-        batches.append([(ids, made[0].token_ids) for ids, made in zip(engine.encode(some), completions, strict=True)])
-    return batches

@@ -52,7 +52,7 @@ class Landscape:
     _known: dict[str, Point] = field(default_factory=dict)
 
     def at(self, name: str) -> Point:
-        """What the model called `name` measures, found once."""
+        """What the model called `name` measures, once."""
         if name not in self._known:
             self._known[name] = self.measure(Checkpoint(self.models[name]).items())
         return self._known[name]
@@ -167,10 +167,9 @@ def straight_lines(landscape: Landscape, points: int, pairs: Sequence[tuple[str,
     return {
         **landscape.setting,
         "lines": {
-            f"{a}|{b}": line(
-                models[a], models[b], fractions(points), landscape.measure, (landscape.at(a), landscape.at(b))
-            )
+            f"{a}|{b}": line(models[a], models[b], fractions(points), landscape.measure, known)
             for a, b in tqdm(pairs, desc="connectivity, lines", unit="line")
+            for known in [{0.0: landscape.at(a), 1.0: landscape.at(b)}]
         },
     }
 
@@ -200,16 +199,16 @@ def part_lines(
     with tqdm(total=len(directions) * len(parts), desc=f"connectivity by {by}", unit="line") as progress:
         for a, b in directions:
             for part in parts:
-                lines[f"{a}|{b}"][part] = _part_line(landscape, a, b, by, part, points)
+                lines[f"{a}|{b}"][part] = line(
+                    models[a],
+                    models[b],
+                    fractions(points),
+                    landscape.measure,
+                    {0.0: landscape.at(a)},
+                    moves=lambda name, part=part: part_of(name, by) == part,
+                )
                 progress.update()
     return {**landscape.setting, "by": by, "lines": lines}
-
-
-def _part_line(landscape: Landscape, a: str, b: str, by: str, part: str, points: int) -> dict:
-    def weights(t: float) -> Weights:
-        return interpolate(landscape.models[a], landscape.models[b], t, lambda name: part_of(name, by) == part)
-
-    return with_barriers(curve(fractions(points), weights, landscape.measure, {0.0: landscape.at(a)}))
 
 
 def part_of(name: str, by: str) -> str:
@@ -221,37 +220,31 @@ def part_of(name: str, by: str) -> str:
 
 
 def line(
-    path_a: Path, path_b: Path, ts: Sequence[float], measure: Measure, ends: tuple[Point, Point] | None = None
-) -> dict:
-    """Measure the weights (1 - t) a + t b for every t.
+    path_a: Path,
+    path_b: Path,
+    ts: Sequence[float],
+    measure: Measure,
+    known: Mapping[float, Point] | None = None,
+    moves: Callable[[str], bool] = lambda name: True,
+) -> dict[str, Any]:
+    """Measure the weights (1 - t) a + t b for every t; parameters whose name `moves` does not accept stay at a.
 
     Returns {"ts", "reward", "reward_low", "reward_high", "reward_total", "loss", "loss_low", "loss_high" (a list over
     ts each), "reward_barrier", "loss_barrier"}. Where the losses are None, so is their barrier.
 
     ts: ascending, from 0 to 1.
     measure: the reward and loss of some weights, as `measure_point` gives them.
-    ends: what `measure` gave for a and b, if it is known already.
+    known: what `measure` gave at some t, if it is known already.
     """
-    known = {} if ends is None else {0.0: ends[0], 1.0: ends[1]}
-    return with_barriers(curve(ts, lambda t: interpolate(path_a, path_b, t), measure, known))
-
-
-def curve(
-    ts: Sequence[float], weights: Callable[[float], Weights], measure: Measure, known: Mapping[float, Point]
-) -> dict[str, Any]:
-    """{"ts", and every key of a point: list over ts} for the weights at every t; `known` points are not measured."""
+    known = known or {}
     points = [
-        known[t] if t in known else measure(weights(t)) for t in tqdm(ts, desc="line", unit="point", leave=False)
+        known[t] if t in known else measure(interpolate(path_a, path_b, t, moves))
+        for t in tqdm(ts, desc="line", unit="point", leave=False)
     ]
-    return {"ts": list(ts)} | {key: [point[key] for point in points] for key in points[0]}
-
-
-def with_barriers(measured: dict[str, Any]) -> dict[str, Any]:
-    """A `curve` from t = 0 to t = 1 with "reward_barrier" and "loss_barrier"."""
-    ts, rewards, losses = measured["ts"], measured["reward"], measured["loss"]
-    return measured | {
-        "reward_barrier": reward_barrier(ts, rewards),
-        "loss_barrier": None if None in losses else barrier(ts, losses),
+    columns = {key: [point[key] for point in points] for key in points[0]}
+    return {"ts": list(ts), **columns} | {
+        "reward_barrier": reward_barrier(ts, columns["reward"]),
+        "loss_barrier": None if None in columns["loss"] else barrier(ts, columns["loss"]),
     }
 
 
@@ -350,9 +343,9 @@ def reference_completions(
             if task.score(completion.text, row).value == 1.0:
                 per_model[name] += 1
                 references[ids, tuple(completion.token_ids)] = (row["prompt"], completion.token_ids)
-    found = list(references.values())
-    tokens = sum(len(token_ids) for _, token_ids in found)
-    return found, {"total": len(found), "tokens": tokens, "prompts": len(rows), "per_model": per_model}
+    tokens = sum(len(token_ids) for _, token_ids in references.values())
+    counts = {"total": len(references), "tokens": tokens, "prompts": len(rows), "per_model": per_model}
+    return list(references.values()), counts
 
 
 def reference_loss(
@@ -374,12 +367,11 @@ def reference_loss(
 def completion_loss(model: PreTrainedModel, batch: Sequence[TokenPair]) -> tuple[torch.Tensor, ...]:
     """Negative log-likelihood of each completion token: one float64 [completion length] tensor for each sequence."""
     lengths = [len(completion) for _, completion in batch]
-    targets = torch.tensor([token for _, completion in batch for token in completion])
+    left = torch.tensor([token for _, completion in batch for token in completion])
     losses = []
     for log_probs in completion_log_probs(model, batch):
-        done = sum(map(len, losses))
-        chunk = targets[done : done + len(log_probs), None].to(log_probs.device)
-        losses.append(-log_probs.gather(1, chunk)[:, 0].cpu())
+        targets, left = left[: len(log_probs), None], left[len(log_probs) :]
+        losses.append(-log_probs.gather(1, targets.to(log_probs.device))[:, 0].cpu())
     return torch.cat(losses).split(lengths)
 
 

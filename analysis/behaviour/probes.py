@@ -50,7 +50,7 @@ def probes(
     """
     check_probes(landscape.models, names, scales, seeds)
     base = landscape.models["base"]
-    found: dict[str, Any] = {}
+    probed: dict[str, Any] = {}
     with tqdm(total=len(names) * (1 + len(seeds)), desc="probes", unit="direction") as progress:
         for name in names:
             path = landscape.models[name]
@@ -63,7 +63,7 @@ def probes(
                     landscape, scales, lambda scale, path=path, seed=seed: along_random(base, path, seed, scale), {}
                 )
                 progress.update()
-            found[name] = {
+            probed[name] = {
                 "update": update,
                 "random": random,
                 "random_mean": over_seeds(list(random.values()), fmean),
@@ -74,7 +74,7 @@ def probes(
         "start": landscape.at("base"),
         "scales": list(scales),
         "seeds": list(seeds),
-        "checkpoints": found,
+        "checkpoints": probed,
     }
 
 

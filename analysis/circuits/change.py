@@ -20,7 +20,6 @@ from analysis.circuits.edges import EdgeAttribution, attribute_edges
 from analysis.circuits.faithfulness import SHARES, Curve, Interval, faithfulness_curve, gates_of_sizes
 from analysis.circuits.nodes import CircuitModel, parse_node
 from analysis.circuits.overlap import (
-    chance_overlap,
     change_in_scores,
     jaccard,
     profile,
@@ -32,6 +31,7 @@ from analysis.circuits.overlap import (
     with_null,
 )
 from analysis.circuits.transplant import transplant
+from analysis.statistics import chance_overlap
 from eval.errors import UserError
 from eval.rollout.loading import load_model
 

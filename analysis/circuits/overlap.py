@@ -4,11 +4,12 @@ Scores are vectors over nodes or edges, higher for what helps more. A circuit of
 """
 
 from collections.abc import Callable, Sequence
-from math import comb
 from typing import Any
 
+import numpy as np
 import torch
 
+from analysis import statistics
 from analysis.circuits.nodes import parse_node
 
 
@@ -27,16 +28,6 @@ def recall(one: set[int], other: set[int]) -> float:
     return len(one & other) / len(one) if one else 1.0
 
 
-def chance_overlap(shared: int, of: int, one: int, other: int) -> float:
-    """Probability that random sets of `one` and `other` of `of` members share `shared` or more (hypergeometric)."""
-    ways = sum(
-        comb(one, common) * comb(of - one, other - common)
-        for common in range(shared, min(one, other) + 1)
-        if other - common <= of - one
-    )
-    return ways / comb(of, other)
-
-
 def weighted_jaccard(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """sum of min(|s1|, |s2|) over sum of max(|s1|, |s2|), [..., N] to [...]; 1 for the same strengths."""
     one, other = one.abs(), other.abs()
@@ -44,10 +35,8 @@ def weighted_jaccard(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 
 
 def spearman(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Rank correlation of score vectors, [..., N] to [...]. Equal scores take their order of position."""
-    ranks = [scores.argsort(dim=-1, stable=True).argsort(-1).double() for scores in (one, other)]
-    centred = [rank - rank.mean(-1, keepdim=True) for rank in ranks]
-    return (centred[0] * centred[1]).sum(-1) / (centred[0].norm(dim=-1) * centred[1].norm(dim=-1))
+    """Rank correlation of score vectors, [..., N] to [...]; equal scores share their mean rank."""
+    return torch.from_numpy(np.asarray(statistics.spearman(one.numpy(), other.numpy())))
 
 
 def top_jaccard(one: torch.Tensor, other: torch.Tensor, size: int) -> torch.Tensor:

@@ -1,0 +1,4 @@
+"""Do the papers' claims about evolution strategies and GRPO hold, over seeds and conditions?
+
+statements.CLAIMS: each claim, the number it is about, and its range. judge.judge: the verdicts over many Comparisons.
+"""

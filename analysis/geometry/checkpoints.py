@@ -209,6 +209,10 @@ def check_same_parameters(checkpoints: Sequence[Checkpoint]) -> None:
             )
 
 
+def not_finite(name: str, checkpoint: Checkpoint) -> UserError:
+    return UserError(f"{name} in {checkpoint.path} holds values that are not finite; the run that wrote it diverged")
+
+
 def parse_name(hf_name: str) -> tuple[int | None, str]:
     """Layer number and kind of a parameter: "model.layers.3.self_attn.q_proj.weight" -> (3, "q_proj").
 

@@ -74,13 +74,13 @@ class PrecisionStudy:
 
         nominal_norm: alpha sqrt(T / N), of one weight.
         """
-        found = {}
+        figures = {}
         for way, kinds in self.sums.items():
             total = sum(kinds.values(), UpdateSums())
-            found[way] = {"all": describe_update(total, nominal_norm * math.sqrt(total.weights))} | {
+            figures[way] = {"all": describe_update(total, nominal_norm * math.sqrt(total.weights))} | {
                 kind: describe_update(sums, nominal_norm * math.sqrt(sums.weights)) for kind, sums in kinds.items()
             }
-        return found
+        return figures
 
 
 def describe_update(sums: UpdateSums, nominal_norm: float) -> dict[str, Any]:
@@ -160,16 +160,16 @@ def markdown(results: dict[str, dict[str, Any]]) -> str:
     """
     lines = ["# Rounding in evolution strategies", "", *NOTES, ""]
     for model, noises in results.items():
-        for noise, found in noises.items():
+        for noise, study in noises.items():
             lines += [f"## {model}, {noise} noise", ""]
             lines += [
-                f"Independent directions in a perturbation: {found['effective_dimension']:,.0f} of "
-                f"{found['parameters']:,}. Cosine between the updates of tensors of one shape: "
-                f"{_number(found['same_shape_cosine'])}.",
+                f"Independent directions in a perturbation: {study['effective_dimension']:,.0f} of "
+                f"{study['parameters']:,}. Cosine between the updates of tensors of one shape: "
+                f"{_number(study['same_shape_cosine'])}.",
                 "",
             ]
             lines += [f"| way | {' | '.join(COLUMNS.values())} |", "|---" * (len(COLUMNS) + 1) + "|"]
-            for way, kinds in found["ways"].items():
+            for way, kinds in study["ways"].items():
                 for kind in ("all", "norms"):
                     if kind in kinds:
                         name = way if kind == "all" else f"{way}, norms only"
@@ -177,7 +177,7 @@ def markdown(results: dict[str, dict[str, Any]]) -> str:
             lines += ["", "| artefact | of the norm | of the cosine | of the weights changed |", "|---|---|---|---|"]
             lines += [
                 f"| {artefact} | " + " | ".join(_number(value, "+.3f") for value in parts.values()) + " |"
-                for artefact, parts in found["artefacts"].items()
+                for artefact, parts in study["artefacts"].items()
             ]
             lines.append("")
     return "\n".join(lines)

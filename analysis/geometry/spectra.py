@@ -1,6 +1,7 @@
 """Singular values of the updates: how many directions each uses, and which it shares with others and with base."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -9,10 +10,9 @@ from statistics import fmean
 import torch
 from tqdm import tqdm
 
-from analysis.geometry.checkpoints import Checkpoint, open_checkpoints, parse_name
+from analysis.geometry.checkpoints import Checkpoint, not_finite, open_checkpoints, parse_name
 from analysis.geometry.subspaces import compare_subspaces, energy_in_subspaces
 from analysis.geometry.updates import BLOCK
-from eval.errors import UserError
 
 
 # Singular vectors are given only for singular values above this share of the largest: below, the Gram matrix in
@@ -61,11 +61,11 @@ def update_spectra(base: Path, checkpoints: dict[str, Path], top: int = 16, devi
     """
     opened_base, *others = open_checkpoints(base, checkpoints.values())
     opened = dict(zip(checkpoints, others, strict=True))
-    matrices = [name for name, shape in opened_base.shapes.items() if len(shape) == 2]
+    names = [name for name, shape in opened_base.shapes.items() if len(shape) == 2]
     pairs = list(combinations(checkpoints, 2))
     of_checkpoint: dict[str, dict] = {name: {} for name in checkpoints}
     of_pair: dict[tuple[str, str], dict] = {pair: {} for pair in pairs}
-    for parameter in tqdm(matrices, desc="spectra", unit="matrix"):
+    for parameter in tqdm(names, desc="spectra", unit="matrix"):
         weight = opened_base.read(parameter)
         of_base = decompose(_finite(weight, parameter, opened_base).to(device), top)
         updates = {}
@@ -83,14 +83,14 @@ def update_spectra(base: Path, checkpoints: dict[str, Path], top: int = 16, devi
     return {
         "top": top,
         "checkpoints": {
-            name: {"matrices": found, "per_kind": _per_kind(found, _mean_spectrum)}
-            for name, found in of_checkpoint.items()
+            name: {"matrices": matrices, "per_kind": _per_kind(matrices, _mean_spectrum)}
+            for name, matrices in of_checkpoint.items()
         },
         "pairs": {
-            f"{a}|{b}": {"matrices": found, "per_kind": _per_kind(found, _mean_angles)}
-            for (a, b), found in of_pair.items()
+            f"{a}|{b}": {"matrices": matrices, "per_kind": _per_kind(matrices, _mean_angles)}
+            for (a, b), matrices in of_pair.items()
         },
-        "other_parameters": [name for name in opened_base.names if name not in set(matrices)],
+        "other_parameters": [name for name in opened_base.names if name not in set(names)],
     }
 
 
@@ -206,15 +206,13 @@ def _difference(checkpoint: Checkpoint, parameter: str, weight: torch.Tensor) ->
 
 def _finite(matrix: torch.Tensor, parameter: str, checkpoint: Checkpoint) -> torch.Tensor:
     if not matrix.isfinite().all():
-        raise UserError(
-            f"{parameter} in {checkpoint.path} holds values that are not finite; the run that wrote it diverged"
-        )
+        raise not_finite(parameter, checkpoint)
     return matrix
 
 
-def _per_kind(found: dict[str, dict], mean) -> dict[str, dict | None]:
+def _per_kind(matrices: dict[str, dict], mean: Callable[[list[dict]], dict | None]) -> dict[str, dict | None]:
     kinds: dict[str, list[dict]] = {}
-    for parameter, entry in found.items():
+    for parameter, entry in matrices.items():
         kinds.setdefault(parse_name(parameter)[1], []).append(entry)
     return {kind: mean(entries) for kind, entries in kinds.items()}
 

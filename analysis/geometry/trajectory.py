@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from analysis.geometry.checkpoints import Checkpoint, open_checkpoints, parse_name
+from analysis.geometry.checkpoints import Checkpoint, not_finite, open_checkpoints, parse_name
 from analysis.geometry.updates import BLOCK, one_thread
 from eval.errors import UserError
 
@@ -17,9 +17,9 @@ def run_checkpoints(run: Path) -> dict[str, Path]:
 
     Takes the trainers' checkpoints/step_N and TRL's checkpoint-N. Raises UserError if there is none.
     """
-    found = [*Path(run).glob("checkpoints/step_*"), *Path(run).glob("checkpoint-*")]
+    folders = [*Path(run).glob("checkpoints/step_*"), *Path(run).glob("checkpoint-*")]
     steps = {
-        int(match[1]): path for path in found if (match := re.fullmatch(r"(?:step_|checkpoint-)(\d+)", path.name))
+        int(match[1]): path for path in folders if (match := re.fullmatch(r"(?:step_|checkpoint-)(\d+)", path.name))
     }
     if not steps:
         raise UserError(
@@ -88,7 +88,7 @@ def step_products(base: Checkpoint, checkpoints: list[Checkpoint], name: str) ->
         # A value that is not finite spoils the steps before and after it: the first spoilt step ends at the culprit.
         spoilt = (~products.diagonal().isfinite()).int()
         culprit = base if not math.isfinite(base_square) else checkpoints[int(spoilt.argmax())]
-        raise UserError(f"{name} in {culprit.path} holds values that are not finite; the run that wrote it diverged")
+        raise not_finite(name, culprit)
     return products, base_square
 
 

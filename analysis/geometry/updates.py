@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from analysis.geometry.checkpoints import Checkpoint, open_checkpoints, parse_name
-from eval.errors import UserError
+from analysis.geometry.checkpoints import Checkpoint, not_finite, open_checkpoints, parse_name
 
 
 NO_LAYER = "-"
@@ -160,7 +159,7 @@ def measure_tensor(base: Checkpoint, checkpoints: list[Checkpoint], name: str) -
     finite = products.diagonal().isfinite()
     if not math.isfinite(base_square) or not finite.all():
         culprit = base if not math.isfinite(base_square) else checkpoints[int(finite.int().argmin())]
-        raise UserError(f"{name} in {culprit.path} holds values that are not finite; the run that wrote it diverged")
+        raise not_finite(name, culprit)
     counts = (torch.from_numpy(of_kind) for of_kind in (changed, changed_bf16, within))
     return TensorUpdate(math.prod(base.shapes[name]), base_square, products, *counts)
 

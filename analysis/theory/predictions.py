@@ -34,9 +34,11 @@ from eval.storage import read_json, read_jsonl
 
 # Fewer steps than this show no slope.
 FEWEST_STEPS = 6
-# What may be left of the modes' squared distance from the top at the end for the reward to count as settled.
 NORMAL_95 = 1.959964
+SETTING = ("alpha", "sigma", "anchor", "antithetic", "shared_noise", "fitness_shaping")
 LOGS = ("config.yaml", "metrics.jsonl", "seeds.jsonl", "results.json")
+
+Row = dict[str, Any]
 
 
 def predict(run: Path) -> dict[str, Any]:
@@ -63,20 +65,13 @@ def predict(run: Path) -> dict[str, Any]:
     # Runs written before the trainer had these options have no such keys.
     precision = config.get("precision", "fp32_master")
     rank = config["rank"] if config.get("noise") == "low_rank" else 0
-    alphas, sigma = [row["alpha"] for row in metrics], config["sigma"]
-    rewards, spreads = [row["reward"] for row in metrics], [row["reward_std"] for row in metrics]
-    measured = [row["distance_from_base"] for row in metrics]
-    predicted = walk_norms([noise_variance(row) for row in updates], [row["decay"] for row in updates], parameters)
-    decay = config["alpha"] * config["anchor"]
     shapes = Checkpoint(run / "model").shapes.values()
     dimension = effective_dimension(shapes, config["shared_noise"], across_sizes=updates[0]["device"] == "cpu")
-    simple = config["fitness_shaping"] == "zscore" and not config["antithetic"] and None not in rewards
-    found: dict[str, Any] = {
+    reason = _no_reward_theory(config, metrics)
+    modes = reason or _modes(config, metrics)
+    return {
         "setting": {
-            **{
-                key: config[key]
-                for key in ("alpha", "sigma", "anchor", "antithetic", "shared_noise", "fitness_shaping")
-            },
+            **{key: config[key] for key in SETTING},
             "members": members,
             "parameters": parameters,
             "precision": precision,
@@ -89,45 +84,61 @@ def predict(run: Path) -> dict[str, Any]:
             "isotropic_cosine_std": 1 / math.sqrt(parameters),
         },
         "fails": failing_assumptions(config["shared_noise"], rank, precision),
-        "walk": {
-            "steps": [row["step"] for row in metrics],
-            "measured": measured,
-            "predicted": predicted,
-            "ratio": measured[-1] / predicted[-1] if predicted[-1] > 0 else None,
-            "r_squared": proportional_fit([row["step"] for row in metrics], [norm**2 for norm in measured]),
-            "plateau": decayed_walk_norm(config["alpha"], decay, math.inf, members, parameters) if decay else None,
-        },
-        "useful": None,
-        "modes": None,
-        "missing": {},
+        "walk": _walk(config, metrics, updates, parameters),
+        "useful": None if reason else _useful(config, metrics, parameters),
+        "modes": None if isinstance(modes, str) else modes,
+        "missing": ({"useful": reason} if reason else {}) | ({"modes": modes} if isinstance(modes, str) else {}),
     }
-    if not simple:
-        reason = "the formulas are for z-scored fitness of members without pairs, in which every step was scored"
-        found["missing"] = {"useful": reason, "modes": reason}
-        return found
+
+
+def _walk(config: Row, metrics: list[Row], updates: list[Row], parameters: int) -> Row:
+    steps, measured = [row["step"] for row in metrics], [row["distance_from_base"] for row in metrics]
+    predicted = walk_norms([noise_variance(row) for row in updates], [row["decay"] for row in updates], parameters)
+    decay = config["alpha"] * config["anchor"]
+    plateau = decayed_walk_norm(config["alpha"], decay, math.inf, config["population"], parameters) if decay else None
+    return {
+        "steps": steps,
+        "measured": measured,
+        "predicted": predicted,
+        "ratio": measured[-1] / predicted[-1] if predicted[-1] > 0 else None,
+        "r_squared": proportional_fit(steps, [norm**2 for norm in measured]),
+        "plateau": plateau,
+    }
+
+
+def _no_reward_theory(config: Row, metrics: list[Row]) -> str | None:
+    """Why nothing can be said of the run's rewards, in words; None if something can."""
+    spreads, third = [row["reward_std"] for row in metrics], len(metrics) // 3
+    unscored = any(row["reward"] is None for row in metrics)
+    if config["fitness_shaping"] != "zscore" or config["antithetic"] or unscored:
+        return "the formulas are for z-scored fitness of members without pairs, in which every step was scored"
     if len(metrics) < 2 * FEWEST_STEPS:
-        reason = f"{len(metrics)} steps show no slope; it takes {2 * FEWEST_STEPS}"
-        found["missing"] = {"useful": reason, "modes": reason}
-        return found
-    third = len(metrics) // 3
+        return f"{len(metrics)} steps show no slope; it takes {2 * FEWEST_STEPS}"
     if not any(spreads[:third]) or not any(spreads[-third:]):
-        reason = "all members had the same fitness in every step of a third of the run, so that nothing moved"
-        found["missing"] = {"useful": reason, "modes": reason}
-        return found
+        return "all members had the same fitness in every step of a third of the run, so that nothing moved"
+    return None
+
+
+def _useful(config: Row, metrics: list[Row], parameters: int) -> Row:
     middle = len(metrics) // 2
-    found["useful"] = {
+    halves = {"first": slice(0, middle), "second": slice(middle, len(metrics))}
+    rewards, spreads, alphas = ([row[key] for row in metrics] for key in ("reward", "reward_std", "alpha"))
+    return {
         half: {"from_step": part.start + 1, "to_step": part.stop}
-        | useful_movement(rewards[part], spreads[part], alphas[part], sigma, members, parameters)
-        for half, part in (("first", slice(0, middle)), ("second", slice(middle, len(metrics))))
+        | useful_movement(
+            rewards[part], spreads[part], alphas[part], config["sigma"], config["population"], parameters
+        )
+        for half, part in halves.items()
     }
-    modes = fit_modes(rewards, spreads, config["alpha"], sigma, members)
-    if isinstance(modes, str):
-        found["missing"]["modes"] = modes
-    elif len(set(alphas)) > 1 or decay:
-        found["missing"]["modes"] = "the formulas are for a constant alpha without anchor"
-    else:
-        found["modes"] = modes
-    return found
+
+
+def _modes(config: Row, metrics: list[Row]) -> Row | str:
+    """What `fit_modes` returns, or why there is no such fit."""
+    rewards, spreads, alphas = ([row[key] for row in metrics] for key in ("reward", "reward_std", "alpha"))
+    modes = fit_modes(rewards, spreads, config["alpha"], config["sigma"], config["population"])
+    if not isinstance(modes, str) and (len(set(alphas)) > 1 or config["alpha"] * config["anchor"]):
+        return "the formulas are for a constant alpha without anchor"
+    return modes
 
 
 def noise_variance(update: dict[str, Any]) -> float:

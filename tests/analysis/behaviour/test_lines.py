@@ -273,7 +273,7 @@ def test_the_ends_of_a_line_are_the_checkpoints_themselves(tiny_checkpoint, odd_
         loss = reference_loss(alone, references, batch_size=8, seed=0)
         assert (result["loss"][position], result["loss_low"][position], result["loss_high"][position]) == loss
     assert result["loss"][1] not in (result["loss"][0], result["loss"][2])
-    ends = (measure(Checkpoint(base).items()), measure(Checkpoint(b).items()))
+    ends = {0.0: measure(Checkpoint(base).items()), 1.0: measure(Checkpoint(b).items())}
     assert line(base, b, [0.0, 0.5, 1.0], measure, ends) == result
 
 

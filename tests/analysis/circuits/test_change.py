@@ -2,7 +2,6 @@
 
 import copy
 import math
-from itertools import combinations
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from analysis.circuits.edges import attribute_edges
 from analysis.circuits.intensity import edge_weights, statistics
 from analysis.circuits.nodes import CircuitModel
 from analysis.circuits.overlap import (
-    chance_overlap,
     change_in_scores,
     jaccard,
     profile,
@@ -61,19 +59,15 @@ def test_sets():
     assert jaccard(set(), set()) == recall(set(), {1}) == 1.0
 
 
-def test_chance_overlap_counts_the_sets_that_share_as_much():
-    for shared, of, one, other in ((2, 10, 5, 4), (0, 8, 3, 3), (6, 8, 6, 7), (4, 8, 4, 4)):
-        drawn = [len(set(members) & set(range(one))) for members in combinations(range(of), other)]
-        share = sum(number >= shared for number in drawn) / len(drawn)
-        assert chance_overlap(shared, of, one, other) == pytest.approx(share)
-
-
 def test_likenesses():
     one, other = torch.tensor([[1.0, -2.0, 0.0, 4.0]]), torch.tensor([[1.0, 1.0, 3.0, 2.0]])
     assert weighted_jaccard(one, other).item() == pytest.approx((1 + 1 + 0 + 2) / (1 + 2 + 3 + 4))
     assert top_jaccard(one, other, 2).item() == pytest.approx(1 / 3)
     draws = torch.randn(2, 30, generator=torch.Generator().manual_seed(0))
     assert spearman(*draws).item() == pytest.approx(np.corrcoef(draws.argsort(1).argsort(1))[0, 1])
+    # Ranks 1.5, 1.5, 3 and 1, 2, 3, wherever the equal scores stand: covariance 1.5, variances 1.5 and 2.
+    tied = torch.tensor([[5.0, 5.0, 9.0], [9.0, 5.0, 5.0]]), torch.tensor([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]])
+    assert spearman(*tied).tolist() == pytest.approx([1.5 / math.sqrt(3)] * 2)
     assert change_in_scores(torch.tensor([1.0, -3.0]), torch.tensor([3.0, -4.0])) == {
         "total": 0.75,
         "increase": 0.5,

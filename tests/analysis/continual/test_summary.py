@@ -7,17 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from analysis.continual.summary import (
-    arm_pairs,
-    budget,
-    drift_and_forgetting,
-    main_arms,
-    polynomial_fit,
-    rank_correlation,
-    stage_points,
-    summarise,
-)
-from eval.continual import METRICS, continual_metrics
+from analysis.continual.drift import drift_and_forgetting, polynomial_fit, rank_correlation, stage_points
+from analysis.continual.metrics import METRICS, continual_metrics
+from analysis.continual.summary import arm_pairs, budget, main_arms, summarise
 from tests.analysis.continual.planted_sequence import (
     GAINS,
     ITEMS,
@@ -118,6 +110,19 @@ def test_paired_differences(summary):
     forgetting = summary["pairs"]["es|grpo"]["metrics"]["forgetting"]
     assert forgetting["value"] == pytest.approx(0.07 / 3 - 0.39 / 3)
     assert forgetting["high"] < 0
+
+
+def test_two_chains_of_one_seed_each_are_tested_item_by_item(summary):
+    ends = [[0.2, 0.3], [0.6, 0.3], [0.5, 0.7]], [[0.2, 0.3], [0.6, 0.3], [0.4, 0.7]]
+    arms = {arm: (arm, [matrix]) for arm, matrix in zip(("es", "grpo"), ends, strict=True)}
+    kl, norm = dict.fromkeys(arms, [0.1, 0.1]), dict.fromkeys(arms, 2.0)
+    final = summarise(planted_results(arms, TASKS[:2], TASKS[:2], kl, norm), resamples=FEW)["pairs"]["es|grpo"][
+        "final"
+    ]
+    # The first 50 items are right for ES, the first 40 for GRPO: ten coins that all fell alike.
+    assert final[TASKS[0]]["mcnemar"] == {"only_first": 10, "only_second": 0, "p_value": pytest.approx(2 / 2**10)}
+    assert final[TASKS[1]]["mcnemar"] == {"only_first": 0, "only_second": 0, "p_value": 1.0}
+    assert summary["pairs"]["es|grpo"]["final"][TASKS[0]]["mcnemar"] is None
 
 
 def test_pairing_removes_what_items_have_in_common():

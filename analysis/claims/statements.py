@@ -1,0 +1,335 @@
+"""The claims: what each says, where it stands, and the number of a comparison that it is about, with its range.
+
+Limits are those of `analysis.criteria`. A number is None where a comparison did not measure it.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from statistics import fmean
+from typing import Any
+
+from analysis.criteria import (
+    CHANCE,
+    LIKE_RANDOM,
+    LINEAR_DRIFT,
+    LOSS_BARRIER,
+    MUCH_LARGER,
+    NEARLY_ORTHOGONAL,
+    REWARD_BARRIER,
+    SAME_LENGTH,
+    SIMILAR_ACCURACY,
+    SPARSE,
+)
+from analysis.statistics import exact_share
+
+
+PAPER = "arXiv 2604.01499"
+
+Results = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement, and when it is taken to hold.
+
+    key: short name. source: where it stands. quantity: what is measured, in words.
+    values: the number of one comparison, or one for each point of a line; None if it was not measured.
+    low, high: the range that makes the statement true. logarithmic: whether means are taken of logarithms.
+    """
+
+    key: str
+    statement: str
+    source: str
+    quantity: str
+    values: Callable[[Results], Sequence[float] | None]
+    low: float = -math.inf
+    high: float = math.inf
+    logarithmic: bool = False
+
+
+def _at(results: Results | None, *keys: str) -> Any:
+    """The value at a path of keys; None when a part of it is absent or null."""
+    value: Any = results
+    for key in keys:
+        if value is None:
+            return None
+        value = value.get(key)
+    return value
+
+
+def _number(value: float | None) -> list[float] | None:
+    return None if value is None else [value]
+
+
+def _ratio(numerator: float | None, denominator: float | None) -> list[float] | None:
+    """None unless both are positive: a ratio to 0 is no number."""
+    if numerator is None or denominator is None or numerator <= 0 or denominator <= 0:
+        return None
+    return [numerator / denominator]
+
+
+def _accuracy(results: Results, model: str, task: str | None = None) -> Fraction | None:
+    """Exact, so that a difference of two accuracies that is a limit meets it."""
+    scored = _at(results, "evaluation", model, task or results["task"])
+    if _at(scored, "accuracy") is None:
+        return None
+    return exact_share(scored["accuracy"], scored.get("total"))
+
+
+def _off_tasks(results: Results, section: str, method: str) -> list[str]:
+    return [task for task in _at(results, section, method) or {} if task != results["task"]]
+
+
+def accuracy_difference(results: Results) -> list[float] | None:
+    accuracies = _accuracy(results, "es"), _accuracy(results, "grpo")
+    return None if None in accuracies else [float(accuracies[0] - accuracies[1])]
+
+
+def smaller_gain(results: Results) -> list[float] | None:
+    accuracies = [_accuracy(results, model) for model in ("base", "es", "grpo")]
+    return None if None in accuracies else [float(min(accuracies[1:]) - accuracies[0])]
+
+
+def off_task_accuracy_difference(results: Results) -> list[float] | None:
+    tasks = _off_tasks(results, "evaluation", "es")
+    pairs = [(_accuracy(results, "es", task), _accuracy(results, "grpo", task)) for task in tasks]
+    if not pairs or any(None in pair for pair in pairs):
+        return None
+    return [float(sum(es - grpo for es, grpo in pairs) / len(pairs))]
+
+
+def norm_ratio(results: Results) -> list[float] | None:
+    return _ratio(*(_at(results, "geometry", "checkpoints", method, "norm") for method in ("es", "grpo")))
+
+
+def walk_ratio(results: Results) -> list[float] | None:
+    measured = _at(results, "geometry", "checkpoints", "es", "norm")
+    predicted = _at(results, "theory", "es", "walk", "predicted")
+    return _ratio(measured, predicted[-1] if predicted else _at(results, "random_walk", "es", "predicted_norm"))
+
+
+def drift_fit(results: Results) -> list[float] | None:
+    return _number(_at(results, "theory", "es", "walk", "r_squared"))
+
+
+def cosine(results: Results) -> list[float] | None:
+    return _number(_at(results, "geometry", "cosine", "es|grpo", "total"))
+
+
+def cosine_over_chance(results: Results) -> list[float] | None:
+    total, chance = (_at(results, "geometry", "cosine", "es|grpo", key) for key in ("total", "null_std"))
+    return None if total is None or not chance else [total / chance]
+
+
+def line_gaps(quantity: str, sign: int) -> Callable[[Results], list[float] | None]:
+    """How far each inner point of the line from ES to GRPO lies on the wrong side of the even line between its ends.
+
+    sign: 1 where small values are good. A share of counted answers is taken exactly, as in `_accuracy`.
+    """
+
+    def gaps(results: Results) -> list[float] | None:
+        line = _at(results, "connectivity", "lines", "es|grpo")
+        if line is None or None in line[quantity]:
+            return None
+        ts, values = line["ts"], line[quantity]
+        if f"{quantity}_total" in line:
+            values = [exact_share(*counted) for counted in zip(values, line[f"{quantity}_total"], strict=True)]
+            ts = [Fraction(t).limit_denominator(10**6) for t in ts]
+        even = [(1 - t) * values[0] + t * values[-1] for t in ts]
+        return [float(sign * (value - chord)) for value, chord in zip(values[1:-1], even[1:-1], strict=True)]
+
+    return gaps
+
+
+def off_task_kl(results: Results, method: str, direction: str) -> float | None:
+    """Mean over the tasks that were not trained, in nats per token."""
+    tasks = _off_tasks(results, "kl", method)
+    divergences = [_at(results, "kl", method, task, direction, "per_token") for task in tasks]
+    return fmean(divergences) if divergences and None not in divergences else None
+
+
+def kl_ratio(direction: str) -> Callable[[Results], list[float] | None]:
+    return lambda results: _ratio(*(off_task_kl(results, method, direction) for method in ("es", "grpo")))
+
+
+def breadth_ratio(results: Results) -> list[float] | None:
+    """(off-task / on-task KL) of ES over that of GRPO."""
+    broad = [
+        _ratio(
+            off_task_kl(results, method, "reverse"),
+            _at(results, "kl", method, results["task"], "reverse", "per_token"),
+        )
+        for method in ("es", "grpo")
+    ]
+    return None if None in broad else _ratio(broad[0][0], broad[1][0])
+
+
+def curvature_ratio(method: str) -> Callable[[Results], list[float] | None]:
+    """Even part of the loss along the whole update over its mean along random directions of the same norms."""
+
+    def ratio(results: Results) -> list[float] | None:
+        scales, probed = _at(results, "probes", "scales"), _at(results, "probes", "checkpoints", method)
+        if probed is None or 1.0 not in scales:
+            return None
+        at = scales.index(1.0)
+        return _ratio(*(probed[of]["even"]["loss"][at] for of in ("update", "random_mean")))
+
+    return ratio
+
+
+def bf16_changed_share(results: Results) -> list[float] | None:
+    return _number(_at(results, "geometry", "checkpoints", "grpo", "changed_share_bf16"))
+
+
+CLAIMS = (
+    Claim(
+        "learns",
+        "Both methods raise the accuracy on the trained task.",
+        f"{PAPER}, Table 1",
+        "smaller of the two gains over base, share of 1",
+        smaller_gain,
+        low=0.0,
+    ),
+    Claim(
+        "accuracy",
+        "ES reaches GRPO's accuracy on the trained task.",
+        f"{PAPER}, abstract and Table 1",
+        f"accuracy of ES minus that of GRPO; equal within {SIMILAR_ACCURACY:g}",
+        accuracy_difference,
+        low=-SIMILAR_ACCURACY,
+        high=SIMILAR_ACCURACY,
+    ),
+    Claim(
+        "norm",
+        "ES moves the weights much further than GRPO.",
+        f"{PAPER}, Table 3 (87 to 107 times)",
+        f"length of ES's update over GRPO's; much: {MUCH_LARGER:g} times",
+        norm_ratio,
+        low=MUCH_LARGER,
+        logarithmic=True,
+    ),
+    Claim(
+        "walk",
+        "The length of ES's update is that of a random walk.",
+        f"{PAPER}, theory and Table 3",
+        f"length over alpha sqrt(T d / N); the same within a factor of {SAME_LENGTH:g}",
+        walk_ratio,
+        low=1 / SAME_LENGTH,
+        high=SAME_LENGTH,
+        logarithmic=True,
+    ),
+    Claim(
+        "drift",
+        "ES drifts steadily: its squared distance from base grows evenly with the steps.",
+        f"{PAPER}, theory (R^2 above {LINEAR_DRIFT:g})",
+        "R^2 of a straight line through 0, squared distance against steps",
+        drift_fit,
+        low=LINEAR_DRIFT,
+    ),
+    Claim(
+        "orthogonal",
+        "The two updates are nearly orthogonal.",
+        f"{PAPER}, section on geometry",
+        f"cosine of the updates; nearly: within {NEARLY_ORTHOGONAL:g}",
+        cosine,
+        low=-NEARLY_ORTHOGONAL,
+        high=NEARLY_ORTHOGONAL,
+    ),
+    Claim(
+        "chance",
+        "The two updates are no more aligned than two random directions of the same lengths.",
+        f"{PAPER}, theory (cosine of order sqrt(r / d))",
+        f"cosine in standard deviations of random directions; chance: within {CHANCE:g}",
+        cosine_over_chance,
+        low=-CHANCE,
+        high=CHANCE,
+    ),
+    Claim(
+        "reward-line",
+        "No barrier in the reward lies on the straight line from ES to GRPO.",
+        f"{PAPER}, Fig. 3",
+        f"largest gap below the even line between the ends, share of 1; none: up to {REWARD_BARRIER:g}",
+        line_gaps("reward", -1),
+        high=REWARD_BARRIER,
+    ),
+    Claim(
+        "loss-line",
+        "No barrier in the loss lies on that line either.",
+        f"{PAPER}, Fig. 3",
+        f"largest gap above the even line between the ends, nats per token; none: up to {LOSS_BARRIER:g}",
+        line_gaps("loss", 1),
+        high=LOSS_BARRIER,
+    ),
+    Claim(
+        "off-task-kl",
+        "ES drifts further than GRPO on tasks that nobody trained.",
+        f"{PAPER}, Fig. 2",
+        "KL(model || base) of ES over that of GRPO, mean over the other tasks",
+        kl_ratio("reverse"),
+        low=1.0,
+        logarithmic=True,
+    ),
+    Claim(
+        "off-task-kl-forward",
+        "The same, with the divergence taken in the other direction.",
+        "the same claim; the direction used in arXiv 2605.30148",
+        "KL(base || model) of ES over that of GRPO, mean over the other tasks",
+        kl_ratio("forward"),
+        low=1.0,
+        logarithmic=True,
+    ),
+    Claim(
+        "breadth",
+        "ES's drift is broader: less of it lies on the trained task.",
+        f"{PAPER}, Fig. 2",
+        "off-task over on-task KL(model || base), of ES over that of GRPO",
+        breadth_ratio,
+        low=1.0,
+        logarithmic=True,
+    ),
+    Claim(
+        "off-task-accuracy",
+        "ES keeps less accuracy than GRPO on tasks that nobody trained.",
+        f"{PAPER}, Table 2 (MMLU; IFEval says the opposite)",
+        "accuracy of ES minus that of GRPO, mean over the other tasks",
+        off_task_accuracy_difference,
+        high=0.0,
+    ),
+    Claim(
+        "es-probe",
+        "Moving along ES's update costs what moving along a random direction does.",
+        f"{PAPER}, Fig. 4 and 5",
+        f"even part of the loss along the update over random directions of its norms; within a factor of "
+        f"{LIKE_RANDOM:g}",
+        curvature_ratio("es"),
+        low=1 / LIKE_RANDOM,
+        high=LIKE_RANDOM,
+        logarithmic=True,
+    ),
+    Claim(
+        "grpo-probe",
+        "GRPO's update lies along a sharp direction.",
+        f"{PAPER}, Fig. 4 and 5",
+        f"even part of the loss along the update over random directions of its norms; sharp: above {LIKE_RANDOM:g}",
+        curvature_ratio("grpo"),
+        low=LIKE_RANDOM,
+        logarithmic=True,
+    ),
+    Claim(
+        "sparse",
+        "GRPO's update is sparse, as seen in bfloat16.",
+        "arXiv 2601.20861 (some 95 % unchanged)",
+        f"share of parameters that change in bfloat16; sparse: up to {SPARSE:g}",
+        bf16_changed_share,
+        high=SPARSE,
+    ),
+    Claim(
+        "forgetting",
+        "In a sequence of tasks ES forgets earlier ones, GRPO does not.",
+        f"{PAPER}, Fig. 1",
+        "needs a sequence of trainings; comparisons of single tasks do not show it",
+        lambda results: None,
+    ),
+)
