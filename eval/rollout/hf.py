@@ -12,7 +12,7 @@ from eval.errors import UserError
 from eval.rollout.base import Completion, Kind, LowRankMember, Member, Messages, Sampling
 from eval.rollout.cache import roomy_cache
 from eval.rollout.chat import answer_text, end_token_ids, padding_id, prompt_ids
-from eval.rollout.loading import load_model
+from eval.rollout.loading import load_model, require_finite
 from eval.rollout.noise import completion_key, gumbel
 from eval.rollout.population import Factors, Overlays, stacked_weights, supports
 
@@ -63,6 +63,7 @@ class HFEngine:
         for name, weight in weights:
             if name not in own:
                 raise UserError(f"the model has no parameter {name!r}; its checkpoint belongs to another architecture")
+            require_finite({name: weight}, "the model to be run")
             own[name].copy_(weight)
 
     def encode(self, prompts: Sequence[Messages]) -> list[list[int]]:

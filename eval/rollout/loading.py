@@ -2,7 +2,7 @@
 
 import copy
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from eval.checkpoint_files import BUFFERS, locate_tensors, tensor_headers
 from eval.errors import UserError
@@ -32,12 +33,22 @@ def load_model(path: str | Path, dtype: torch.dtype) -> tuple[PreTrainedModel, P
     """
 
     def build() -> PreTrainedModel:
-        model, found = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
-        )
-        lacking = sorted(found["missing_keys"])
-        unlike = sorted(str(entry[0] if isinstance(entry, tuple) else entry) for entry in found["mismatched_keys"])
-        strangers = sorted(name for name in found["unexpected_keys"] if not BUFFERS.search(name))
+        # Mismatched sizes are let pass there, because we name them; so is transformers' table of them.
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()
+        try:
+            model, report = AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype=dtype,
+                attn_implementation="sdpa",
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
+        finally:
+            logging.set_verbosity(verbosity)
+        lacking = sorted(report["missing_keys"])
+        unlike = sorted(str(entry[0] if isinstance(entry, tuple) else entry) for entry in report["mismatched_keys"])
+        strangers = sorted(name for name in report["unexpected_keys"] if not BUFFERS.search(name))
         if lacking or unlike:
             parts = [("it lacks", lacking), ("of another shape are", unlike), ("without a place in it are", strangers)]
             listed = "; ".join(f"{what} {_several(names)}" for what, names in parts if names)
@@ -64,14 +75,14 @@ def load_architecture(path: str | Path) -> tuple[PreTrainedModel, PreTrainedToke
     return _load(path, build)
 
 
-def require_finite(weights: Mapping[str, torch.Tensor] | object, where: str) -> None:
+def require_finite(weights: Mapping[str, torch.Tensor] | Iterable[tuple[str, torch.Tensor]], where: str) -> None:
     """Raise UserError, naming the first few tensors, if a weight is NaN or infinite."""
     items = weights.items() if isinstance(weights, Mapping) else weights
     broken = [name for name, weight in items if not torch.isfinite(weight).all()]
     if broken:
         raise UserError(
             f"the weights of {where} are not finite (NaN or infinite) in {_several(broken)}; the training that made "
-            "them has diverged, so take an earlier checkpoint"
+            "them has diverged: take an earlier checkpoint, or train with smaller steps"
         )
 
 

@@ -12,7 +12,7 @@ import torch
 from eval.errors import UserError
 from eval.rollout.base import Completion, LowRankMember, Member, Messages, Sampling, adapter_rank
 from eval.rollout.chat import answer_text, end_token_ids, prompt_ids
-from eval.rollout.loading import load_architecture
+from eval.rollout.loading import load_architecture, require_finite
 from eval.rollout.noise import completion_key
 
 
@@ -121,6 +121,7 @@ class VLLMEngine:
         for name, _ in weights:
             if name not in own:
                 raise UserError(f"the model has no parameter {name!r}; its checkpoint belongs to another architecture")
+        require_finite(dict(weights), "the model to be run")
         self._on_worker("write_pristine", weights)
         self.llm.reset_prefix_cache()
 
