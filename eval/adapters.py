@@ -1,7 +1,9 @@
 """One task, three uses: a TRL reward, an ES fitness and an evaluation row. All score through `score_completion`."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from math import isnan
 from statistics import fmean
 from typing import Any
@@ -20,6 +22,18 @@ def score_completion(task: Task, text: str, row: dict[str, Any]) -> Score:
     if not 0 <= score.value <= 1:
         raise ValueError(f"task {task.name} gave the score {score.value}; scores lie in [0, 1] or are None")
     return replace(score, value=float(score.value))
+
+
+def score_completions(task: Task, texts: Sequence[str], rows: Sequence[dict[str, Any]]) -> list[Score]:
+    """The score of each of `texts`, the answer to the row at its place.
+
+    A task whose scores are worked out in other processes says so by `concurrent_scores`, how many at a time.
+    """
+    at_once = getattr(task, "concurrent_scores", 1)
+    if at_once == 1:
+        return [score_completion(task, text, row) for text, row in zip(texts, rows, strict=True)]
+    with ThreadPoolExecutor(at_once) as pool:
+        return list(pool.map(partial(score_completion, task), texts, rows, chunksize=1))
 
 
 class TaskReward:
@@ -52,10 +66,8 @@ class TaskReward:
         The remaining arguments are what TRL passes besides; they are not used.
         """
         columns = {"prompt": prompts, **columns}
-        scores = [
-            score_completion(self.task, _text(completion), {name: column[i] for name, column in columns.items()})
-            for i, completion in enumerate(completions)
-        ]
+        rows = [{name: column[i] for name, column in columns.items()} for i in range(len(completions))]
+        scores = score_completions(self.task, [_text(completion) for completion in completions], rows)
         if log_metric is not None:
             log_metric(f"{self.task.name}/answered", fmean(score.parsed is not None for score in scores))
             for part in sorted({part for score in scores for part in score.parts}):
@@ -85,7 +97,7 @@ class Fitness:
 
 def fitness(task: Task, completions: Sequence[str], rows: Sequence[dict[str, Any]]) -> Fitness:
     """The fitness of the member that answered `rows[i]` with `completions[i]`."""
-    scores = [score_completion(task, text, row).value for text, row in zip(completions, rows, strict=True)]
+    scores = [score.value for score in score_completions(task, completions, rows)]
     scorable = [score for score in scores if score is not None]
     empty = sum(not text.strip() for text in completions)
     return Fitness(fmean(scorable) if scorable else None, scores, empty)

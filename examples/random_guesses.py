@@ -16,7 +16,8 @@ import torch
 from eval.errors import exit_with_one_line
 from eval.results_file import write_results
 from eval.rollout.base import Sampling
-from eval.rollout.hf import HFEngine, save_model
+from eval.rollout.hf import HFEngine
+from eval.rollout.loading import save_model
 from eval.storage import append_jsonl, new_folder
 from eval.tasks import get_task
 from trainers.arguments import check_positive, parse

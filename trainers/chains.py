@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from eval.errors import UserError
-from eval.rollout.hf import HFEngine, load_architecture
+from eval.rollout.hf import HFEngine
+from eval.rollout.loading import load_architecture
 from eval.storage import new_folder, read_json
 from trainers.arguments import check_choice, read_yaml
 from trainers.budget import es_at_budget, grpo_at_budget, sft_at_budget

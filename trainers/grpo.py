@@ -29,7 +29,7 @@ from trl.import_utils import is_vllm_available
 
 from eval.adapters import TaskReward
 from eval.errors import UserError
-from eval.rollout.hf import load_model
+from eval.rollout.loading import load_model
 from eval.storage import new_folder, read_json
 from eval.tasks import Task, get_task
 from trainers.arguments import check_at_least, check_choice

@@ -41,7 +41,8 @@ from eval.errors import UserError
 from eval.harness import evaluate_task
 from eval.results_file import write_results
 from eval.rollout.base import Sampling
-from eval.rollout.hf import HFEngine, load_model
+from eval.rollout.hf import HFEngine
+from eval.rollout.loading import load_model
 from eval.storage import (
     append_jsonl,
     new_folder,

@@ -35,7 +35,7 @@ from analysis.circuits.overlap import (
 from analysis.circuits.transplant import transplant
 from analysis.statistics import chance_overlap
 from eval.errors import UserError
-from eval.rollout.hf import load_model
+from eval.rollout.loading import load_model
 
 
 # Of the nodes, or edges: where the overlap of growing circuits is measured.

@@ -32,7 +32,7 @@ from analysis.resume import folder_digest, stage
 from eval.circuit_tasks import get_circuit_task
 from eval.circuit_tasks.accuracy import pair_accuracy
 from eval.errors import UserError
-from eval.rollout.hf import load_model
+from eval.rollout.loading import load_model
 from eval.storage import read_json, read_jsonl
 
 

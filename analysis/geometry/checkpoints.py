@@ -7,15 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import AutoConfig
 
+from eval.checkpoint_files import (
+    ADAPTER_CONFIG,
+    is_adapter,
+    locate_tensors,
+    open_tensors,
+    tensor_headers,
+)
 from eval.errors import UserError
 
 
-SINGLE_FILE = "model.safetensors"
-SHARD_INDEX = "model.safetensors.index.json"
-ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
 # Floating point numbers as safetensors names them.
 FLOATING = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -28,8 +32,8 @@ FUSED = ("qkv_proj", "gate_up_proj")
 class Checkpoint:
     """The weights of one checkpoint folder, by Hugging Face parameter name.
 
-    Weights lie in `model.safetensors`, or in the shards that `model.safetensors.index.json` names. Files are opened
-    anew for every tensor: what is not being read takes no memory.
+    `eval.checkpoint_files` says in which files they lie, as for loading a model. Files are opened anew for every
+    tensor: what is not being read takes no memory.
 
     names: every parameter once. If the configuration ties the output embedding to the input embedding and the folder
         holds equal copies of both, only the input embedding is listed, as in the loaded model.
@@ -41,12 +45,13 @@ class Checkpoint:
 
     def __init__(self, path: Path):
         self.path = Path(path)
-        self._file_of = _locate_tensors(self.path)
+        self._file_of = locate_tensors(self.path)
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._stored_as: dict[str, str] = {}
         self._start: dict[str, int] = {}
         for file in sorted(set(self._file_of.values())):
-            for name, entry in _header(file, [name for name in self._file_of if self._file_of[name] == file]).items():
+            own = [name for name in self._file_of if self._file_of[name] == file]
+            for name, entry in tensor_headers(file, own).items():
                 self.shapes[name], self._stored_as[name], self._start[name] = entry
         copy = self._copy_of_input_embedding()
         if copy is not None:
@@ -125,13 +130,14 @@ class AdaptedCheckpoint(Checkpoint):
         file = self.path / ADAPTER_FILE
         if not file.is_file():
             raise UserError(f"{self.path} lacks {ADAPTER_FILE}; save the adapter again with PEFT's save_pretrained")
-        with _open(file) as opened:
+        with open_tensors(file) as opened:
             stored = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}
         self._factors: dict[str, tuple[str, str]] = {}
         self._whole: dict[str, str] = {}
         strangers = []
         for name, shape in stored.items():
-            parameter = name.removeprefix(ADAPTER_PREFIX)
+            # PEFT wraps an adapted layer, whose own bias then stands one level deeper.
+            parameter = name.removeprefix(ADAPTER_PREFIX).replace(".base_layer.", ".")
             module, is_a, _ = parameter.partition(".lora_A.weight")
             other = name.replace(".lora_A.", ".lora_B.")
             if is_a and self._fits(f"{module}.weight", shape, stored.get(other)):
@@ -181,14 +187,6 @@ def open_checkpoints(base: Path, paths: Iterable[Path]) -> list[Checkpoint]:
     return opened
 
 
-def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds an adapter and no whole model."""
-    folder = Path(folder)
-    return (folder / ADAPTER_CONFIG).is_file() and not any(
-        (folder / name).is_file() for name in (SINGLE_FILE, SHARD_INDEX)
-    )
-
-
 def check_same_parameters(checkpoints: Sequence[Checkpoint]) -> None:
     """Raise UserError, naming the first few tensors, unless all checkpoints have the same names and shapes."""
     first = checkpoints[0]
@@ -229,69 +227,45 @@ def parse_name(hf_name: str) -> tuple[int | None, str]:
     return layer, words[-1]
 
 
-def _locate_tensors(folder: Path) -> dict[str, Path]:
-    """Parameter name -> the file that holds it."""
-    if (folder / SHARD_INDEX).is_file():
-        weight_map = json.loads((folder / SHARD_INDEX).read_text(encoding="utf-8"))["weight_map"]
-        missing = sorted(shard for shard in set(weight_map.values()) if not (folder / shard).is_file())
-        if missing:
-            raise UserError(f"{folder} lacks the shard {missing[0]} that its {SHARD_INDEX} names; copy it again")
-        return {name: folder / shard for name, shard in weight_map.items()}
-    if (folder / SINGLE_FILE).is_file():
-        with _open(folder / SINGLE_FILE) as file:
-            return dict.fromkeys(file.keys(), folder / SINGLE_FILE)
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder; give a checkpoint folder with {SINGLE_FILE}")
-    if is_adapter(folder):
-        raise UserError(
-            f"{folder} is an adapter, and a whole model is needed here; merge it into its base first (PEFT's "
-            "merge_and_unload, then save_pretrained). `python -m analysis geometry` takes adapters as they are"
-        )
-    pickled = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
-    other = f" ({pickled[0]} is not read: load the model and save it again)" if pickled else ""
-    raise UserError(
-        f"{folder} holds no weights: neither {SINGLE_FILE} nor {SHARD_INDEX} is there{other}; give a folder written "
-        "by save_pretrained"
-    )
+# What PEFT's LoRA can be besides a low-rank term of a fixed base, by option of its configuration.
+UNLIKE_PLAIN_LORA = {
+    "use_dora": "with DoRA's magnitudes",
+    "alpha_pattern": "with an alpha_pattern",
+    "fan_in_fan_out": "for transposed weights",
+    "lora_bias": "with biases in its factors",
+    "layer_replication": "that repeats layers of the base",
+    "target_parameters": "of parameters that are no matrices of a module",
+    "trainable_token_indices": "with rows of the embedding",
+    "alora_invocation_tokens": "that is switched on by tokens",
+    "use_bdlora": "with block-diagonal factors",
+    "use_qalora": "of a quantised base",
+    "arrow_config": "that routes between adapters",
+    "kasa_config": "with singular values of its own",
+    "monteclora_config": "with sampled weights",
+}
+# These leave the base as it is. PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA and MiCA subtract their first factors from it, so
+# that the adapter alone does not say what the model became.
+KEEPS_THE_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
 def _lora_config(folder: Path) -> dict[str, Any]:
     """adapter_config.json of an adapter that is one plain low-rank term per matrix."""
-    config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    for unlike, what in (
-        (config.get("peft_type") != "LORA", f"of type {config.get('peft_type')}"),
-        (config.get("use_dora"), "with DoRA's magnitudes"),
-        (config.get("alpha_pattern"), "with an alpha_pattern"),
-        (config.get("fan_in_fan_out"), "for transposed weights"),
-    ):
-        if unlike:
-            raise UserError(
-                f"{folder} is an adapter {what}, which is not merged here; merge it into its base with PEFT's "
-                "merge_and_unload and save_pretrained, and give that folder"
-            )
-    return config
-
-
-def _header(file: Path, names: list[str]) -> dict[str, tuple[tuple[int, ...], str, int]]:
-    """(shape, type, position of the first byte in the file) of each of these tensors.
-
-    A file begins with the length of a JSON header, in 8 bytes; positions in it count from its end.
-    """
-    with _open(file) as opened:  # which checks that the file is whole
-        absent = sorted(set(names) - set(opened.keys()))
-    if absent:
-        raise UserError(f"{file} lacks {absent[0]}, which {SHARD_INDEX} says it holds; copy the folder again")
-    with open(file, "rb") as raw:
-        length = int.from_bytes(raw.read(8), "little")
-        header = json.loads(raw.read(length))
-    return {
-        name: (tuple(header[name]["shape"]), header[name]["dtype"], 8 + length + header[name]["data_offsets"][0])
-        for name in names
-    }
-
-
-def _open(file: Path) -> safe_open:
+    file = folder / ADAPTER_CONFIG
     try:
-        return safe_open(file, framework="pt")
-    except SafetensorError as error:
-        raise UserError(f"{file} is damaged ({error}); copy or save it again") from error
+        config = json.loads(file.read_text(encoding="utf-8-sig"))
+        kind, start, alpha = config.get("peft_type"), config.get("init_lora_weights"), config["lora_alpha"]
+    except (ValueError, KeyError, AttributeError, RecursionError) as error:
+        raise UserError(f"{file} is damaged ({error}); copy or save the adapter again") from error
+    unlike = [what for option, what in UNLIKE_PLAIN_LORA.items() if config.get(option)]
+    if kind != "LORA":
+        unlike = [f"of type {kind}"]
+    elif start not in KEEPS_THE_BASE:
+        unlike.append(f"that changed its base when it was made (init_lora_weights: {start})")
+    elif not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        unlike.append(f"whose lora_alpha is {alpha}")
+    if unlike:
+        raise UserError(
+            f"{folder} is an adapter {unlike[0]}, which is not merged here; merge it into its base with PEFT's "
+            "merge_and_unload and save_pretrained, and give that folder"
+        )
+    return config

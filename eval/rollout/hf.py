@@ -1,21 +1,15 @@
 """Rollouts through a transformers model, for one set of weights or for a whole population in one batch."""
 
-import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -25,9 +19,10 @@ from transformers.masking_utils import sdpa_mask
 from eval.errors import UserError
 from eval.rollout.base import Completion, Kind, LowRankMember, Member, Messages, Sampling
 from eval.rollout.cache import RoomyLayer
+from eval.rollout.chat import completion, end_token_ids, padding_id, prompt_ids
+from eval.rollout.loading import load_model, require_finite
 from eval.rollout.noise import completion_key, gumbel
 from eval.rollout.population import Factors, Overlays, stacked_weights, supports
-from eval.rollout.text import decoded, encoded, end_tokens
 
 
 # Rows leave the batch once a quarter of it is finished: earlier, copying the cache costs more than it saves.
@@ -48,15 +43,15 @@ class HFEngine:
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, population_bytes: int = 4 * 1024**3
     ):
-        if tokenizer.pad_token_id is None:
-            raise UserError("the tokenizer has no padding token; set tokenizer.pad_token before building the engine")
         if not supports(model):
             raise UserError(
                 f"{type(model).__name__} has parameters outside Linear, Embedding and RMSNorm modules; "
                 "the Hugging Face engine runs Llama, Qwen2, Qwen3 and Mistral"
             )
         self.model, self.tokenizer, self.population_bytes = model, tokenizer, population_bytes
-        self.end_ids = torch.tensor(end_tokens(model, tokenizer), device=model.device)
+        ends = end_token_ids(tokenizer, model.generation_config)
+        self.end_ids = torch.tensor(ends, device=model.device)
+        self.pad_id = padding_id(tokenizer, ends, len(cast(nn.Embedding, model.get_input_embeddings()).weight))
 
     @classmethod
     def from_pretrained(
@@ -77,18 +72,19 @@ class HFEngine:
         for name, weight in weights:
             if name not in own:
                 raise UserError(f"the model has no parameter {name!r}; its checkpoint belongs to another architecture")
+            require_finite({name: weight}, "the model to be run")
             own[name].copy_(weight)
 
     def encode(self, prompts: Sequence[Messages]) -> list[list[int]]:
-        """See `eval.rollout.text.encoded`."""
-        return encoded(self.tokenizer, prompts)
+        """See `eval.rollout.chat.prompt_ids`."""
+        return prompt_ids(self.tokenizer, prompts)
 
     @torch.no_grad()
     def generate(
         self, prompts: Sequence[Messages], sampling: Sampling, members: Sequence[Member | None] = (None,)
     ) -> list[list[list[Completion]]]:
         """Completions indexed [member][prompt][sample]; see `RolloutEngine`."""
-        prompt_ids = self.encode(prompts)
+        prompt_tokens = self.encode(prompts)
         completions: list[list[list[Completion]]] = []
         perturbed = [member for member in members if member is not None]
         with _decoding(self.model):
@@ -96,22 +92,22 @@ class HFEngine:
                 # The pristine model runs without stacked weights; among others it would break the order.
                 if len(members) > 1:
                     raise ValueError("ask for the pristine model (None) and for perturbed members in separate calls")
-                return self._generate_group(prompt_ids, sampling, members)
-            for group in self._groups(prompt_ids, sampling, perturbed):
+                return self._generate_group(prompt_tokens, sampling, members)
+            for group in self._groups(prompt_tokens, sampling, perturbed):
                 with stacked_weights(self.model, len(group), self._overlays(group)):
-                    completions += self._generate_group(prompt_ids, sampling, group)
+                    completions += self._generate_group(prompt_tokens, sampling, group)
         return completions
 
     def _groups(
-        self, prompt_ids: list[list[int]], sampling: Sampling, members: list[Member]
+        self, prompt_tokens: list[list[int]], sampling: Sampling, members: list[Member]
     ) -> Iterator[list[Member]]:
         """Members that fit in memory together."""
         weights = sum(self._overlay_bytes(members[0], *item) for item in self.named_weights().items())
         layers: Any = self.model.get_decoder().layers
         width = self.model.config.num_key_value_heads * layers[0].self_attn.head_dim
         per_token = 2 * self.model.config.num_hidden_layers * width * self.model.dtype.itemsize
-        tokens = max(map(len, prompt_ids)) + sampling.max_new_tokens
-        per_member = weights + len(prompt_ids) * sampling.samples * tokens * per_token
+        tokens = max(map(len, prompt_tokens)) + sampling.max_new_tokens
+        per_member = weights + len(prompt_tokens) * sampling.samples * tokens * per_token
         size = max(1, int(self.population_bytes // per_member))
         # Groups of equal size rather than full ones and a small rest.
         groups = -(-len(members) // size)
@@ -147,7 +143,7 @@ class HFEngine:
         return 0 if kind == "frozen" else weight.nbytes
 
     def _generate_group(
-        self, prompt_ids: list[list[int]], sampling: Sampling, members: Sequence[Member | None]
+        self, prompt_tokens: list[list[int]], sampling: Sampling, members: Sequence[Member | None]
     ) -> list[list[list[Completion]]]:
         rows = [
             (
@@ -161,16 +157,16 @@ class HFEngine:
                 ),
             )
             for member in members
-            for ids in prompt_ids
+            for ids in prompt_tokens
             for sample in range(sampling.samples)
         ]
         generated = self._decode([ids for ids, _ in rows], [key for _, key in rows], sampling, len(members))
         end_ids = self.end_ids.tolist()
-        completions = (decoded(self.tokenizer, ids, end_ids) for ids in generated)
-        return [[[next(completions) for _ in range(sampling.samples)] for _ in prompt_ids] for _ in members]
+        completions = (completion(self.tokenizer, ids, end_ids) for ids in generated)
+        return [[[next(completions) for _ in range(sampling.samples)] for _ in prompt_tokens] for _ in members]
 
     def _decode(
-        self, prompt_ids: list[list[int]], keys: list[int], sampling: Sampling, members: int
+        self, prompt_tokens: list[list[int]], keys: list[int], sampling: Sampling, members: int
     ) -> list[list[int]]:
         """Continue every row until its end token or `max_new_tokens`.
 
@@ -178,10 +174,10 @@ class HFEngine:
         number for each member, because the batched products need blocks of equal size.
         """
         device = self.model.device
-        total, longest = len(prompt_ids), max(map(len, prompt_ids))
-        pad = cast(int, self.tokenizer.pad_token_id)
-        input_ids = torch.tensor([[pad] * (longest - len(ids)) + ids for ids in prompt_ids], device=device)
-        lengths = torch.tensor([len(ids) for ids in prompt_ids], device=device)
+        total, longest = len(prompt_tokens), max(map(len, prompt_tokens))
+        pad = self.pad_id
+        input_ids = torch.tensor([[pad] * (longest - len(ids)) + ids for ids in prompt_tokens], device=device)
+        lengths = torch.tensor([len(ids) for ids in prompt_tokens], device=device)
         capacity = longest + sampling.max_new_tokens
         window = getattr(self.model.config, "sliding_window", None)  # only some architectures have one
         if window is not None and capacity > window:
@@ -248,69 +244,6 @@ class HFEngine:
 
 def _kind(member: Member, name: str, weight: torch.Tensor) -> Kind:
     return member.kind(name, weight) if isinstance(member, LowRankMember) else "dense"
-
-
-def load_model(path: str | Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer of a local checkpoint folder or a hub name, with one-line errors."""
-    return _load(path, lambda: AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="sdpa"))
-
-
-def load_architecture(path: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The same without the weights: parameters have names and shapes but take no memory."""
-
-    def build() -> PreTrainedModel:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path))
-        if (Path(path) / "generation_config.json").is_file() or not Path(path).exists():
-            model.generation_config = GenerationConfig.from_pretrained(path)
-        return model
-
-    return _load(path, build)
-
-
-def _load(path: str | Path, build: Callable[[], PreTrainedModel]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    folder = Path(path)
-    if folder.exists():
-        if not (folder / "config.json").is_file():
-            raise UserError(f"{folder} has no config.json; give a Hugging Face checkpoint folder")
-        if not any(folder.glob("*.safetensors")):
-            raise UserError(f"{folder} has no *.safetensors weights; give a complete Hugging Face checkpoint folder")
-    elif str(path).startswith((".", "/")) or str(path).count("/") > 1:
-        raise UserError(f"there is no checkpoint folder {path}; check the path")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model = build()
-    except OSError as error:
-        if folder.exists():
-            raise UserError(f"cannot load the checkpoint {folder}: {error}") from error
-        raise UserError(
-            f"{path} is neither a local folder nor a hub model that can be downloaded here; "
-            "give a checkpoint folder, or a model name with the network on"
-        ) from error
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return model, tokenizer
-
-
-def save_model(
-    folder: Path,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    weights: Mapping[str, torch.Tensor],
-    dtype: torch.dtype = torch.float32,
-) -> None:
-    """A Hugging Face checkpoint of `model`'s architecture with these weights, by parameter name, stored as `dtype`.
-
-    Unlike `model.save_pretrained` it does not need the weights to be in the model.
-    """
-    config = copy.deepcopy(model.config)
-    config.dtype = dtype
-    config.architectures = [type(model).__name__]
-    config.save_pretrained(folder)
-    model.generation_config.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    contiguous = {name: weight.detach().to(dtype).contiguous().cpu() for name, weight in weights.items()}
-    save_file(contiguous, Path(folder) / "model.safetensors", metadata={"format": "pt"})
 
 
 def grouped_sdpa(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):

@@ -11,9 +11,9 @@ import torch
 
 from eval.errors import UserError
 from eval.rollout.base import Completion, LowRankMember, Member, Messages, Sampling, adapter_rank
-from eval.rollout.hf import load_architecture
+from eval.rollout.chat import completion, end_token_ids, prompt_ids
+from eval.rollout.loading import load_architecture, require_finite
 from eval.rollout.noise import completion_key
-from eval.rollout.text import decoded, encoded, end_tokens
 
 
 # Read by vLLM when it is imported: members are edited in this process, and noise is added by a logits processor, which
@@ -69,7 +69,7 @@ class VLLMEngine:
         options: further ones of `vllm.LLM`.
         """
         self.model, self.tokenizer = load_architecture(path)
-        self.end_ids = end_tokens(self.model, self.tokenizer)
+        self.end_ids = end_token_ids(self.tokenizer, self.model.generation_config)
         self.slots, self.rank = slots, rank
         building = nullcontext()
         if current_platform.is_cpu():
@@ -121,19 +121,20 @@ class VLLMEngine:
         for name, _ in weights:
             if name not in own:
                 raise UserError(f"the model has no parameter {name!r}; its checkpoint belongs to another architecture")
+        require_finite(dict(weights), "the model to be run")
         self._on_worker("write_pristine", weights)
         self.llm.reset_prefix_cache()
 
     def encode(self, prompts: Sequence[Messages]) -> list[list[int]]:
-        """See `eval.rollout.text.encoded`."""
-        return encoded(self.tokenizer, prompts)
+        """See `eval.rollout.chat.prompt_ids`."""
+        return prompt_ids(self.tokenizer, prompts)
 
     def generate(
         self, prompts: Sequence[Messages], sampling: Sampling, members: Sequence[Member | None] = (None,)
     ) -> list[list[list[Completion]]]:
         """Completions indexed [member][prompt][sample]; see `RolloutEngine`."""
-        prompt_ids = self.encode(prompts)
-        longest = max(map(len, prompt_ids)) + sampling.max_new_tokens
+        prompt_tokens = self.encode(prompts)
+        longest = max(map(len, prompt_tokens)) + sampling.max_new_tokens
         if longest > self.max_model_len:
             raise UserError(
                 f"prompts and completions of up to {longest} tokens exceed the engine's {self.max_model_len}; "
@@ -143,10 +144,10 @@ class VLLMEngine:
         for group in self._groups(members):
             if len(group) > 1 or self._fits_slots(group[0]):
                 self.write_slots(cast(list[LowRankMember], group))
-                completions += self._generate(prompt_ids, sampling, group, in_slots=True)
+                completions += self._generate(prompt_tokens, sampling, group, in_slots=True)
             else:
                 with self.weights_of(group[0]):
-                    completions += self._generate(prompt_ids, sampling, group, in_slots=False)
+                    completions += self._generate(prompt_tokens, sampling, group, in_slots=False)
         return completions
 
     def _groups(self, members: Sequence[Member | None]) -> Iterator[list[Member | None]]:
@@ -181,28 +182,28 @@ class VLLMEngine:
             self.llm.reset_prefix_cache()
 
     def _generate(
-        self, prompt_ids: list[list[int]], sampling: Sampling, members: list[Member | None], in_slots: bool
+        self, prompt_tokens: list[list[int]], sampling: Sampling, members: list[Member | None], in_slots: bool
     ) -> list[list[list[Completion]]]:
         requests, params, adapters = [], [], []
         for slot, member in enumerate(members):
             owner = member.index if sampling.member_noise and member is not None else None
             adapter = self.adapters[slot] if in_slots else None
-            for ids in prompt_ids:
+            for ids in prompt_tokens:
                 for sample in range(sampling.samples):
                     requests.append({"prompt_token_ids": ids})
                     params.append(self._sampling_params(sampling, ids, sample, owner))
                     adapters.append(adapter)
         outputs = self.llm.generate(requests, params, lora_request=adapters if in_slots else None, use_tqdm=False)
         ids_of_each = (list(output.outputs[0].token_ids) for output in outputs)
-        completions = (decoded(self.tokenizer, ids, self.end_ids) for ids in ids_of_each)
-        return [[[next(completions) for _ in range(sampling.samples)] for _ in prompt_ids] for _ in members]
+        completions = (completion(self.tokenizer, ids, self.end_ids) for ids in ids_of_each)
+        return [[[next(completions) for _ in range(sampling.samples)] for _ in prompt_tokens] for _ in members]
 
     def _sampling_params(
-        self, sampling: Sampling, prompt_ids: list[int], sample: int, member: int | None
+        self, sampling: Sampling, prompt_tokens: list[int], sample: int, member: int | None
     ) -> SamplingParams:
         address = None
         if sampling.temperature > 0:
-            key = completion_key(sampling.seed, sampling.step, prompt_ids, sample, member)
+            key = completion_key(sampling.seed, sampling.step, prompt_tokens, sample, member)
             address = {"key": key, "temperature": sampling.temperature}
         return SamplingParams(
             temperature=0.0,

@@ -1,8 +1,8 @@
-r"""Finding the answer in a completion, and reading the plain kinds of answer.
+r"""Finding the answer in a completion; docs/answers.md has the whole grammar of answers in one table.
 
-An answer stands in `\boxed{...}` or in `<answer>...</answer>`; nothing else counts, however right it looks.
-Completions are untrusted text of any length, so the work is bounded: searching is left to `str.rfind`, an answer has
-at most `LONGEST_ANSWER` characters, and at most `MOST_OPENINGS` openings of each kind are looked at.
+An answer stands in `\boxed{...}` (or `\fbox{...}`) or in `<answer>...</answer>`. Completions are untrusted text of
+any length, so the work is bounded: searching is left to `str.rfind`, an answer has at most `LONGEST_ANSWER`
+characters, and at most `MOST_OPENINGS` openings of each kind are looked at.
 """
 
 import re
@@ -14,27 +14,51 @@ LONGEST_ANSWER = 1000
 # Counted from the end, among those before the last closing mark. Text with this many unclosed or overlong answers in a
 # row is noise.
 MOST_OPENINGS = 20
+# A model that runs on writes the next question itself. Each of these begins a line of its own after an answer.
+NEXT_TURN = re.compile(
+    r"\n[ \t]*(?:#{1,4}[ \t]*)?(?:\*\*)?(?:"
+    r"(?:Next |New )?(?:Question|Problem|Q)(?:[ \t]*\d+)?(?:\*\*)?[ \t]*[:.]"
+    r"|(?:Human|User|Instruction|user|human)(?:\*\*)?[ \t]*(?::|(?=\n))"
+    r"|<\|(?:im_start|user|start_header_id|endoftext)\|?>|\[INST\]|<start_of_turn>user)"
+)
+# `\boxed` takes its argument after blanks too, and `\fbox` is the same frame.
+OTHER_FRAME = re.compile(r"\\fbox[ \t]*\{|\\boxed[ \t]+\{")
 
-INTEGER = re.compile(r"[+-]?[0-9]{1,100}")
+
+def own_turn(completion: str) -> str:
+    r"""`completion` up to where the model goes on to a question of its own after having given an answer.
+
+    What it asks and answers itself is not what it was asked. A "Question:" before any answer is part of the reasoning.
+    """
+    for match in NEXT_TURN.finditer(completion):
+        before = completion[: match.start()]
+        if "\n#### " in f"\n{before}" or _last_answer(before) is not None:
+            return before
+    return completion
 
 
 def extract_answer(completion: str) -> str | None:
     r"""What stands in the last complete `\boxed{...}` or `<answer>...</answer>`, stripped; None if there is none.
 
-    The last one is the one that opens last. One after the other, it is also the one that ends last; one inside the
-    other, as in `<answer>\boxed{7}</answer>`, it is the inner one. Braces are matched, every `{` and `}` counts, and
-    `\boxed{7` without its end is not an answer: an earlier complete one is taken then. The first `</answer>` ends an
-    `<answer>`. Text after the answer does not matter. The marks are taken literally (no `\boxed {`, no `<ANSWER>`). An
-    empty answer is the empty string.
+    The last one is the one that opens last, of those in the model's own turn (`own_turn`). One after the other, it is
+    also the one that ends last; one inside the other, as in `<answer>\boxed{7}</answer>`, it is the inner one. Braces
+    are matched, every `{` and `}` counts, and `\boxed{7` without its end is not an answer: an earlier complete one is
+    taken then. The first `</answer>` ends an `<answer>`. Text after the answer does not matter. An empty answer is the
+    empty string.
     """
-    boxed = _last(completion, "\\boxed{", "}", _closing_brace)
-    tagged = _last(completion, "<answer>", "</answer>", lambda inside: inside.find("</answer>"))
-    found = max(boxed, tagged)
-    return None if found == NOTHING else found[1].strip()
+    return _last_answer(own_turn(completion))
 
 
 # Where an answer opens, and the answer. Comes before every answer.
 NOTHING = (-1, "")
+
+
+def _last_answer(completion: str) -> str | None:
+    completion = OTHER_FRAME.sub(lambda match: "\\boxed{", completion)
+    boxed = _last(completion, "\\boxed{", "}", _closing_brace)
+    tagged = _last(completion, "<answer>", "</answer>", lambda inside: inside.find("</answer>"))
+    last = max(boxed, tagged)
+    return None if last == NOTHING else last[1].strip()
 
 
 def _last(text: str, opening: str, closing: str, find_end: Callable[[str], int]) -> tuple[int, str]:
@@ -66,22 +90,3 @@ def _closing_brace(inside: str) -> int:
             return position
         position += 1
     return -1
-
-
-def parse_integer(text: str) -> int | None:
-    """The integer written as ASCII digits with an optional sign, at most 100 of them; None for anything else."""
-    text = text.strip()
-    return int(text) if INTEGER.fullmatch(text) else None
-
-
-def parse_choice(text: str, letters: str = "ABCD") -> str | None:
-    """The capital letter of a choice written `B`, `b`, `(B)` or `B.`; None for anything else."""
-    text = text.strip()
-    letter = text[1:-1] if text.startswith("(") and text.endswith(")") else text.removesuffix(".")
-    return letter.upper() if len(letter) == 1 and letter in letters + letters.lower() else None
-
-
-def parse_yes_no(text: str) -> str | None:
-    """ "yes" or "no" from the same word in any case; None for anything else."""
-    word = text.strip().lower()
-    return word if word in ("yes", "no") else None

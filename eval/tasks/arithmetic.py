@@ -6,16 +6,17 @@ from typing import Any
 
 import datasets
 
-from eval.tasks.answer import extract_answer, parse_integer
+from eval.tasks.answer import extract_answer
 from eval.tasks.base import Score
 from eval.tasks.generate import Problem, conversation, problems
+from eval.tasks.number import parse_number
 
 
 @dataclass(frozen=True)
 class Arithmetic:
     """Offline addition and subtraction of three-digit numbers up to `largest`; results have at most three digits.
 
-    Rows have `answer`, the result as a string (a number is taken too). The answer must be an integer in ASCII digits;
+    Rows have `answer`, the result as a string (a number is taken too). The answer is a number as people write it;
     a row whose own `answer` is none cannot be scored.
     """
 
@@ -51,10 +52,10 @@ class Arithmetic:
 
     def score(self, completion: str, row: dict[str, Any]) -> Score:
         answer = extract_answer(completion)
-        reference = parse_integer(str(row["answer"]))
+        reference = parse_number(str(row["answer"]))
         if reference is None:
             return Score(None, answer)
-        return Score(float(answer is not None and parse_integer(answer) == reference), answer)
+        return Score(float(answer is not None and parse_number(answer) == reference), answer)
 
     def worked_answer(self, problem: Problem, generator: random.Random) -> str:
         """Digit by digit from the right, the carry or borrow written out."""

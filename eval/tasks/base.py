@@ -28,7 +28,10 @@ class Score:
 
 
 class Task(Protocol):
-    """A task is data plus a score; it knows nothing of trainers or models."""
+    """A task is data plus a score; it knows nothing of trainers or models.
+
+    One whose scores are worked out in other processes may have `concurrent_scores`, how many at a time.
+    """
 
     @property
     def name(self) -> str: ...

@@ -1,6 +1,5 @@
 """BoolQ: yes/no questions about a passage (Clark et al. 2019, arXiv 1905.10044)."""
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,24 +7,17 @@ import datasets
 
 from eval.tasks.answer import extract_answer
 from eval.tasks.base import Score
+from eval.tasks.choice import parse_judgement
 from eval.tasks.generate import conversation
 from eval.tasks.hub import HubSet, parts_of_two_splits, take_rows
-from eval.tasks.markup import strip_markup
-
-
-# The words that the released scorer of arXiv 2604.01499 takes for an answer.
-WORDS = {
-    **dict.fromkeys(("yes", "true", "1", "correct", "right"), True),
-    **dict.fromkeys(("no", "false", "0", "incorrect", "wrong"), False),
-}
 
 
 @dataclass(frozen=True)
 class BoolQ:
     """`google/boolq`: its train split (the last tenth of it for validation), and its validation split as test.
 
-    Rows have `answer` (bool). The answer is one word, in any case and with any punctuation: yes, true, 1, correct,
-    right, or no, false, 0, incorrect, wrong.
+    Rows have `answer` (bool). The answer begins with one of yes, true, 1, correct, right, or no, false, 0, incorrect,
+    wrong; see `parse_judgement`.
     """
 
     name: str = "boolq"
@@ -57,8 +49,3 @@ class BoolQ:
         if not isinstance(row["answer"], bool):
             return Score(None, answer)
         return Score(float(answer is not None and parse_judgement(answer) is row["answer"]), answer)
-
-
-def parse_judgement(text: str) -> bool | None:
-    """True for yes, False for no, None for anything but one of `WORDS` and punctuation."""
-    return WORDS.get(re.sub(r"[^\w]", " ", strip_markup(text)).strip().lower())

@@ -1,21 +1,26 @@
 r"""Arithmetic expressions as data: an own parser and exact fractions, never Python's evaluator.
 
-The grammar, with blanks (U+0020) allowed between tokens:
+The grammar, with spaces of any kind allowed between tokens:
 
     sum     = product {("+" | "-") product}
     product = factor {("*" | "/") factor}
-    factor  = "-" factor | number | "(" sum ")" | \frac "{" sum "}" "{" sum "}"
+    factor  = ("-" | "+") factor | number | "(" sum ")" | \frac "{" sum "}" "{" sum "}"
     number  = one or more of 0-9
 
-Written otherwise but meaning the same: `\times`, `\cdot`, `×` for `*`; `\div`, `÷` for `/`; `−` (U+2212) for `-`;
-`\left(` and `\right)` for brackets; `\dfrac` and `\tfrac` for `\frac`. Nothing else is an expression: no powers, floor
-division, decimal points, letters, implied products such as `2(3)`, and no equations: `3+4=7` is two expressions and a
-claim. The released scorer of the paper on ES and GRPO (arXiv 2604.01499) allows no `=` either.
+Written otherwise but meaning the same: `\times`, `\cdot`, `\ast`, `×`, `·`, `∙`, `⋅` for `*`; `\div`, `÷`, `∕` for
+`/`; `−`, `–` and other dashes for `-`; square brackets, and brackets with `\left`, `\bigl` and the like, for round
+ones; `\dfrac` and `\tfrac` for `\frac`; `$...$` and `\(...\)` around the whole. Nothing else is an expression: no
+powers, floor division, decimal points, letters, implied products such as `2(3)`, no digits apart (`3 7`), and no
+equations: `3+4=7` is two expressions and a claim. The released scorer of the paper on ES and GRPO (arXiv 2604.01499)
+allows no `=` either.
 """
 
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
+
+from eval.tasks.markup import MINUS, strip_spaces
 
 
 # In characters. Six numbers of a Countdown problem, fully bracketed in LaTeX, take about half of this.
@@ -23,17 +28,20 @@ LONGEST_EXPRESSION = 200
 # Open brackets, fractions and signs around a number.
 DEEPEST_NESTING = 50
 
-TOKEN = re.compile(r"[0-9]+|[-+*/(){}×÷−]|\\left *\(|\\right *\)|\\(?:times|cdot|div|[dt]?frac)(?![A-Za-z])")
+# `\left(`, `\bigl[`: the size of a bracket means nothing.
+SIZE = re.compile(r"\\(?:left|right|[bB]ig{1,2}[lrm]?)(?![A-Za-z])\s*(?=[()\[\]])")
+TOKEN = re.compile(r"[0-9]+|[-+*/(){}\[\]×·∙⋅÷∕]|\\(?:times|cdot|ast|div|[dt]?frac)(?![A-Za-z])")
 PLAIN = {
-    "×": "*",
-    "\\times": "*",
-    "\\cdot": "*",
-    "÷": "/",
-    "\\div": "/",
-    "−": "-",
-    "\\dfrac": "\\frac",
-    "\\tfrac": "\\frac",
+    **dict.fromkeys(("×", "·", "∙", "⋅", "\\times", "\\cdot", "\\ast"), "*"),
+    **dict.fromkeys(("÷", "∕", "\\div"), "/"),
+    **dict.fromkeys(("\\dfrac", "\\tfrac"), "\\frac"),
+    "[": "(",
+    "]": ")",
 }
+# Around a whole expression.
+DELIMITERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
+# Of a target that is no whole number, and so was written with limited precision: relative.
+TOLERANCE = Fraction(1, 10**9)
 END = ""
 
 
@@ -62,17 +70,33 @@ def evaluate_expression(text: str) -> Expression | None:
     return Expression(value, tuple(parser.numbers))
 
 
-def score_countdown(answer: str | None, numbers: list[int], target: int) -> float:
-    """1.0 if `answer` is an expression that uses each of `numbers` exactly once and equals `target` exactly, else 0.0.
+def score_countdown(answer: str | None, numbers: list[int], target: int | float | str) -> float:
+    """1.0 if `answer` is an expression that uses each of `numbers` exactly once and equals `target`, else 0.0.
 
-    Raises ValueError if the problem itself is broken.
+    A target that is a whole number, also as text or as 98.0, must be met exactly. Another one (43 of the 2,200
+    published problems have a target such as "266.6666666666667") is met within `TOLERANCE`. Raises ValueError if the
+    problem itself is broken.
     """
-    if not isinstance(numbers, list) or not all(isinstance(number, int) for number in [*numbers, target]):
-        raise ValueError("numbers must be a list of integers, and target an integer")
+    wanted, given = exact_number(target), [exact_number(number) for number in _list_of(numbers)]
+    if wanted is None or not given or any(number is None or number.denominator != 1 for number in given):
+        raise ValueError("numbers must be a list of integers, and target a number")
     expression = None if answer is None else evaluate_expression(answer)
-    if expression is None:
+    if expression is None or sorted(expression.numbers) != sorted(given):
         return 0.0
-    return float(sorted(expression.numbers) == sorted(numbers) and expression.value == target)
+    allowed = 0 if wanted.denominator == 1 else abs(wanted) * TOLERANCE
+    return float(abs(expression.value - wanted) <= allowed)
+
+
+def exact_number(value: Any) -> Fraction | None:
+    """The value of an int, a finite float, or a decimal number as text; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    text = str(value).strip()
+    return Fraction(text) if re.fullmatch(r"[+-]?(?:[0-9]{1,50}(?:\.[0-9]{0,50})?|\.[0-9]{1,50})", text) else None
+
+
+def _list_of(numbers: Any) -> list[Any]:
+    return numbers if isinstance(numbers, list) else []
 
 
 class _NotAnExpression(Exception):
@@ -83,6 +107,7 @@ def _tokens(text: str) -> list[str] | None:
     """The tokens of `text` in their plain form, with `END` after the last; None if it holds anything else."""
     if len(text) > LONGEST_EXPRESSION:
         return None
+    text = SIZE.sub("", _undressed(text))
     tokens, position = [], 0
     while position < len(text):
         if text[position] == " ":
@@ -91,12 +116,18 @@ def _tokens(text: str) -> list[str] | None:
         match = TOKEN.match(text, position)
         if match is None:
             return None
-        token = match[0]
-        if token.startswith(("\\left", "\\right")):
-            token = token[-1]
-        tokens.append(PLAIN.get(token, token))
+        tokens.append(PLAIN.get(match[0], match[0]))
         position = match.end()
     return [*tokens, END]
+
+
+def _undressed(text: str) -> str:
+    """`text` without what stands around a whole expression, its spaces and dashes plain."""
+    text = strip_spaces(text).translate(MINUS).strip()
+    for opening, closing in DELIMITERS:
+        if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening) + len(closing):
+            return text[len(opening) : -len(closing)].strip()
+    return text
 
 
 class _Parser:
@@ -141,8 +172,8 @@ class _Parser:
         if token.isdecimal():
             self.numbers.append(int(token))
             return Fraction(int(token))
-        if token == "-":
-            return -self.factor(depth - 1)
+        if token in ("-", "+"):
+            return self.factor(depth - 1) * (-1 if token == "-" else 1)
         if token == "(":
             return self.group(")", depth)
         if token == "\\frac":

@@ -6,8 +6,9 @@ from typing import Any
 
 import datasets
 
-from eval.tasks.answer import extract_answer, parse_choice
+from eval.tasks.answer import extract_answer
 from eval.tasks.base import Score
+from eval.tasks.choice import parse_choice
 from eval.tasks.generate import Problem, conversation, problems
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import datasets
 
-from eval.tasks.answer import LONGEST_ANSWER, extract_answer
+from eval.tasks.answer import LONGEST_ANSWER, extract_answer, own_turn
 from eval.tasks.base import Score
 from eval.tasks.generate import conversation
 from eval.tasks.hub import HubSet, parts_of_two_splits, take_rows
-from eval.tasks.markup import parse_number
+from eval.tasks.number import parse_number
 
 
 # The set's own mark for the final answer.
@@ -40,7 +40,7 @@ class GSM8K:
     def score(self, completion: str, row: dict[str, Any]) -> Score:
         answer = extract_answer(completion)
         if answer is None:
-            answer = after_mark(completion)
+            answer = after_mark(own_turn(completion))
         reference = str(row["answer"])
         value = parse_number(after_mark(reference) or reference)
         if value is None:

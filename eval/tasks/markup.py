@@ -1,59 +1,47 @@
-r"""Taking the dress off an answer: LaTeX text commands, dollar signs, Markdown stars, units, thousands separators.
+r"""Taking the dress off an answer: LaTeX text commands and spaces, dollar signs, Markdown, typographic signs.
 
 Answers are untrusted text; everything here works on at most `LONGEST` characters and runs no part of it.
 """
 
 import re
-from fractions import Fraction
 
 
 LONGEST = 1000
-# Innermost first: the argument may hold no braces, and the caller repeats.
-TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mbox|emph)\s*\{([^{}]*)\}")
 DEEPEST = 5
+# Innermost first: the argument may hold no braces, and the caller repeats.
+TEXT_COMMAND = re.compile(
+    r"\\(?:text(?:bf|it|rm|sf|tt|sc|normal)?|math(?:rm|bf|it|sf|tt)|operatorname|boldsymbol|mbox|fbox|boxed|emph"
+    r"|underline|overline(?=\{[^{}]*[A-Za-z])|bf|it|rm|color\{[^{}]*\}|textcolor\{[^{}]*\})\s*\{([^{}]*)\}"
+)
+SWITCH = re.compile(r"\\(?:bf|it|rm|bfseries|itshape|displaystyle|textstyle|color\{[^{}]*\})(?![A-Za-z])")
+# LaTeX spaces, and Unicode's: no-break, thin, narrow and their kin. Zero-width ones vanish.
+SPACE = re.compile(
+    r"\\(?:[,:;> ]|q?quad(?![A-Za-z])|thinspace|enspace)|[\u00a0\u2000-\u200a\u202f\u205f\u3000~\t\r\n]"
+)
+INVISIBLE = re.compile(r"\\!|[\u200b-\u200f\u2060\ufeff]")
+MINUS = str.maketrans({sign: "-" for sign in "\u2212\u2010\u2011\u2012\u2013\u2014\ufe63\uff0d"})
+DELIMITERS = ("\\(", "\\)", "\\[", "\\]", "$")
 
-NUMBER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,50})(?:\.[0-9]{0,50})?|\.[0-9]{1,50}"
-SIGNED = re.compile(rf"([+-]?)\s*\$?\s*({NUMBER})")
-FRACTION = re.compile(r"([+-]?)\\frac\{([+-]?[0-9]{1,50})\}\{([+-]?[0-9]{1,50})\}")
-RATIO = re.compile(r"([+-]?)([0-9]{1,50})\s*/\s*([0-9]{1,50})")
-# What may follow a number: a percent or degree sign and a full stop, or a unit. A single letter is a unit only after a
-# blank: `3i` and `5x` are no numbers.
-SIGN = re.compile(r"\s*(?:%|°|\^\\circ|\^\{\\circ\})?\s*\.?")
-UNIT = re.compile(r"\s*(?:[A-Za-z]{2}|(?<=\s)[A-Za-z])[A-Za-z ]{0,60}(?:\^[23]|\^\{[23]\}|²|³)?\s*\.?")
 
-
-def strip_markup(text: str) -> str:
-    r"""`text` without `\text{...}` and the like, math dollars, `\(` `\)`, Markdown stars, and thin spaces.
-
-    A dollar sign that is money (`\$`) goes as well, and `{,}` becomes a comma.
-    """
+def strip_text_commands(text: str) -> str:
+    r"""`text` with the argument of `\text{...}`, `\textbf{...}`, `\color{red}{...}` and the like in place of them."""
     text = text[:LONGEST]
     for _ in range(DEEPEST):
         text = TEXT_COMMAND.sub(r"\1", text)
-    for mark in ("\\(", "\\)", "\\$", "$", "**", "\\,", "\\!", "\\;"):
-        text = text.replace(mark, "")
-    return text.replace("{,}", ",").replace("~", " ").strip()
+    return SWITCH.sub("", text)
 
 
-def parse_number(text: str, units: bool = True) -> Fraction | None:
-    r"""The exact value of a number as people write it, None for anything else.
+def strip_spaces(text: str) -> str:
+    """`text` with every kind of space as a plain one."""
+    return INVISIBLE.sub("", SPACE.sub(" ", text[:LONGEST]))
 
-    `1,234`, `$18.50`, `\$18`, `18\%` (18: the sign is read as a unit), `\frac{1}{2}`, `1/2`, `18 dollars`,
-    `5\text{ cm}^2`, `x = 18` (what follows the last equals sign).
-    Without `units` neither words after the number nor an equation are taken.
+
+def strip_markup(text: str) -> str:
+    r"""`text` without `\text{...}` and the like, math delimiters, Markdown, and LaTeX's and Unicode's spaces.
+
+    A dollar sign that is money (`\$`) goes as well, `{,}` becomes a comma, and every dash a minus sign.
     """
-    text = strip_markup(text).replace("\\%", "%").replace("−", "-").replace("\\dfrac", "\\frac")
-    text = text.replace("\\tfrac", "\\frac").replace("\\left", "").replace("\\right", "")
-    if units:
-        text = text.rpartition("=")[2].strip()
-    for pattern in (FRACTION, RATIO, SIGNED):
-        match = pattern.match(text)
-        if match is None:
-            continue
-        if not SIGN.fullmatch(text, match.end()) and not (units and UNIT.fullmatch(text, match.end())):
-            continue
-        sign = -1 if match[1] == "-" else 1
-        if pattern is SIGNED:
-            return sign * Fraction(match[2].replace(",", "").removesuffix("."))
-        return sign * Fraction(int(match[2]), int(match[3])) if int(match[3]) else None
-    return None
+    text = strip_spaces(strip_text_commands(text)).replace("\\$", "").replace("{,}", ",").translate(MINUS)
+    for delimiter in DELIMITERS:
+        text = text.replace(delimiter, "")
+    return re.sub(r"^[*_`\s]+|[*_`\s]+$|\*\*", "", text).strip()

@@ -15,12 +15,14 @@ from typing import Any
 import datasets
 
 from eval.errors import UserError
-from eval.tasks.answer import LONGEST_ANSWER, extract_answer, parse_yes_no
+from eval.tasks.answer import LONGEST_ANSWER, extract_answer
 from eval.tasks.base import Score, check_request
+from eval.tasks.choice import parse_yes_no
 from eval.tasks.expression import score_countdown
 from eval.tasks.generate import conversation, hash64, split_of
 from eval.tasks.hub import HubSet, Part, data_folder, take_rows
-from eval.tasks.markup import parse_number, strip_markup
+from eval.tasks.markup import strip_markup
+from eval.tasks.number import parse_number
 
 
 PREFIX = "reasoning_gym/"
@@ -46,7 +48,7 @@ def same_spelling(answer: str, row: dict[str, Any]) -> bool:
 
 
 def same_judgement(answer: str, row: dict[str, Any]) -> bool:
-    word = parse_yes_no(strip_markup(answer).removesuffix("."))
+    word = parse_yes_no(answer)
     return word is not None and word == parse_yes_no(row["answer"])
 
 

@@ -7,20 +7,29 @@ from typing import Any
 
 import datasets
 
-from eval.tasks.answer import extract_answer, parse_choice
+from eval.tasks.answer import extract_answer, own_turn
 from eval.tasks.base import Score
+from eval.tasks.choice import parse_choice
 from eval.tasks.generate import conversation
 from eval.tasks.hub import HubSet, parts_of_one_split, take_rows
-from eval.tasks.markup import strip_markup
 
 
 LETTERS = "ABCD"
 # In characters: a longer completion is searched at its end alone.
 LONGEST_TAIL = 20_000
-# "answer": "C", also with the quotes escaped, single or left out.
-JSON_ANSWER = re.compile(r"""\\?["']answer\\?["']\s*:\s*\\?["']?\s*\(?([A-D])(?![A-Za-z])""", re.IGNORECASE)
-# answer: C / the answer is (C) / Answer is: **C**. A small "a" before a word is the article.
-PROSE_ANSWER = re.compile(r"\banswer\s*(?:\bis\b\s*:?|:)\s*[*(\s]*(?!(?-i:a) [a-z])([A-D])(?![A-Za-z])", re.IGNORECASE)
+# "answer": "C", also with the quotes escaped, single or left out, and in a list.
+JSON_ANSWER = re.compile(
+    r"""\\?["']answer\\?["']\s*:\s*\[?\s*\\?["']?\s*\(?([A-D])(?![A-Za-z])""",
+    re.IGNORECASE,
+)
+# answer: C / the answer is (C) / **Answer**: B / Answer is: $\mathbf{C}$ / the answer is not A but D. A small "a"
+# before a word is the article.
+DRESS = r"(?:\\?\(|\\\[|\$|\\(?:text|math)[a-z]*\s*\{|\*|_|`|\s|\{|\(|(?:option|choice)\s)*"
+PROSE_ANSWER = re.compile(
+    rf"\banswer\*{{0,2}}\s*(?:\bis\b\s*:?|:)\*{{0,2}}\s*(?:not\s+{DRESS}[A-D]\W*\s*but\s+)?{DRESS}"
+    r"(?!(?-i:a) [a-z])([A-D])(?![A-Za-z])",
+    re.IGNORECASE,
+)
 # A capital letter on its own. An A before a small letter is the article.
 STANDALONE = re.compile(r"(?<![A-Za-z0-9])(?:([B-D])|(A)(?! [a-z]))(?![A-Za-z0-9'])")
 
@@ -88,12 +97,12 @@ def find_choice(completion: str) -> str | None:
 
     Only the last `LONGEST_TAIL` characters are searched.
     """
-    completion = completion[-LONGEST_TAIL:]
+    completion = own_turn(completion)[-LONGEST_TAIL:]
     if found := JSON_ANSWER.findall(completion):
         return found[-1].upper()
     boxed = extract_answer(completion)
     if boxed is not None:
-        return parse_choice(strip_markup(boxed).removesuffix(")").removeprefix("("))
+        return parse_choice(boxed)
     if found := PROSE_ANSWER.findall(completion):
         return found[-1].upper()
     if found := STANDALONE.findall(completion):

@@ -135,7 +135,7 @@ def test_byte_order_marks_and_line_ends(tmp_path, monkeypatch, content):
 NOT_JSON = "is not valid JSON in UTF-8; write one object a line"
 NOT_AN_OBJECT = "is not a JSON object; write one object a line, with its columns as keys"
 UNUSABLE = (
-    "has columns that countdown cannot use: numbers must be a list of integers, and target an integer; correct them"
+    "has columns that countdown cannot use: numbers must be a list of integers, and target a number; correct them"
 )
 
 
@@ -158,9 +158,9 @@ UNUSABLE = (
         ('{"completion": null}', "has a completion that is not a text; write it as a JSON string"),
         ('{"completion": ["x"]}', "has a completion that is not a text; write it as a JSON string"),
         (row("x", numbers="3 4"), UNUSABLE),
-        (row("x", numbers=["3", "4"]), UNUSABLE),
+        (row("x", numbers=["3", "x"]), UNUSABLE),
         (row("x", numbers=None), UNUSABLE),
-        (row("x", target=7.5), UNUSABLE),
+        (row("x", target="seven"), UNUSABLE),
     ],
 )
 def test_a_broken_line_is_named(tmp_path, monkeypatch, line, message):

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from eval.errors import UserError, exit_with_one_line
-from eval.rollout.hf import load_model, save_model
+from eval.rollout.loading import load_model, save_model
 from eval.storage import new_folder
 from trainers.es.update import read_seed_log, replay
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from eval.harness import evaluate_task
 from eval.results_file import write_results
 from eval.rollout.base import RolloutEngine, Sampling
-from eval.rollout.hf import save_model
+from eval.rollout.loading import save_model
 from eval.storage import (
     append_jsonl,
     new_folder,

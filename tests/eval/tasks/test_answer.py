@@ -1,10 +1,13 @@
 r"""eval/tasks/answer.py: which text is the answer, and what it says."""
 
 import time
+from fractions import Fraction
 
 import pytest
 
-from eval.tasks.answer import LONGEST_ANSWER, MOST_OPENINGS, extract_answer, parse_choice, parse_integer, parse_yes_no
+from eval.tasks.answer import LONGEST_ANSWER, MOST_OPENINGS, extract_answer, own_turn
+from eval.tasks.choice import parse_choice, parse_yes_no
+from eval.tasks.number import parse_number
 
 
 @pytest.mark.parametrize(
@@ -23,6 +26,8 @@ from eval.tasks.answer import LONGEST_ANSWER, MOST_OPENINGS, extract_answer, par
         (r"<answer>\boxed{7}</answer>", "7"),
         (r"\boxed{<answer>7</answer>}", "7"),
         (r"\boxed{\boxed{7}}", "7"),
+        (r"\boxed {7}", "7"),
+        (r"\boxed{6} \fbox{7}", "7"),
         # Braces are matched.
         (r"\boxed{\frac{1}{2}+{3}} }", r"\frac{1}{2}+{3}"),
         (r"{\boxed{{}{{}}}}", "{}{{}}"),
@@ -49,8 +54,8 @@ def test_the_last_complete_answer(completion, answer):
 
 @pytest.mark.parametrize(
     "completion",
-    ["", "7", "boxed{7}", r"\boxed 7", r"\boxed {7}", r"\boxed{7", r"}\boxed{", "answer: 7", "<answer>7", "</answer>"]
-    + ["<ANSWER>7</ANSWER>", "</answer>7<answer>", "<answer>7<answer>", r"\fbox{7}", "}", "{7}"],
+    ["", "7", "boxed{7}", r"\boxed 7", r"\boxed{7", r"}\boxed{", "answer: 7", "<answer>7", "</answer>"]
+    + ["<ANSWER>7</ANSWER>", "</answer>7<answer>", "<answer>7<answer>", r"\fbox 7", "}", "{7}"],
 )
 def test_no_answer(completion):
     assert extract_answer(completion) is None
@@ -113,24 +118,94 @@ def test_long_texts_take_well_under_10_ms(name):
     assert min(seconds) < 0.010
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [("7", 7), ("-7", -7), ("+7", 7), (" 7\n", 7), ("007", 7), ("0", 0), ("9" * 100, 10**100 - 1)],
-)
-def test_integers(text, value):
-    assert parse_integer(text) == value
+NUMBERS = {
+    "-\\$7": -7,
+    "\\$-7": -7,
+    "$1,250": 1250,
+    "12\u202f500 km": 12500,
+    "1,234,567.5": 1234567.5,
+    "1'000": 1000,
+    "7 1/2": 7.5,
+    "-7\\frac{1}{2}": -7.5,
+    "7\\tfrac12": 7.5,
+    "3/4 cup": 0.75,
+    "3 million": 3_000_000,
+    "5 dozen": 60,
+    "5 m^2": 5,
+    "48^\\circ\\text{C}": 48,
+    "x = 18 \\text{ cm}": 18,
+    "18=x": 18,
+    "3\\cdot6=18": 18,
+    "Total: 48": 48,
+    "4.8\\times10^{1}": 48,
+    "1e-3": 0.001,
+    "36 \u20ac": 36,
+    "USD 36": 36,
+    "`48`": 48,
+    "48 kg.": 48,
+    "36\\text{ (thirty-six)}": 36,
+}
+NO_NUMBERS = [
+    "1 2",
+    "12,50",
+    "5x",
+    "3i",
+    "48 or 49",
+    "48 and a half",
+    "2\\pi",
+    "\\sqrt{2}",
+    "1st",
+    "2^3",
+    "1/0",
+    "",
+    "two",
+]
+NO_NUMBERS += [
+    "two",
+    "1.5.2",
+    "--5",
+    "9:30",
+    "10-12",
+    "10 to 12",
+    "18 dollars and 50 cents",
+    "\u0667",
+    "\ud800",
+    "9" * 101,
+]
+
+
+@pytest.mark.parametrize(("text", "value"), NUMBERS.items())
+def test_numbers(text, value):
+    assert parse_number(text) == Fraction(str(value))
+
+
+@pytest.mark.parametrize("text", NO_NUMBERS)
+def test_what_is_not_a_number(text):
+    assert parse_number(text) is None
+
+
+RUN_ON = [
+    ("a \\boxed{18}\n\nQuestion: Bob? \\boxed{42}", "18"),
+    ("a \\boxed{18}\nuser\nBob?\nassistant\n\\boxed{42}", "18"),
+    ("a \\boxed{18}\n**Problem 2:** Bob? \\boxed{42}", "18"),
+    ("a \\boxed{18}\n<|im_start|>user\n\\boxed{42}", "18"),
+    ("a <answer>18</answer>\nHuman: more <answer>42</answer>", "18"),
+    # A question before any answer is the model repeating what it was asked.
+    ("\nQuestion: Bob has 40.\nSo \\boxed{42}", "42"),
+    ("\\boxed{18} no, \\boxed{42}", "42"),
+    ("\\boxed{18}\nThe question: was it so? \\boxed{42}", "42"),
+]
+
+
+@pytest.mark.parametrize(("completion", "answer"), RUN_ON)
+def test_the_answer_is_the_one_before_a_question_of_the_models_own(completion, answer):
+    assert extract_answer(completion) == answer
+    assert extract_answer(own_turn(completion)) == answer
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["", "-", "+-7", "- 7", "7.0", "1,000", "1_0", "0x10", "1e3", "7 8", "7;", "seven", "9" * 101]
-    + ["\u0667", "\uff17", "\u00b2", "\u22127", "7\0", "\ud800", "7\n8"],
+    "text", ["B", "b", "(B)", "(b)", "B.", "b.", " B ", "B)", "B. 12+35", "\\textbf{(B)}", "Option B", '"B"']
 )
-def test_what_is_not_an_integer(text):
-    assert parse_integer(text) is None
-
-
-@pytest.mark.parametrize("text", ["B", "b", "(B)", "(b)", "B.", "b.", " B "])
 def test_choices(text):
     assert parse_choice(text) == "B"
 
@@ -146,18 +221,15 @@ def test_the_letters_of_a_choice():
         "",
         "E",
         "BC",
-        "B)",
-        "(B",
-        "((B))",
-        "(B.)",
-        "(B).",
-        "B..",
+        "B, C",
+        "B or C",
+        "A, not B",
+        "Both",
         ".B",
         "B:",
         "()",
         "(",
         ".",
-        "B. 12+35",
         "\u0412",
         "\uff22",
     ]
@@ -168,7 +240,8 @@ def test_what_is_not_a_choice(text):
 
 
 @pytest.mark.parametrize(
-    ("text", "word"), [("yes", "yes"), ("Yes", "yes"), ("YES", "yes"), (" no ", "no"), ("No", "no")]
+    ("text", "word"),
+    [("yes", "yes"), ("Yes.", "yes"), ("YES", "yes"), (" no ", "no"), ("**No**", "no"), ("no, it is not", "no")],
 )
 def test_yes_and_no(text, word):
     assert parse_yes_no(text) == word
@@ -176,13 +249,27 @@ def test_yes_and_no(text, word):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "y", "n", "true", "yes.", "yes no", "not", "\uff59\uff45\uff53", "\ud800", "\0", "no\0"],
+    [
+        "",
+        "y",
+        "n",
+        "true",
+        "yes/no",
+        "yes or no",
+        "yes no",
+        "not yes",
+        "not",
+        "\uff59\uff45\uff53",
+        "\ud800",
+        "\0",
+        "no\0",
+    ],
 )
 def test_what_is_neither_yes_nor_no(text):
     assert parse_yes_no(text) is None
 
 
 def test_long_texts_are_no_plain_answers():
-    for parse in (parse_integer, parse_choice, parse_yes_no):
+    for parse in (parse_number, parse_choice, parse_yes_no):
         for text in ("9" * 1_000_000, "B" * 1_000_000, "yes" * 300_000):
             assert parse(text) is None

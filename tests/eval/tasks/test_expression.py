@@ -39,6 +39,18 @@ from eval.tasks.expression import (
         ("2--3", 5, (2, 3)),
         ("-(2-5)", 3, (2, 5)),
         ("--2", 2, (2,)),
+        ("+3+4", 7, (3, 4)),
+        # Spaces, brackets and signs of every kind.
+        ("3\u00a0+\u20094", 7, (3, 4)),
+        ("\n3 +\t4\r\n", 7, (3, 4)),
+        (r"3\,+\;4\quad", 7, (3, 4)),
+        ("[3+4]*2", 14, (3, 4, 2)),
+        (r"\bigl[3+4\bigr]\ast 2", 14, (3, 4, 2)),
+        (r"\left[3\right]", 3, (3,)),
+        ("$3+4$", 7, (3, 4)),
+        (r"\(3+4\)", 7, (3, 4)),
+        ("3 \u00b7 4", 12, (3, 4)),
+        ("7 \u2013 3", 4, (7, 3)),
         # LaTeX and typographic signs.
         (r"3 \times 4", 12, (3, 4)),
         (r"3\times4", 12, (3, 4)),
@@ -64,9 +76,9 @@ def test_expressions(text, value, numbers):
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "()", "(", ")", "+", "-", "3+", "+3", "*3", "3 4", "(3+4", "3+4)", ")3(", "2(3)", "(2)(3)", "2(", "{3}"]
+    ["", " ", "()", "(", ")", "+", "-", "3+", "*3", "3 4", "(3+4", "3+4)", ")3(", "2(3)", "(2)(3)", "2(", "{3}"]
     + [
-        "[3]",
+        "{[3}",
         "3+4=7",
         "3+4==7",
         "=7",
@@ -79,9 +91,8 @@ def test_expressions(text, value, numbers):
         "3!",
         "7%4",
         "2^3",
-        "~3",
         "3<4",
-        "$3$",
+        "$3",
     ]
     # Division by zero, however written.
     + ["1/0", "1/(2-2)", r"\frac{1}{0}", "0/0"]
@@ -91,16 +102,15 @@ def test_expressions(text, value, numbers):
     + ["1_0", "0x10", "0b1", "0o7", "1j", "3 # comment", "3#", "True", "None", "x", "e", "abs(3)", "__import__('os')"]
     + ["(3).real", "().__class__", "lambda: 3", "[3][0]", "'3'", "f'3'", "(3:=3)", "3 if 3 else 4", "3 or 4"]
     # Unicode digits, signs and blanks.
-    + ["\u0663+4", "\uff13+4", "\u00b2", "3\u00b2", "\u2460", "3\u00a0+4", "3\u2009+4", "3\u20114", "\uff083\uff09"]
+    + ["\u0663+4", "\uff13+4", "\u00b2", "3\u00b2", "\u2460", "\uff083\uff09"]
     # Line breaks, tabs, NUL and halves of surrogate pairs.
-    + ["3+4\n", "\n3+4", "3+\n4", "3+4\nimport os", "3\t+4", "3+4\r", "3+4\0", "\0", "3\x0b+4", "\ud800", "3+4\udc00"]
+    + ["3+4\nimport os", "3+4\0", "\0", "3\x0b+4", "\ud800", "3+4\udc00"]
     # LaTeX that is not in the grammar.
     + [r"\frac", r"\frac{1}", r"\frac12", r"\frac{1}2", r"\frac{1}{}", r"\frac{}{1}", r"\frac(1)(2)", r"\frac{1}{2}3"]
     + [
         r"3\timesx",
         r"3\times",
         r"3\time4",
-        r"\left[3\right]",
         r"\left3\right",
         r"\left(3",
         r"\sqrt{4}",
@@ -205,9 +215,9 @@ def reference(text):
     def walk(node):
         if isinstance(node, ast.Constant) and type(node.value) is int:
             return Fraction(node.value), (node.value,)
-        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
             value, numbers = walk(node.operand)
-            return -value, numbers
+            return (-value if isinstance(node.op, ast.USub) else value), numbers
         if isinstance(node, ast.BinOp) and type(node.op) in (ast.Add, ast.Sub, ast.Mult, ast.Div):
             (left, first), (right, second) = walk(node.left), walk(node.right)
             if isinstance(node.op, ast.Div):
@@ -273,11 +283,22 @@ def test_countdown_has_no_tolerance():
     assert score_countdown("1/3*3", [1, 3, 3], 1) == 1.0
 
 
+def test_targets_that_are_text_or_no_whole_numbers():
+    assert score_countdown("(98/(47-52))+47", [98, 47, 47, 52], "27.4") == 1.0
+    assert score_countdown("10/(60-57)*80", [60, 10, 57, 80], "266.6666666666667") == 1.0
+    assert score_countdown("10/(60-57)*80", [60, 10, 57, 80], 266.6666666666667) == 1.0
+    assert score_countdown("10/(60-57)*80", [60, 10, 57, 80], "266.66667") == 0.0
+    assert score_countdown("3+4", ["3", 4.0], 7.0) == score_countdown("3+4", [3, 4], "7") == 1.0
+    # A whole number is met exactly.
+    assert score_countdown("100000000000/100000000001", [100000000000, 100000000001], 1.0) == 0.0
+
+
 @pytest.mark.parametrize(
-    ("numbers", "target"), [("3 4", 7), (["3", "4"], 7), ([3, 4.0], 7), ([3, 4], "7"), ([3, 4], None), (None, 7)]
+    ("numbers", "target"),
+    [("3 4", 7), ([3, 4.5], 7), ([3, True], 7), ([3, 4], "seven"), ([3, 4], float("nan")), ([3, 4], None), (None, 7)],
 )
 def test_a_broken_countdown_problem_is_not_a_wrong_answer(numbers, target):
-    with pytest.raises(ValueError, match="numbers must be a list of integers, and target an integer"):
+    with pytest.raises(ValueError, match="numbers must be a list of integers, and target a number"):
         score_countdown("3+4", numbers, target)
 
 
