@@ -52,10 +52,7 @@ def refuse_sharded_launch(what: str) -> None:
     """The same as `refuse_sharding` from what `accelerate launch` tells its processes, before they start to shard."""
     for variable, name in SHARDED_LAUNCHES.items():
         if os.environ.get(variable, "false").lower() in ("1", "true"):
-            raise UserError(
-                f"{what} cannot run with weights sharded by {name}, because noise is drawn for whole matrices; "
-                "use accelerate_configs/single_gpu.yaml or multi_gpu.yaml"
-            )
+            raise _sharded(what, name)
 
 
 def refuse_sharding(accelerator: Accelerator, what: str) -> None:
@@ -64,7 +61,11 @@ def refuse_sharding(accelerator: Accelerator, what: str) -> None:
     what: the subject of the message, such as "evolution strategies".
     """
     if accelerator.distributed_type in SHARDED:
-        raise UserError(
-            f"{what} cannot run with weights sharded by {accelerator.distributed_type.value}, because noise is drawn "
-            "for whole matrices; use accelerate_configs/single_gpu.yaml or multi_gpu.yaml"
-        )
+        raise _sharded(what, accelerator.distributed_type.value)
+
+
+def _sharded(what: str, name: str) -> UserError:
+    return UserError(
+        f"{what} cannot run with weights sharded by {name}, because noise is drawn for whole matrices; "
+        "use accelerate_configs/single_gpu.yaml or multi_gpu.yaml"
+    )

@@ -240,12 +240,7 @@ def schedule(step: int, steps: int, warmup_steps: int) -> float:
 
 
 def conversations(
-    tasks: Tasks,
-    split: str,
-    config: PretrainConfig,
-    step: int,
-    process: int = 0,
-    processes: int = 1,
+    tasks: Tasks, split: str, config: PretrainConfig, step: int, process: int = 0, processes: int = 1
 ) -> list[tuple[list[dict[str, str]], str]]:
     """This process's share of the (prompt, answer) pairs of one step; a pure function of its arguments."""
     pairs = []
@@ -286,10 +281,7 @@ def collate(
 
 @torch.no_grad()
 def validate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    tasks: Tasks,
-    config: PretrainConfig,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tasks: Tasks, config: PretrainConfig
 ) -> dict[str, Any]:
     """Loss on validation problems and accuracy on each task: greedy, or right before wrong on a circuit task."""
     model.eval()

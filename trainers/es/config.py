@@ -15,15 +15,7 @@ from trainers.es.noise import RESTS, Noise
 from trainers.es.shaping import BASELINES, SHAPINGS
 from trainers.es.subspace import SPACES
 from trainers.es.vector_search import ALGORITHMS, OPTIMIZERS, WITH_OPTIMIZER
-from trainers.options import (
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    Share,
-    check_bounds,
-    option,
-)
+from trainers.options import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Share, check_bounds, option
 from trainers.tracking import tracker_names
 
 
@@ -84,8 +76,7 @@ class ESConfig:
     noise: str = option("full", "of a member: full, or low_rank for products of two thin factors per matrix")
     rank: PositiveInt = option(1, "of low_rank noise")
     rest: str = option(
-        "dense",
-        "norms, biases, embeddings and head under low_rank noise: dense, or frozen (as vllm needs)",
+        "dense", "norms, biases, embeddings and head under low_rank noise: dense, or frozen (as vllm needs)"
     )
     # The engine, its precision and its memory
     engine: str = option("hf", "what generates: hf (transformers) or vllm")
