@@ -27,7 +27,7 @@ from analysis.theory.predictions import predict
 from eval.errors import UserError, exit_with_one_line
 from eval.storage import read_json, write_json, write_text
 from eval.tasks import get_task
-from trainers.arguments import as_flat_dict, check_at_least, check_choice, check_positive, parse, read_flat_yaml
+from trainers.arguments import as_flat_dict, check_at_least, check_choice, check_positive, parse, read_yaml
 from trainers.es.config import ESConfig
 from trainers.grpo import GRPOArguments, GRPOConfig
 from trainers.launch import make_accelerator
@@ -201,7 +201,7 @@ def method_settings(config: ClaimsConfig) -> dict[str, dict[str, Any]]:
             for condition in (budget, precision):
                 options |= added_options(further.get(condition, ""))
             parse(*types, arguments=["--config", path, *(f"--{key}={value}" for key, value in options.items())])
-            settings[f"{method}-{budget}-{precision}"] = read_flat_yaml(Path(path)) | options
+            settings[f"{method}-{budget}-{precision}"] = read_yaml(Path(path)) | options
     return settings
 
 

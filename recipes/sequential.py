@@ -32,7 +32,7 @@ from eval.rollout.base import Sampling
 from eval.rollout.hf import HFEngine
 from eval.storage import read_json, write_json, write_text
 from eval.tasks import get_task
-from trainers.arguments import as_flat_dict, check_at_least, check_between, check_positive, parse, read_flat_yaml
+from trainers.arguments import as_flat_dict, check_at_least, check_between, check_positive, parse, read_yaml
 from trainers.chains import (
     SEEDS_BETWEEN_STAGES,
     Arm,
@@ -192,7 +192,7 @@ def main() -> None:
         "arms": {
             arm.name: {
                 "method": arm.method,
-                "options": read_flat_yaml(run / "configs" / f"{arm.name}.yaml"),
+                "options": read_yaml(run / "configs" / f"{arm.name}.yaml"),
                 "seeds": {
                     str(seed): read_json(plan.chain(arm.name, seed) / "chain.json") for seed in range(config.seeds)
                 },
@@ -212,8 +212,8 @@ def words(listed: str) -> list[str]:
 def keep_settings(run: Path, arm: Arm) -> None:
     """Write the arm's options to configs/<arm>.yaml. Raises UserError if an arm of this name had other ones."""
     path = run / "configs" / f"{arm.name}.yaml"
-    settings = read_flat_yaml(Path(arm.path)) | arm.options
-    if path.exists() and (before := read_flat_yaml(path)) != settings:
+    settings = read_yaml(Path(arm.path)) | arm.options
+    if path.exists() and (before := read_yaml(path)) != settings:
         different = sorted(key for key in before | settings if before.get(key) != settings.get(key))
         raise UserError(
             f"the arm {arm.name} of {run} was another one, with other values of {', '.join(different)}; give this one "

@@ -1,18 +1,20 @@
-"""Command line and flat YAML to validated dataclasses, in TRL's dialect; a mistake costs the user one line.
+"""Command line and YAML to validated dataclasses, in TRL's dialect; a mistake costs the user one line.
 
-    script.py --config file.yaml --steps 20 --no_antithetic
+    script.py --config file.yaml --steps 20 --no_antithetic --arms '[{name: es, config: es.yaml}]'
 
 The file holds one `key: value` per field of the dataclasses; the command line goes before the file, the file before
-the defaults. What TRL's `TrlParser` lets pass or answers with a traceback is refused here before a model loads:
-unknown keys and flags, abbreviated flags, a key given twice, a value of the wrong type, `null` where a value is
-needed.
+its `base: OTHER.yaml`, the last base before the defaults. A field of several things, `list[SomeDataclass]`, is a list
+of mappings, on the command line as inline YAML; `EXAMPLE` of that dataclass is what a refusal shows. What TRL's
+`TrlParser` lets pass or answers with a traceback is refused here before a model loads: unknown keys and flags,
+abbreviated flags, a key given twice, a value of the wrong type, `null` where a value is needed.
 """
 
 import difflib
 import math
 from collections.abc import Collection, Iterable
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
@@ -38,19 +40,28 @@ def parse(*dataclass_types: type, arguments: list[str] | None = None) -> tuple:
     if len(config_files) > 1:
         raise UserError(f"--config is given {len(config_files)} times; give one file")
     for path in config_files:
-        values = read_flat_yaml(Path(path))
-        parser.set_defaults_with_config(**_checked(values, dataclass_types, path))
+        parser.set_defaults_with_config(**_checked_file(Path(path), dataclass_types))
     try:
         *instances, _, unknown = parser.parse_args_into_dataclasses(
             arguments, return_remaining_strings=True, look_for_args_file=False
         )
     except ValueError as error:
         # How transformers and TRL report impossible combinations of their own options.
-        raise UserError(" ".join(str(error).split())) from error
+        raise UserError(_one_line(error)) from error
     if unknown:
         flags = [flag for action in parser._actions for flag in action.option_strings]
         raise UserError(f"unknown argument {unknown[0]}{did_you_mean(unknown[0].split('=')[0], flags)}")
     return tuple(instances)
+
+
+def from_yaml(path: str | Path, dataclass_types: tuple[type, ...], overrides: dict[str, Any]) -> tuple:
+    """One instance of each dataclass from a YAML file; `overrides`, values by the names of fields, go before its own.
+
+    Raises `UserError` as `parse` does.
+    """
+    values = _checked_file(Path(path), dataclass_types)
+    values |= _checked(overrides, dataclass_types, f"the options for {path}")
+    return tuple(_build(type_, values, f"{path}: ") for type_ in dataclass_types)
 
 
 def as_flat_dict(*configs: Any) -> dict[str, Any]:
@@ -70,25 +81,12 @@ def as_flat_dict(*configs: Any) -> dict[str, Any]:
     return flat
 
 
-def read_flat_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises `UserError` if there is none, or if a key stands there twice."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        values = yaml.safe_load(text)
-        document = yaml.compose(text)
-    except FileNotFoundError:
-        raise UserError(f"there is no config file {path}; give the path of a YAML file after --config") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the config file {path}: {error}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path} holds no `key: value` lines; write one line per option")
-    keys = [key.value for key, _ in document.value]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise UserError(f"{path}: {key} stands there {keys.count(key)} times; keep one line")
-    return values
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The options in a YAML file, those of its own before those of its `base`, unchecked.
+
+    Raises `UserError` if there are none, if a key stands twice in one mapping, or if a base leads back to itself.
+    """
+    return {key: value for _, values in _layers(Path(path)) for key, value in values.items()}
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -124,7 +122,19 @@ def check_between(name: str, value: float, minimum: float, maximum: float) -> No
 
 
 class _Parser(TrlParser):
-    """`TrlParser` that raises instead of printing the usage and leaving."""
+    """`TrlParser` that raises instead of printing the usage and leaving, and reads mappings as inline YAML."""
+
+    def __init__(self, *types: Any, **options: Any):
+        super().__init__(*types, **options)
+        for action in self._actions:
+            flag = action.option_strings[0]
+            if is_dataclass(action.type):
+                action.nargs, action.metavar = None, "YAML"
+                action.type = partial(_inline_list, flag, action.type)
+            elif (get_origin(action.type) or action.type) is dict:
+                action.type, action.metavar = partial(_inline_yaml, flag), "YAML"
+            elif action.nargs == "+" and action.type is str:
+                action.type = partial(_word, flag)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; --help explains every option")
@@ -136,25 +146,133 @@ def _add_config_option(parser: _Parser) -> None:
     )
 
 
-def _checked(values: dict[str, Any], dataclass_types: tuple[type, ...], path: str) -> dict[str, Any]:
-    """`values` converted to the types of their fields."""
+def _word(flag: str, text: str) -> str:
+    """One entry of a list of names."""
+    if "," in text:
+        names = " ".join(name.strip() for name in text.split(","))
+        raise UserError(f"{flag} has {text!r}; write {flag} {names}")
+    return text
+
+
+def _inline_yaml(flag: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{flag} {text!r} is not valid YAML: {_one_line(error)}") from error
+
+
+def _inline_list(flag: str, type_: type, text: str) -> list:
+    return _checked_list(_inline_yaml(flag, text), type_, flag)
+
+
+def _layers(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
+    """(file, its own options) of a YAML file and its bases, the last base first. above: the files it is a base of."""
+    if path.resolve() in [file.resolve() for file in above]:
+        raise UserError(
+            f"{above[-1]}: base: {path} leads back to itself; remove one base of {', '.join(map(str, above))}"
+        )
+    values = _read_mapping(path, f", the base of {above[-1]}" if above else "")
+    base = values.pop("base", None)
+    if base is None:
+        return [(path, values)]
+    if not isinstance(base, str):
+        raise UserError(f"{path}: base is {_as_yaml(base)}, but it takes the path of a YAML file, from this file on")
+    return [*_layers(path.parent / base, (*above, path)), (path, values)]
+
+
+def _read_mapping(path: Path, role: str) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        values, document = yaml.safe_load(text), yaml.compose(text)
+    except FileNotFoundError:
+        raise UserError(f"there is no config file {path}{role}; give the path of a YAML file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the config file {path}{role}: {error}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {_one_line(error)}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no `key: value` lines; write one line per option")
+    _refuse_keys_given_twice(document, path)
+    return values
+
+
+def _refuse_keys_given_twice(node: yaml.Node, path: Path) -> None:
+    if isinstance(node, yaml.MappingNode):
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise UserError(f"{path}: {key} stands there {keys.count(key)} times; keep one line")
+    if isinstance(node, yaml.CollectionNode):
+        for child in node.value:
+            _refuse_keys_given_twice(child[1] if isinstance(child, tuple) else child, path)
+
+
+def _checked_file(path: Path, dataclass_types: tuple[type, ...]) -> dict[str, Any]:
+    """The options in a YAML file and its bases, each checked where it stands."""
+    return {
+        key: value
+        for file, values in _layers(path)
+        for key, value in _checked(values, dataclass_types, str(file)).items()
+    }
+
+
+def _checked(values: dict[str, Any], dataclass_types: tuple[type, ...], place: str) -> dict[str, Any]:
+    """`values` converted to the types of their fields. place: where they stand, for messages."""
     known = {field.name: field for type_ in dataclass_types for field in fields(type_) if field.init}
     hints = {name: hint for type_ in dataclass_types for name, hint in get_type_hints(type_).items()}
     checked = {}
     for key, value in values.items():
         if key not in known:
-            raise UserError(f"{path}: unknown key {key!r}{did_you_mean(str(key), known)}")
+            raise UserError(f"{place}: unknown key {key!r}{did_you_mean(str(key), known)}")
         if value is None and _defaults_to_none(known[key]):
             checked[key] = None
+            continue
+        if (item_type := _dataclass_of_list(hints[key])) is not None:
+            checked[key] = _checked_list(value, item_type, f"{place}: {key}")
             continue
         try:
             checked[key] = _convert(value, hints[key])
         except _WrongType:
-            raise UserError(
-                f"{path}: {key} is {_as_yaml(value)}, but it takes {_describe(hints[key])}"
-                + ("; put quotes around it" if _admits_text(hints[key]) and not isinstance(value, str) else "")
-            ) from None
+            takes = _describe(hints[key]) + _advice(value, hints[key])
+            raise UserError(f"{place}: {key} is {_as_yaml(value)}, but it takes {takes}") from None
     return checked
+
+
+def _checked_list(value: Any, type_: type, place: str) -> list:
+    """Instances of the dataclass `type_` from a list of mappings; instances are left as they are."""
+    if not isinstance(value, list):
+        raise UserError(f"{place} is {_as_yaml(value)}, but it takes a list of mappings; write [{type_.EXAMPLE}]")
+    items = []
+    for number, item in enumerate(value):
+        where = f"{place}[{number}]"
+        if isinstance(item, dict):
+            item = _build(type_, _checked(item, (type_,), where), f"{where}: ")
+        elif not isinstance(item, type_):
+            raise UserError(f"{where} is the text {str(item)!r}; write it as a mapping, such as {type_.EXAMPLE}")
+        items.append(item)
+    return items
+
+
+def _build(type_: type, values: dict[str, Any], place: str) -> Any:
+    """An instance from those of `values` that it has a field for."""
+    own = [field for field in fields(type_) if field.init]
+    required = [field.name for field in own if field.default is MISSING and field.default_factory is MISSING]
+    if missing := [name for name in required if name not in values]:
+        raise UserError(f"{place}{' and '.join(missing)} missing; give a value")
+    try:
+        return type_(**{field.name: values[field.name] for field in own if field.name in values})
+    except (UserError, ValueError) as error:
+        raise UserError(f"{place}{_one_line(error)}") from error
+
+
+def _dataclass_of_list(hint: Any) -> type | None:
+    """The dataclass T of `list[T]`; None for other types."""
+    [item] = get_args(hint) if get_origin(hint) is list else [None]
+    return item if is_dataclass(item) else None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _plain(value: Any) -> Any:
@@ -164,6 +282,10 @@ def _plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if is_dataclass(value):
+        return as_flat_dict(value)
     return value
 
 
@@ -194,6 +316,8 @@ def _convert(value: Any, hint: Any) -> Any:
         if not isinstance(value, list):
             raise _WrongType
         item_hint = (get_args(hint) or (Any,))[0]
+        if item_hint is str and any(isinstance(item, str) and "," in item for item in value):
+            raise _WrongType
         return [_convert(item, item_hint) for item in value]
     if origin is dict or hint is dict:
         if not isinstance(value, dict):
@@ -231,8 +355,18 @@ def _number(value: int | float | str, type_: type) -> int | float:
         raise _WrongType from None
 
 
-def _admits_text(hint: Any) -> bool:
-    return hint is str or str in get_args(hint)
+def _advice(value: Any, hint: Any) -> str:
+    """What to write in place of a value of the wrong type, where that can be told."""
+    if hint == list[str] and isinstance(value, str | list):
+        words = [
+            word.strip() for item in ([value] if isinstance(value, str) else value) for word in str(item).split(",")
+        ]
+        return f"; write [{', '.join(words)}]"
+    if get_origin(hint) is Literal and isinstance(value, str):
+        return did_you_mean(value, map(str, get_args(hint)))
+    if not isinstance(value, str) and (hint is str or str in get_args(hint)):
+        return "; put quotes around it"
+    return ""
 
 
 def _describe(hint: Any) -> str:

@@ -16,7 +16,7 @@ import yaml
 from eval.errors import UserError
 from eval.rollout.hf import HFEngine, load_architecture
 from eval.storage import new_folder, read_json
-from trainers.arguments import check_choice, read_flat_yaml
+from trainers.arguments import check_choice, read_yaml
 from trainers.budget import es_at_budget, grpo_at_budget, sft_at_budget
 from trainers.es.train import train_es
 from trainers.grpo import train_grpo
@@ -164,7 +164,7 @@ def stage_config(plan: Plan, arm: Arm, seed: int, k: int, spent: dict[str, Any])
             "output_dir": folders[k - 1],
         }
     )
-    settings = read_flat_yaml(Path(arm.path)) | arm.options
+    settings = read_yaml(Path(arm.path)) | arm.options
     if settings.get("replay_share"):
         # Before the first task there is nothing to replay.
         shared |= {"replay": ",".join(plan.tasks[: k - 1])} if k > 1 else {"replay_share": 0.0}

@@ -3,7 +3,7 @@ import sys
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 import yaml
@@ -18,7 +18,9 @@ from trainers.arguments import (
     check_choice,
     check_positive,
     did_you_mean,
+    from_yaml,
     parse,
+    read_yaml,
 )
 
 
@@ -51,6 +53,26 @@ class Run:
 class Task:
     size: int = 64
     limit: int | None = None
+
+
+@dataclass
+class Arm:
+    EXAMPLE: ClassVar[str] = "{name: es, method: es, options: {sigma: 0.02}}"
+
+    name: str
+    method: Literal["es", "grpo", "sft"]
+    alpha: float = 0.5
+    config: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        check_positive("alpha", self.alpha)
+
+
+@dataclass
+class Study:
+    arms: list[Arm] = field(default_factory=list, metadata={"help": "What is compared."})
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 def parse_yaml(tmp_path, text, *arguments, types=(Run, Task)):
@@ -123,10 +145,13 @@ def test_yaml_values_get_the_type_of_their_field(tmp_path, line, name, value):
         ("sigmas: [1, x]", "sigmas is [1, x], but it takes a list of a number or null"),
         ("antithetic: 1", "antithetic is 1, but it takes true or false"),
         ("antithetic: 'false'", "antithetic is 'false', but it takes true or false"),
-        ("tasks: countdown", "tasks is countdown, but it takes a list of text"),
+        ("tasks: countdown", "tasks is countdown, but it takes a list of text; write [countdown]"),
+        ("tasks: a, b,c", "tasks is a, b,c, but it takes a list of text; write [a, b, c]"),
+        ("tasks: ['a,b', c]", "but it takes a list of text; write [a, b, c]"),
         ("tasks: [a, 1]", "tasks is [a, 1], but it takes a list of text"),
         ("shaping: no", "shaping is false, but it takes text; put quotes around it"),
         ("reward: max", "reward is max, but it takes one of sum, mean"),
+        ("reward: maen", "reward is maen, but it takes one of sum, mean; did you mean mean?"),
         ("colour: green", "colour is green, but it takes one of red, blue"),
         ("steps: 1\nsteps: 2", "steps stands there 2 times"),
         ("steps: [1", "is not valid YAML"),
@@ -140,6 +165,122 @@ def test_mistakes_in_yaml_are_one_line(tmp_path, line, expected):
     with pytest.raises(UserError) as error:
         parse_yaml(tmp_path, f"output_dir: x\n{line}\n")
     assert expected in message(error)
+
+
+ARMS = """
+arms:
+  - {name: es, method: es, options: {sigma: 1e-3, tasks: [a, b]}}
+  - name: grpo
+    method: grpo
+    alpha: 2
+    config: null
+"""
+
+
+def test_several_of_a_thing_are_a_list_of_mappings(tmp_path):
+    (study,) = parse_yaml(tmp_path, ARMS, types=(Study,))
+    expected = [Arm("es", "es", options={"sigma": "1e-3", "tasks": ["a", "b"]}), Arm("grpo", "grpo", 2.0)]
+    assert study == Study(expected) and isinstance(study.arms[1].alpha, float)
+    inline = "[{name: es, method: es}]"
+    (study,) = parse_yaml(tmp_path, ARMS, "--arms", inline, "--settings", "{a: [1]}", types=(Study,))
+    assert study == Study([Arm("es", "es")], {"a": [1]})
+    assert parse_yaml(tmp_path, yaml.safe_dump(as_flat_dict(study)), types=(Study,)) == (study,)
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ("{name: a, metod: es}", "arms[1]: unknown key 'metod'; did you mean method?"),
+        ("{name: a, method: sf}", "arms[1]: method is sf, but it takes one of es, grpo, sft; did you mean sft?"),
+        ("{name: a, method: es, alpha: x}", "arms[1]: alpha is x, but it takes a number"),
+        ("{name: a, method: es, options: b=1}", "arms[1]: options is b=1, but it takes a mapping"),
+        ("{name: a, method: es, options: null}", "arms[1]: options is null, but it takes a mapping"),
+        ("{name: a, method: es, alpha: 0}", "arms[1]: alpha is 0.0; give a positive number"),
+        ("{name: a}", "arms[1]: method missing; give a value"),
+        ("{name: a, method: es, name: b}", "name stands there 2 times"),
+        (
+            "a es es.yaml sigma=0.02",
+            "arms[1] is the text 'a es es.yaml sigma=0.02'; write it as a mapping, such as "
+            "{name: es, method: es, options: {sigma: 0.02}}",
+        ),
+    ],
+)
+def test_mistakes_in_a_mapping_are_one_line_with_their_place(tmp_path, entry, expected):
+    with pytest.raises(UserError) as error:
+        parse_yaml(tmp_path, f"arms:\n  - {{name: first, method: es}}\n  - {entry}\n", types=(Study,))
+    assert str(tmp_path / "run.yaml") in message(error) and expected in message(error)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--arms", "a es es.yaml"], "--arms is a es es.yaml, but it takes a list of mappings; write [{name: es,"),
+        (["--arms", "[a es es.yaml]"], "--arms[0] is the text 'a es es.yaml'; write it as a mapping, such as {name"),
+        (["--arms", "[{name: a, metod: es}]"], "--arms[0]: unknown key 'metod'; did you mean method?"),
+        (["--arms", "[{name: a"], "--arms '[{name: a' is not valid YAML"),
+    ],
+)
+def test_mistakes_in_inline_yaml_are_one_line(words, expected):
+    with pytest.raises(UserError) as error:
+        parse(Study, arguments=words)
+    assert expected in message(error)
+
+
+def test_a_list_of_names_is_several_words_on_the_command_line():
+    with pytest.raises(UserError) as error:
+        parse(Run, arguments=["--output_dir", "x", "--tasks", "countdown, yes_no,boolq"])
+    assert message(error) == "--tasks has 'countdown, yes_no,boolq'; write --tasks countdown yes_no boolq"
+
+
+def test_a_file_goes_before_its_base(tmp_path):
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "first.yaml").write_text("output_dir: first\nsteps: 1\nmodel: a\nsigmas: [1]\n")
+    (tmp_path / "shared" / "second.yaml").write_text("base: first.yaml\nsteps: 2\nsigma: 0.5\n")
+    text = "base: shared/second.yaml\nsigma: 0.25\nsigmas: null\n"
+    (run,) = parse_yaml(tmp_path, text, "--model", "b", types=(Run,))
+    assert run == Run(output_dir="first", steps=2, sigma=0.25, model=Path("b"))
+    options = {"output_dir": "first", "steps": 2, "model": "a", "sigmas": None, "sigma": 0.25}
+    assert read_yaml(tmp_path / "run.yaml") == options
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("base: missing.yaml", "there is no config file FOLDER/missing.yaml, the base of FOLDER/run.yaml"),
+        ("base: run.yaml", "FOLDER/run.yaml: base: FOLDER/run.yaml leads back to itself"),
+        ("base: circle.yaml", "FOLDER/circle.yaml: base: FOLDER/run.yaml leads back to itself"),
+        ("base: wrong.yaml\nsteps: 3", "FOLDER/wrong.yaml: steps is a, but it takes a whole number"),
+        ("base: right.yaml\nsteps: null", "FOLDER/run.yaml: steps is null, but it takes a whole number"),
+        ("base: [right.yaml]", "base is [right.yaml], but it takes the path of a YAML file"),
+    ],
+)
+def test_mistakes_in_a_base_are_one_line(tmp_path, text, expected):
+    (tmp_path / "circle.yaml").write_text("base: run.yaml\n")
+    (tmp_path / "wrong.yaml").write_text("steps: a\n")
+    (tmp_path / "right.yaml").write_text("output_dir: x\n")
+    with pytest.raises(UserError) as error:
+        parse_yaml(tmp_path, text, types=(Run,))
+    assert expected.replace("FOLDER", str(tmp_path)) in message(error)
+
+
+def test_overrides_go_before_the_file(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("output_dir: x\nsteps: 2\nsize: 8\n")
+    assert from_yaml(path, (Run, Task), {"steps": 5, "tasks": ["a"], "limit": 3}) == (
+        Run(output_dir="x", steps=5, tasks=["a"]),
+        Task(size=8, limit=3),
+    )
+    for overrides, expected in [
+        ({"stepps": 5}, f"the options for {path}: unknown key 'stepps'; did you mean steps?"),
+        ({"steps": "five"}, f"the options for {path}: steps is five, but it takes a whole number"),
+        ({"sigma": -1}, f"{path}: sigma is -1.0; give a positive number"),
+    ]:
+        with pytest.raises(UserError) as error:
+            from_yaml(path, (Run, Task), overrides)
+        assert expected in message(error)
+    path.write_text("steps: 2\n")
+    with pytest.raises(UserError, match="run.yaml: output_dir missing; give a value"):
+        from_yaml(path, (Run,), {})
 
 
 @pytest.mark.parametrize("text", ["", "- a\n- b\n", "just words\n"])
