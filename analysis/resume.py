@@ -1,4 +1,8 @@
-"""Sections of results.json, each measured once for the same checkpoint files and options."""
+"""What was computed once from the same inputs is not computed again: stages in files, sections of results.json.
+
+Inputs are JSON: options, and of files and large tables a digest. They are kept beside what was computed from them, and
+compared as text, because the order of names counts.
+"""
 
 import hashlib
 import json
@@ -26,6 +30,37 @@ MODEL_FILES = (
 ALONG_A_RUN = ("trajectory",)
 # What the numbers depend on beside the checkpoints, and the measurement itself.
 Measurement = tuple[dict[str, Any], Callable[[], dict]]
+
+
+def stage(folder: Path, name: str, inputs: dict[str, Any], compute: Callable[[], Any]) -> Any:
+    """The result of `compute`, as JSON reads it back, from <folder>/<name>.json if the same inputs stand there.
+
+    The file is {"inputs": inputs, "result": result}, written when `compute` has returned; other inputs compute it
+    again, which is said in one line. A file of an older version is the result alone and counts as finished, because
+    nothing tells what it was computed from but the run folder's own options, which must be the same in any case.
+    """
+    path = Path(folder) / f"{name}.json"
+    if path.exists():
+        stored = read_json(path)
+        if not (isinstance(stored, dict) and stored.keys() == {"inputs", "result"}):
+            return stored
+        changed = changed_inputs(stored["inputs"], inputs)
+        if not changed:
+            return stored["result"]
+        print(f"{path} was computed from other {', '.join(changed)}; computing it again", flush=True)
+    print(f"stage {name}", flush=True)
+    write_json(path, {"inputs": inputs, "result": compute()})
+    return read_json(path)["result"]
+
+
+def changed_inputs(earlier: dict[str, Any], inputs: dict[str, Any]) -> list[str]:
+    """The names of the inputs that differ, added and removed ones too."""
+    return [key for key in earlier | inputs if json.dumps(earlier.get(key)) != json.dumps(inputs.get(key))]
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON value, in place of an input that is too large to keep."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def measure_sections(
@@ -59,10 +94,7 @@ def is_stored(output: Path, section: str, inputs: dict[str, Any]) -> bool:
     """Whether results.json holds this section for the same names, files and options, wherever the files lay."""
     results = read_results(output / "results.json")
     earlier = results.get("inputs", {}).get(section)
-    if section not in results or earlier is None:
-        return False
-    # As text, because the order of the names counts.
-    return all(json.dumps(earlier[key]) == json.dumps(inputs[key]) for key in ("checkpoints", "options"))
+    return section in results and earlier is not None and changed_inputs(earlier, inputs) in ([], ["folders"])
 
 
 def store(output: Path, section: str, measured: dict, checkpoints: dict[str, Path], inputs: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from analysis.resume import file_digest, folder_digest, folder_digests, measure_sections, store
+from analysis.resume import digest, file_digest, folder_digest, folder_digests, measure_sections, stage, store
 from eval.errors import UserError
 
 
@@ -19,6 +19,33 @@ class Counter:
     def __call__(self) -> dict:
         self.times += 1
         return {"times": self.times}
+
+
+def test_a_stage_is_computed_once_for_the_same_inputs(tmp_path, capsys):
+    counter = Counter()
+    first = {"tasks": ["a", "b"], "size": 3}
+    assert stage(tmp_path, "kl", first, counter) == stage(tmp_path, "kl", first, counter) == {"times": 1}
+    assert capsys.readouterr().out == "stage kl\n"
+    path = tmp_path / "kl.json"
+    assert json.loads(path.read_text()) == {"inputs": first, "result": {"times": 1}}
+    assert stage(tmp_path, "kl", first | {"tasks": ["b", "a"], "seed": 0}, counter) == {"times": 2}
+    assert capsys.readouterr().out == f"{path} was computed from other tasks, seed; computing it again\nstage kl\n"
+    assert stage(tmp_path, "other", {}, lambda: {1: (2, 3)}) == {"1": [2, 3]}, "as JSON reads it back"
+
+
+def test_a_stage_of_an_older_version_counts_as_finished(tmp_path):
+    (tmp_path / "kl.json").write_text('{"es": {"value": 1.5}}')
+    assert stage(tmp_path, "kl", {"size": 3}, Counter()) == {"es": {"value": 1.5}}
+
+
+def test_a_stage_that_fails_leaves_nothing(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        stage(tmp_path, "kl", {}, lambda: 1 / 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_digests_differ_with_the_order_of_names():
+    assert digest({"a": 1, "b": 2}) == digest({"a": 1, "b": 2}) != digest({"b": 2, "a": 1})
 
 
 def test_a_section_is_measured_once_for_the_same_files_and_options(tiny_checkpoint, tmp_path, capsys):
