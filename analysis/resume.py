@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.errors import UserError
+from eval.results_file import kind_of, write_results
 from eval.storage import read_json, write_json
 
 
@@ -109,7 +110,7 @@ def store(output: Path, section: str, measured: dict, checkpoints: dict[str, Pat
     results["methods"] = list(dict.fromkeys([*results.get("methods", []), *names]))
     results["inputs"] = results.get("inputs", {}) | {section: inputs}
     results[section] = measured
-    write_json(path, results)
+    write_results(path, kind_of(results), results)
     print(f"wrote {section} to {path}")
 
 

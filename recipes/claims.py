@@ -2,9 +2,9 @@
 
     accelerate launch --config_file accelerate_configs/cpu.yaml recipes/claims.py --config recipes/tiny/claims.yaml
 
-Every combination of task, budget, precision and seed is one run of recipes/compare.py in a folder of its own, with
-theory and probes measured on top. The budget "matched" gives both methods `completions`; "published" gives them in
-the proportion of the code released with arXiv 2604.01499, GRPO having `published_grpo_completions`. Budgets and
+Every combination of task, budget, precision and seed is one comparison (recipes/compare.py) in a folder of its own,
+with theory and probes measured on top. The budget "matched" gives both methods `completions`; "published" gives them
+in the proportion of the code released with arXiv 2604.01499, GRPO having `published_grpo_completions`. Budgets and
 precisions may add options to the two YAML files. Started again, the sweep skips what is finished and goes on
 with the rest; more seeds can be asked for later. The verdicts are in report/index.html of the folder, the single
 comparisons in gallery.html.
@@ -12,7 +12,7 @@ comparisons in gallery.html.
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -20,89 +20,91 @@ from typing import Any
 
 import yaml
 
+from analysis.claims.comparison import ComparedOn, add_probes
 from analysis.claims.judge import Comparison, judge
 from analysis.report import build, build_gallery
 from analysis.resume import read_results
 from analysis.theory.predictions import predict
 from eval.errors import UserError, exit_with_one_line
-from eval.storage import read_json, write_json, write_text
+from eval.results_file import write_results
+from eval.storage import read_json, write_text
 from eval.tasks import get_task
-from trainers.arguments import as_flat_dict, check_at_least, check_choice, check_positive, parse, read_yaml
+from recipes.compare import METHODS, CompareConfig, compare
+from trainers.arguments import (
+    as_flat_dict,
+    check_at_least,
+    check_choice,
+    check_positive,
+    from_yaml,
+    parse,
+    read_yaml,
+)
 from trainers.es.config import ESConfig
 from trainers.grpo import GRPOArguments, GRPOConfig
 from trainers.launch import make_accelerator
 from trainers.run_folder import start_run
-from trainers.side_by_side import run_python, side_by_side
+from trainers.side_by_side import side_by_side
 
 
 BUDGETS = ("matched", "published")
 PRECISIONS = ("fp32", "released")
-METHODS = ("es", "grpo")
 # What may differ from the sweep that a folder holds already: how much of it is run, not how.
 MAY_CHANGE = ("tasks", "seeds", "budgets", "precisions", "processes")
 
 
-@dataclass
-class ClaimsConfig:
+@dataclass(kw_only=True)
+class ClaimsConfig(ComparedOn):
     """The sweep, and the settings that all of its comparisons share."""
 
     model: str = field(metadata={"help": "checkpoint folder that all trainings start from"})
     output_dir: str = field(metadata={"help": "folder of the sweep"})
     es_config: str = field(metadata={"help": "YAML file of recipes/es.py"})
     grpo_config: str = field(metadata={"help": "YAML file of recipes/grpo.py"})
-    tasks: str = field(default="countdown,arithmetic", metadata={"help": "trained tasks, comma-separated"})
+    tasks: list[str] = field(
+        default_factory=lambda: ["countdown", "arithmetic"], metadata={"help": "each trained on its own"}
+    )
     seeds: int = field(default=5, metadata={"help": "training seeds 0, 1, ...; a verdict takes at least 5"})
-    budgets: str = field(default=",".join(BUDGETS), metadata={"help": "matched, published or both"})
-    precisions: str = field(default=",".join(PRECISIONS), metadata={"help": "fp32, released or both"})
+    budgets: list[str] = field(default_factory=lambda: [*BUDGETS], metadata={"help": "matched, published or both"})
+    precisions: list[str] = field(default_factory=lambda: [*PRECISIONS], metadata={"help": "fp32, released or both"})
     completions: int = field(default=15360, metadata={"help": "training completions of ES, and of GRPO if matched"})
     published_grpo_completions: int = field(default=896, metadata={"help": "those of GRPO at the published budget"})
-    es_options: str = field(default="", metadata={"help": "options that go before those in es_config: key=value,..."})
-    grpo_options: str = field(default="", metadata={"help": "the same for grpo_config"})
-    es_released: str = field(
-        default="precision=released", metadata={"help": "further options of ES at released precision: key=value,..."}
+    es_options: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "options that go before those in es_config, such as {sigma: 0.02}"}
     )
-    grpo_released: str = field(default="", metadata={"help": "the same for GRPO; none: it trains as in fp32"})
-    grpo_published: str = field(
-        default="", metadata={"help": "further options of GRPO at the published budget, such as a smaller batch"}
+    grpo_options: dict[str, Any] = field(default_factory=dict, metadata={"help": "the same for grpo_config"})
+    es_released: dict[str, Any] = field(
+        default_factory=lambda: {"precision": "released"},
+        metadata={"help": "further options of ES at released precision"},
+    )
+    grpo_released: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "the same for GRPO; none: it trains as in fp32"}
+    )
+    grpo_published: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"help": "further options of GRPO at the published budget, such as a smaller batch"},
     )
     processes: int = field(default=2, metadata={"help": "comparisons side by side, each with one thread"})
-    data_seed: int = field(default=0, metadata={"help": "fixes the problems of all comparisons"})
-    test_tasks: str = field(default="countdown,arithmetic,four_choice,yes_no", metadata={"help": "see compare.py"})
-    test_size: int = field(default=200, metadata={"help": "held-out problems per task"})
-    max_new_tokens: int = field(default=56, metadata={"help": "longest completion, in every stage"})
-    kl_prompts: int = field(default=60, metadata={"help": "prompts per task and direction of the KL"})
-    line_points: int = field(default=5, metadata={"help": "models along each straight line, the ends included"})
-    line_size: int = field(default=200, metadata={"help": "held-out problems for each of them"})
     probe_size: int = field(default=60, metadata={"help": "held-out problems for each point of the probes"})
     random_directions: int = field(default=2, metadata={"help": "random directions beside each probed update"})
-    batch_size: int = field(default=200, metadata={"help": "prompts generated at a time after training"})
 
     def __post_init__(self):
-        for name in (
-            "seeds",
-            "completions",
-            "published_grpo_completions",
-            "processes",
-            "test_size",
-            "max_new_tokens",
-            "kl_prompts",
-            "line_size",
-            "probe_size",
-            "random_directions",
-            "batch_size",
-        ):
+        whole = "seeds completions published_grpo_completions processes test_size max_new_tokens kl_prompts line_size"
+        for name in (*whole.split(), "probe_size", "random_directions", "batch_size"):
             check_positive(name, getattr(self, name))
         check_at_least("line_points", self.line_points, 3)
-        for name in {*words(self.tasks), *words(self.test_tasks)}:
+        for name in {*self.tasks, *self.test_tasks}:
             get_task(name)
-        for name in words(self.budgets):
+        for name in self.budgets:
             check_choice("budgets", name, BUDGETS)
-        for name in words(self.precisions):
+        for name in self.precisions:
             check_choice("precisions", name, PRECISIONS)
-        if not all(words(listed) for listed in (self.tasks, self.budgets, self.precisions)):
+        if not (self.tasks and self.budgets and self.precisions):
             raise UserError("tasks, budgets and precisions each need one entry at least")
-        for listed in (self.es_options, self.grpo_options, self.es_released, self.grpo_released, self.grpo_published):
-            added_options(listed)
+
+    def options_of(self, method: str, budget: str, precision: str) -> dict[str, Any]:
+        """What goes before the options in the method's file under these conditions."""
+        conditions = ("options", budget, precision)
+        return {key: value for name in conditions for key, value in getattr(self, f"{method}_{name}", {}).items()}
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,13 @@ def main() -> None:
     unfinished = [job for job in planned if not is_finished(sweep / job.folder)]
     print(f"{len(planned)} comparisons, {len(planned) - len(unfinished)} of them finished", flush=True)
     began = time.perf_counter()
-    side_by_side([partial(run_one, config, sweep, job) for job in unfinished], config.processes, "comparison")
+    calls = {
+        sweep / job.folder: partial(
+            compare_and_probe, comparison_config(config, job), config.probe_size, config.random_directions
+        )
+        for job in unfinished
+    }
+    side_by_side(calls, config.processes, "comparison")
     print(f"{len(unfinished)} comparisons in {(time.perf_counter() - began) / 60:.1f} minutes", flush=True)
 
     # 2. The verdicts, over everything that is there.
@@ -149,59 +157,33 @@ def main() -> None:
         Comparison(job.conditions, job.seed, read_json(sweep / job.folder / "results.json")) for job in planned
     ]
     environment = read_json(sweep / "environment.json")
-    write_json(
-        sweep / "results.json",
-        {
-            "command": environment["command"],
-            "environment": environment,
-            "config": as_flat_dict(config),
-            "base_model": config.model,
-            "claims": judge(comparisons),
-        },
-    )
+    results = {
+        "command": environment["command"],
+        "environment": environment,
+        "config": as_flat_dict(config),
+        "base_model": config.model,
+        "claims": judge(comparisons),
+    }
+    write_results(sweep / "results.json", "claims", results)
     print(f"gallery: {build_gallery(sweep)}")
     print(f"report: {build(sweep)}")
 
 
-def words(listed: str) -> list[str]:
-    """ "a, b" -> ["a", "b"]."""
-    return [word.strip() for word in listed.split(",") if word.strip()]
-
-
 def jobs(config: ClaimsConfig) -> Iterator[Job]:
     for seed in range(config.seeds):
-        for task, budget, precision in product(*map(words, (config.tasks, config.budgets, config.precisions))):
+        for task, budget, precision in product(config.tasks, config.budgets, config.precisions):
             yield Job(task, budget, precision, seed)
-
-
-def added_options(listed: str) -> dict[str, Any]:
-    """ "precision=released,shared_noise=true" -> {"precision": "released", "shared_noise": True}."""
-    pairs = [word.partition("=") for word in words(listed)]
-    for key, equals, value in pairs:
-        if not (key and equals and value):
-            raise UserError(f"{key + equals + value!r} is no key=value; write for example precision=released")
-    return {key: yaml.safe_load(value) for key, _, value in pairs}
 
 
 def method_settings(config: ClaimsConfig) -> dict[str, dict[str, Any]]:
     """{"es-matched-fp32": content of its YAML file, ...}. Raises UserError for options that a method does not have."""
     settings = {}
-    for method, types, path, always, further in (
-        ("es", (ESConfig,), config.es_config, config.es_options, {"released": config.es_released}),
-        (
-            "grpo",
-            (GRPOArguments, GRPOConfig),
-            config.grpo_config,
-            config.grpo_options,
-            {"released": config.grpo_released, "published": config.grpo_published},
-        ),
-    ):
-        for budget, precision in product(words(config.budgets), words(config.precisions)):
-            options = added_options(always)
-            for condition in (budget, precision):
-                options |= added_options(further.get(condition, ""))
-            parse(*types, arguments=["--config", path, *(f"--{key}={value}" for key, value in options.items())])
-            settings[f"{method}-{budget}-{precision}"] = read_yaml(Path(path)) | options
+    for method, types in (("es", (ESConfig,)), ("grpo", (GRPOArguments, GRPOConfig))):
+        path = getattr(config, f"{method}_config")
+        for budget, precision in product(config.budgets, config.precisions):
+            options = config.options_of(method, budget, precision)
+            from_yaml(path, types, options)
+            settings[f"{method}-{budget}-{precision}"] = read_yaml(path) | options
     return settings
 
 
@@ -209,71 +191,28 @@ def is_finished(run: Path) -> bool:
     return {"connectivity", "probes", "theory"} <= read_results(run / "results.json").keys()
 
 
-def run_one(config: ClaimsConfig, sweep: Path, job: Job) -> None:
-    run = sweep / job.folder
-    options = {
-        "model": config.model,
-        "output_dir": run,
-        "task": job.task,
-        "seed": job.seed,
-        **{
-            f"{method}_config": sweep / "configs" / f"{method}-{job.budget}-{job.precision}.yaml" for method in METHODS
-        },
-        "completions": config.completions,
-        "grpo_completions": config.published_grpo_completions if job.budget == "published" else 0,
-        **{
-            key: getattr(config, key)
-            for key in (
-                "data_seed",
-                "test_tasks",
-                "test_size",
-                "max_new_tokens",
-                "kl_prompts",
-                "line_points",
-                "line_size",
-                "batch_size",
-            )
-        },
-    }
-    run_python(
-        run,
-        "the comparison",
-        [str(Path(__file__).with_name("compare.py")), *(f"--{key}={value}" for key, value in options.items())],
+def comparison_config(config: ClaimsConfig, job: Job) -> CompareConfig:
+    sweep = Path(config.output_dir)
+    return CompareConfig(
+        model=config.model,
+        output_dir=str(sweep / job.folder),
+        task=job.task,
+        seed=job.seed,
+        es_config=str(sweep / "configs" / f"es-{job.budget}-{job.precision}.yaml"),
+        grpo_config=str(sweep / "configs" / f"grpo-{job.budget}-{job.precision}.yaml"),
+        completions=config.completions,
+        grpo_completions=config.published_grpo_completions if job.budget == "published" else 0,
+        **{option.name: getattr(config, option.name) for option in fields(ComparedOn)},
     )
-    base = run / "base" if (run / "base").is_dir() else config.model
-    run_python(
-        run,
-        "the comparison",
-        [
-            "-m",
-            "analysis",
-            "connectivity",
-            "--parts",
-            "probes",
-            "--base",
-            base,
-            "--output",
-            run,
-            "--checkpoints",
-            *(f"{method}={run / method / 'model'}" for method in METHODS),
-            "--tasks",
-            job.task,
-            "--size",
-            config.probe_size,
-            "--seed",
-            config.data_seed,
-            "--max-new-tokens",
-            config.max_new_tokens,
-            "--batch-size",
-            config.batch_size,
-            "--scales",
-            1,
-            "--random-directions",
-            config.random_directions,
-        ],
-    )
-    results = read_json(run / "results.json")
-    write_json(run / "results.json", results | {"theory": {"es": predict(run / "es")}})
+
+
+def compare_and_probe(config: CompareConfig, probe_size: int, random_directions: int) -> None:
+    """One comparison, with what the claims need beyond it."""
+    base, run = compare(config), Path(config.output_dir)
+    device = make_accelerator().device
+    add_probes(run, base, METHODS, config.task, probe_size, random_directions, config, device)
+    theory = {"theory": {"es": predict(run / "es")}}
+    write_results(run / "results.json", "comparison", read_json(run / "results.json") | theory)
     build(run)
 
 

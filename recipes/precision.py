@@ -10,6 +10,7 @@ completions are generated. results.json and report.md hold length, direction and
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from tqdm import tqdm
 
 from analysis.geometry.checkpoints import Checkpoint
 from analysis.geometry.rounding import PrecisionStudy, artefacts, kind_of, markdown
+from analysis.resume import stage
 from analysis.theory.random_walk import effective_dimension
 from eval.errors import exit_with_one_line
-from eval.storage import read_json, write_json, write_text
+from eval.results_file import write_results
+from eval.storage import write_text
 from trainers.arguments import check_at_least, check_positive, parse
 from trainers.es.memory import model_shape
 from trainers.es.noise import Noise
@@ -40,7 +43,7 @@ class PrecisionConfig:
     """Rounding in evolution strategies, on checkpoints and on random weights of a large model's shapes."""
 
     output_dir: str = field(metadata={"help": "run folder; results.json and report.md are in it at the end"})
-    models: str = field(metadata={"help": "checkpoint folders, comma-separated"})
+    models: list[str] = field(metadata={"help": "checkpoint folders"})
     simulated: str = field(default="", metadata={"help": "folder with the config.json of a model to simulate; none"})
     simulated_layers: int = field(default=2, metadata={"help": "layers of it that are simulated and stand for all"})
     sample: int = field(default=4096, metadata={"help": "numbers of each of its tensors that are simulated"})
@@ -56,9 +59,6 @@ class PrecisionConfig:
             check_positive(name, getattr(self, name))
         check_at_least("population", self.population, 2)
 
-    def model_folders(self) -> list[str]:
-        return [name.strip() for name in self.models.split(",")]
-
 
 CONFIG_TYPES = (PrecisionConfig,)
 
@@ -66,40 +66,35 @@ CONFIG_TYPES = (PrecisionConfig,)
 def main() -> None:
     (config,) = parse(*CONFIG_TYPES)
     run = Path(config.output_dir)
-    sources = {Path(folder).name: Checkpoint(Path(folder)) for folder in config.model_folders()}
+    sources = {Path(folder).name: Checkpoint(Path(folder)) for folder in config.models}
     if config.simulated:
         shapes = model_shape(config.simulated).shapes
     accelerator = make_accelerator()
     start_run(run, config)
     if not accelerator.is_main_process:
         return
+    results = {}
     for name, checkpoint in sources.items():
         tensors = [(tensor, 1, weight.bfloat16().float()) for tensor, weight in checkpoint.items()]
-        study_both(config, run, name, tensors, [weight.shape for _, _, weight in tensors])
+        results[name] = study_both(config, name, tensors, [weight.shape for _, _, weight in tensors])
     if config.simulated:
-        study_both(
-            config,
-            run,
-            f"simulated {Path(config.simulated).name}",
-            list(simulate(config, shapes)),
-            list(shapes.values()),
-        )
+        name = f"simulated {Path(config.simulated).name}"
+        results[name] = study_both(config, name, list(simulate(config, shapes)), list(shapes.values()))
 
-    names = [*sources, *([f"simulated {Path(config.simulated).name}"] if config.simulated else [])]
-    results = {
-        name: {noise: read_json(run / f"{name}-{noise}.json") for noise in ("independent", "shared")} for name in names
-    }
-    write_json(run / "results.json", {"models": results, "settings": settings_of(config, False).__dict__})
+    settings = vars(settings_of(config, False))
+    write_results(run / "results.json", "rounding", {"models": results, "settings": settings})
     write_text(run / "report.md", markdown(results))
     print(f"report: {run / 'report.md'}")
 
 
-def study_both(config: PrecisionConfig, run: Path, name: str, tensors: list, shapes: list) -> None:
-    """Write the figures of one model with independent and with shared noise, unless they are there."""
+def study_both(config: PrecisionConfig, name: str, tensors: list, shapes: list) -> dict[str, Any]:
+    """The figures of one model with independent and with shared noise, each a stage of the run folder."""
+    figures = {}
     for noise in ("independent", "shared"):
-        path = run / f"{name}-{noise}.json"
-        if not path.exists():
-            write_json(path, study(settings_of(config, noise == "shared"), tensors, shapes, f"{name}, {noise}"))
+        settings = settings_of(config, noise == "shared")
+        compute = partial(study, settings, tensors, shapes, f"{name}, {noise}")
+        figures[noise] = stage(Path(config.output_dir), f"{name}-{noise}", vars(settings), compute)
+    return figures
 
 
 def settings_of(config: PrecisionConfig, shared: bool) -> Steps:
@@ -114,7 +109,7 @@ def study(
     tensors: (name, how many numbers of the model each of its numbers stands for, weights). shapes: of all tensors of
     the model, for the dimension of its noise.
     """
-    found = PrecisionStudy()
+    totals = PrecisionStudy()
     for name, share, weight in tqdm(tensors, desc=title, unit="tensor"):
         after = round_in_every_way(name, weight, settings)
         reference = after["fp32_master"] - weight
@@ -122,14 +117,14 @@ def study(
         walk = after.pop(WITHOUT_UPDATE) - weight
         for way, value in after.items():
             still = walk if way == "released" else torch.zeros_like(walk)
-            found.at(way, kind_of(name)).add(value - weight, reference, stored, still, share)
-        found.compare_with_first_of_shape(reference)
+            totals.at(way, kind_of(name)).add(value - weight, reference, stored, still, share)
+        totals.compare_with_first_of_shape(reference)
     nominal = settings.alpha * (settings.steps / settings.members) ** 0.5  # of one weight
-    ways = found.report(nominal)
+    ways = totals.report(nominal)
     return {
         "ways": ways,
         "artefacts": artefacts({way: kinds["all"] for way, kinds in ways.items()}),
-        "same_shape_cosine": found.same_shape_cosine(),
+        "same_shape_cosine": totals.same_shape_cosine(),
         "effective_dimension": effective_dimension(shapes, settings.shared_noise, across_sizes=False),
         "parameters": sum(shape.numel() for shape in shapes),
     }

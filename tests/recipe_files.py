@@ -1,9 +1,11 @@
 """The YAML files in recipes/ and the scripts that take them, for the tests that go over all of them."""
 
-import importlib.util
+import importlib
 import re
 from pathlib import Path
 from types import ModuleType
+
+from trainers.arguments import read_yaml
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,12 +37,9 @@ def script_of(yaml_path: str) -> str:
 
 
 def needs_vllm(yaml_path: str) -> bool:
-    return re.search(r"^engine: vllm$", (ROOT / yaml_path).read_text(encoding="utf-8"), re.MULTILINE) is not None
+    return read_yaml(ROOT / yaml_path).get("engine") == "vllm"
 
 
 def load_script(path: str) -> ModuleType:
-    """The module of a script, imported by its path: recipes/ is no package."""
-    spec = importlib.util.spec_from_file_location(Path(path).stem + "_recipe", ROOT / path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """The module of a script in recipes/."""
+    return importlib.import_module(path.removesuffix(".py").replace("/", "."))

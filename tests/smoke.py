@@ -23,14 +23,14 @@ SHORT = {
     # The shipped models, which know other tasks: none is left out for that.
     "recipes/circuits.py": [
         "--models",
-        "small=recipes/tiny/models/llama-small",
-        "medium=recipes/tiny/models/llama-medium",
+        "[{name: small, source: recipes/tiny/models/llama-small}, "
+        "{name: medium, source: recipes/tiny/models/llama-medium}]",
         "--transfers",
-        "small>medium",
+        "[{small: small, large: medium}]",
         "--change_base",
         "small",
         *(
-            "--tasks ioi_short,docstring_short --change_tasks docstring_short --smallest_share 0 --examples 8 "
+            "--tasks ioi_short docstring_short --change_tasks docstring_short --smallest_share 0 --examples 8 "
             "--test_examples 8 --train_examples 8 --alignment_seeds 1 --resamples 20 --completions 4096"
         ).split(),
     ],
@@ -42,9 +42,12 @@ SHORT = {
     "recipes/pretrain.py": ["--steps", "2"],
     "recipes/rules.py": ["--steps", "2"],
     # Two steps of evolution strategies for each of two tasks, and as many completions for the other arms.
-    "recipes/sequential.py": "--tasks countdown,yes_no --seeds 1 --budget 1024 --test_size 8 --kl_prompts 4".split(),
+    "recipes/sequential.py": "--tasks countdown yes_no --seeds 1 --budget 1024 --test_size 8 --kl_prompts 4".split(),
     "recipes/sft.py": ["--problems", "64", "--num_train_epochs", "1"],
-    "recipes/rules_sweep.py": ["--runs", "recipes/rules/parity-mlp.yaml steps=2 seed=0,1"],
+    "recipes/rules_sweep.py": [
+        "--runs",
+        "[{config: recipes/rules/parity-mlp.yaml, options: {steps: 2, seed: [0, 1]}}]",
+    ],
 }
 
 

@@ -14,7 +14,7 @@ FORBIDDEN = {
     "eval": {"trainers", "analysis", "recipes", "tests"},
     "trainers": {"analysis", "recipes", "tests"},
     "analysis": {"trainers", "recipes", "tests"},
-    "recipes": {"recipes", "tests"},
+    "recipes": {"tests"},
 }
 MACHINE_PATHS = re.compile(r"""(?<![\w.$}/])/(?:work|root|home|Users|tmp)/\w""")
 

@@ -333,6 +333,8 @@ def _convert(value: Any, hint: Any) -> Any:
         return _number(value, int)
     if hint is Path and type(value) is str:
         return Path(value)
+    if hint is str and isinstance(value, Path):
+        return str(value)
     if type(value) is not hint:
         raise _WrongType
     return value

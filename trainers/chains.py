@@ -1,17 +1,14 @@
 """Chains of trainings: one method with its options, on one task after the other, each starting from the model before.
 
-An arm is a line `NAME METHOD FILE key=value ...`: what it is called, es, grpo or sft, the method's YAML file, and
-options that go before those in the file. A chain is an arm and a seed; its folder holds one run folder per task,
+A chain is an arm, that is a method with its options, and a seed; its folder holds one run folder per task,
 `<k>-<task>` with k from 1.
 """
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import Any, ClassVar
 
 from eval.errors import UserError
 from eval.rollout.hf import HFEngine, load_architecture
@@ -54,12 +51,26 @@ SEEDS_BETWEEN_STAGES = 1000
 
 @dataclass(frozen=True)
 class Arm:
-    """A method with its options; `options` go before those of the YAML file `path`."""
+    """A method with its options: es, grpo or sft; `options` go before those of the YAML file `config`."""
+
+    EXAMPLE: ClassVar[str] = "{name: es, method: es, config: recipes/tiny/es.yaml, options: {sigma: 0.02}}"
 
     name: str
     method: str
-    path: str
-    options: dict[str, Any]
+    config: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if not re.fullmatch(r"[\w.-]*\w", self.name):
+            raise UserError(f"{self.name!r} is the name of a folder; write it with letters, digits, dots, - and _")
+        check_choice("method", self.method, TRAIN)
+        for key in self.options:
+            if key in DECIDED:
+                raise UserError(f"{key} of arm {self.name} is decided for all arms of the study; leave it out")
+
+    def settings(self) -> dict[str, Any]:
+        """What the arm decides: the options of its file with its own."""
+        return read_yaml(self.config) | self.options
 
 
 @dataclass(frozen=True)
@@ -124,28 +135,6 @@ def task_folder(task: str) -> str:
     return re.sub(r"[^\w.-]", "-", task)
 
 
-def read_arm(line: str) -> Arm:
-    """`NAME METHOD FILE key=value ...` as an arm. Raises `UserError` for a line that is none."""
-    words = line.split()
-    if len(words) < 3:
-        raise UserError(
-            f"the arm {line!r} is no `NAME METHOD FILE key=value ...`, such as `es es recipes/tiny/es.yaml`"
-        )
-    name, method, path, *pairs = words
-    if not re.fullmatch(r"[\w.-]*\w", name):
-        raise UserError(f"{name!r} is the name of a folder; write it with letters, digits, dots, - and _")
-    check_choice(f"the method of arm {name}", method, TRAIN)
-    options = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not (key and equals and value):
-            raise UserError(f"{pair!r} of arm {name} is no key=value; write for example beta=0.1")
-        if key in DECIDED:
-            raise UserError(f"{key} of arm {name} is decided for all arms of the study; leave it out")
-        options[key] = yaml.safe_load(value)
-    return Arm(name, method, path, options)
-
-
 def stage_config(plan: Plan, arm: Arm, seed: int, k: int, spent: dict[str, Any]) -> tuple[Any, ...]:
     """The options of the k-th training of a chain (k from 1), as its trainer takes them.
 
@@ -157,21 +146,20 @@ def stage_config(plan: Plan, arm: Arm, seed: int, k: int, spent: dict[str, Any])
         arm.options
         | limits
         | {
-            "model": plan.model if k == 1 else folders[k - 2] / "model",
+            "model": str(plan.model if k == 1 else folders[k - 2] / "model"),
             "task": plan.tasks[k - 1],
             "seed": SEEDS_BETWEEN_STAGES * k + seed,
             "data_seed": plan.data_seed,
-            "output_dir": folders[k - 1],
+            "output_dir": str(folders[k - 1]),
         }
     )
-    settings = read_yaml(Path(arm.path)) | arm.options
-    if settings.get("replay_share"):
+    if arm.settings().get("replay_share"):
         # Before the first task there is nothing to replay.
         shared |= {"replay": ",".join(plan.tasks[: k - 1])} if k > 1 else {"replay_share": 0.0}
     if plan.keep_optimizer and k > 1 and arm.method in WITH_OPTIMIZER:
-        shared |= {"optimizer_from": folders[k - 2]}
-    found = AT_BUDGET[arm.method](arm.path, completions, plan.max_new_tokens, **shared)
-    return found if isinstance(found, tuple) else (found,)
+        shared |= {"optimizer_from": str(folders[k - 2])}
+    configs = AT_BUDGET[arm.method](arm.config, completions, plan.max_new_tokens, **shared)
+    return configs if isinstance(configs, tuple) else (configs,)
 
 
 def check_arm(plan: Plan, arm: Arm) -> None:

@@ -24,6 +24,8 @@ Share = Annotated[float, _check_share]
 
 def option(default: Any, help: str) -> Any:
     """A field of a dataclass of options: its default, and what `--help` says of it."""
+    if isinstance(default, list | dict):
+        return field(default_factory=default.copy, metadata={"help": help})
     return field(default=default, metadata={"help": help})
 
 

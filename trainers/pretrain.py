@@ -65,7 +65,7 @@ class PretrainConfig:
     heads: PositiveInt = option(4, "query heads")
     key_value_heads: PositiveInt = option(2, "key-value heads (grouped-query attention)")
     intermediate_size: PositiveInt = option(352, "width of the gated MLP")
-    tasks: str = option("countdown,arithmetic,four_choice,yes_no", "tasks, or circuit tasks, comma-separated")
+    tasks: list[str] = option(["countdown", "arithmetic", "four_choice", "yes_no"], "tasks, or circuit tasks")
     careless_share: Share = option(0.65, "share of careless answers, 0 to 1; circuit tasks have none")
     steps: PositiveInt = option(1500, "optimiser steps")
     batch_size: PositiveInt = option(128, "conversations per step, over all processes")
@@ -81,18 +81,15 @@ class PretrainConfig:
     def __post_init__(self):
         check_choice("architecture", self.architecture, ("llama", "qwen2"))
         check_bounds(self)
-        circuit_tasks = [name for name in self.task_names() if name in CIRCUIT_TASKS]
-        if circuit_tasks and circuit_tasks != self.task_names():
+        circuit_tasks = [name for name in self.tasks if name in CIRCUIT_TASKS]
+        if circuit_tasks and circuit_tasks != self.tasks:
             raise UserError(f"tasks mixes circuit tasks ({', '.join(circuit_tasks)}) with others; give one kind")
         self.chosen_tasks()
-
-    def task_names(self) -> list[str]:
-        return [name.strip() for name in self.tasks.split(",")]
 
     def chosen_tasks(self) -> Tasks:
         return [
             get_circuit_task(name) if name in CIRCUIT_TASKS else cast(GeneratedTask, get_task(name))
-            for name in self.task_names()
+            for name in self.tasks
         ]
 
 

@@ -8,6 +8,7 @@ In a run of several processes each calls everything here; only the main process 
 """
 
 import importlib.metadata
+import multiprocessing
 import os
 import platform
 import re
@@ -122,13 +123,20 @@ def _refuse_another_config(path: Path, config: dict[str, Any], may_change: Colle
     differences = [
         f"{key} was {before.get(key, 'absent')!r}, now {config.get(key, 'absent')!r}"
         for key in keys
-        if (key in before) != (key in config) or before.get(key) != config.get(key)
+        if (key in before) != (key in config) or _as_text(before.get(key)) != _as_text(config.get(key))
     ]
     if differences:
         raise UserError(
             f"{path.parent} holds a run with other options: {'; '.join(differences)}. "
             "Give the old options to continue it, choose another output_dir, or remove the folder"
         )
+
+
+def _as_text(value: Any) -> Any:
+    """A list of names as older folders have it, with commas; other values as they are."""
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        return ",".join(value)
+    return value
 
 
 def _complete_steps(folder: Path) -> list[int]:
@@ -176,7 +184,8 @@ def _git_state() -> tuple[str | None, bool | None]:
 
 def _command() -> str:
     """The command that was typed: `accelerate launch ...` if that started this process, else this process's own."""
-    own = sys.orig_argv
+    # A process of trainers.side_by_side was started by no command of its own.
+    own = sys.orig_argv if multiprocessing.parent_process() is None else [sys.executable, *sys.argv]
     try:
         parent = psutil.Process().parent()
         launcher = [] if parent is None else parent.cmdline()

@@ -1,71 +1,87 @@
-"""Python commands side by side on one machine, each with one thread: for many small runs on a CPU."""
+"""Jobs side by side on one machine, each in a process of its own with one thread: for many small runs on a CPU."""
 
+import multiprocessing
+import multiprocessing.connection
 import os
-import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+import traceback
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, BrokenExecutor, ProcessPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from eval.errors import UserError
 
 
-# Environment variable that tells a command which process started it.
-STARTED_BY = "POSTTRAIN_LAB_STARTED_BY"
+# Read by the libraries when the server that all jobs are forked from loads them.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
-def side_by_side(jobs: Sequence[Callable[[], None]], processes: int, unit: str) -> None:
-    """Call the jobs, `processes` at a time. The first that fails keeps those that wait from starting, and is raised.
+def side_by_side(
+    jobs: dict[Path, partial], processes: int, unit: str, stop_at_failure: bool = True
+) -> dict[Path, Any]:
+    """Call the jobs, `processes` at a time; returns {folder: what its job returned}.
 
-    unit: what a job is, for the progress bar.
+    jobs: {folder: call of a module's own function}. What a job prints goes to log.txt of its folder. unit: what a job
+    is, for the progress bar. stop_at_failure: jobs that wait do not start after the first failure.
+
+    Raises the `UserError` of a job that failed, when those that run have ended.
     """
-    with ThreadPoolExecutor(processes) as pool, tqdm(total=len(jobs), unit=unit) as progress:
-        futures = [pool.submit(job) for job in jobs]
-        for future in futures:
+    context = multiprocessing.get_context("forkserver")
+    # A server that has imported torch once and has done nothing else.
+    context.set_forkserver_preload(sorted({job.func.__module__ for job in jobs.values()}))
+    os.environ |= ONE_THREAD
+    with (
+        ProcessPoolExecutor(processes, context, initializer=_begin, max_tasks_per_child=1) as pool,
+        tqdm(total=len(jobs), unit=unit) as progress,
+    ):
+        futures = {folder: pool.submit(_logged, Path(folder), job) for folder, job in jobs.items()}
+        for future in futures.values():
             future.add_done_callback(lambda _: progress.update())
-        wait(futures, return_when=FIRST_EXCEPTION)
-        pool.shutdown(wait=False, cancel_futures=True)
-        for future in futures:
-            if not future.cancelled():
-                future.result()
+        if stop_at_failure:
+            wait(futures.values(), return_when=FIRST_EXCEPTION)
+            pool.shutdown(wait=True, cancel_futures=True)
+    failures = [future.exception() for future in futures.values() if not future.cancelled()]
+    for failure in filter(None, failures):
+        if isinstance(failure, BrokenExecutor):
+            raise UserError(f"the process of a {unit} was killed, by lack of memory perhaps; start again to go on")
+        raise failure
+    return {folder: future.result() for folder, future in futures.items()}
 
 
-def run_python(folder: Path, what: str, arguments: Sequence[Any]) -> None:
-    """One Python command with one thread; what it prints goes to log.txt of `folder`.
+def _begin() -> None:
+    """In a job's process: one thread, and an end at once when the process that asked for the job is gone.
 
-    Raises `UserError` with the last line of that log if it fails; `what` is the subject of the message.
+    A kill of that process does not reach its jobs, whose parent in the operating system is the fork server, and a
+    second start must not find them still writing.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    environment = os.environ | one_thread | {STARTED_BY: str(os.getpid())}
-    with open(folder / "log.txt", "a", encoding="utf-8") as log:
-        command = [sys.executable, *map(str, arguments)]
-        status = subprocess.run(command, env=environment, stdout=log, stderr=log, check=False).returncode
-    if status != 0:
-        last = (folder / "log.txt").read_text(encoding="utf-8").strip().splitlines()[-1:]
-        raise UserError(
-            f"{what} in {folder} ended with status {status} ({' '.join(last)}); see its log.txt, "
-            "then start the same command again"
-        )
-
-
-def end_with_starter() -> None:
-    """In a command that `run_python` started: end when the process that started it is gone.
-
-    A kill of that process does not reach its commands, and a second start must not find them still writing.
-    """
-    starter = os.environ.get(STARTED_BY)
-    if starter is None:
-        return
+    torch.set_num_threads(1)
 
     def watch() -> None:
-        while os.getppid() == int(starter):
-            time.sleep(0.5)
+        multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _logged(folder: Path, job: Callable[[], Any]) -> Any:
+    """The job's result, and its output in log.txt of `folder`. A failure becomes a `UserError` of one line."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / "log.txt", "a", encoding="utf-8") as log:
+            os.dup2(log.fileno(), sys.stdout.fileno())
+            os.dup2(log.fileno(), sys.stderr.fileno())
+        sys.stdout.reconfigure(line_buffering=True)
+        return job()
+    except Exception as error:
+        traceback.print_exc()
+        sys.stderr.flush()
+        reason = " ".join(str(error).split())
+        if not isinstance(error, UserError):
+            reason = f"{type(error).__name__}: {reason}; see its log.txt"
+        raise UserError(f"{folder} failed: {reason}; then start the same command again to go on") from None

@@ -1,28 +1,56 @@
 """Many small runs at once on one machine: worker processes that each train one model at a time.
 
-A line of a sweep is a recipe and options with comma-separated values, all combinations of which are run:
+An entry of a sweep is a YAML of recipes/rules.py and options that go before its own; of an option with a list of
+values every one is run, and of several such options all combinations:
 
-    recipes/rules/parity-mlp.yaml train_size=256,512 seed=0,1,2
+    {config: recipes/rules/parity-mlp.yaml, options: {train_size: [256, 512], seed: [0, 1, 2]}}
 
-A run's folder is the sweep's folder and then the recipe's name and the values: parity-mlp/train_size=256,seed=0.
-Finished runs are left as they are and interrupted ones go on, so a sweep is continued by starting it again.
+A run's folder is the sweep's folder, then the file's name and the options: parity-mlp/train_size=256,seed=0. Finished
+runs are left as they are and interrupted ones go on, so a sweep is continued by starting it again.
 """
 
-import multiprocessing
-import multiprocessing.connection
-import os
-import threading
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
+from typing import Any, ClassVar
 
 from eval.errors import UserError
-from trainers.arguments import check_positive, parse
+from trainers.arguments import check_positive, from_yaml
 from trainers.rules import RulesConfig, train_rules
+from trainers.side_by_side import side_by_side
+
+
+@dataclass(frozen=True)
+class Runs:
+    """All combinations of the options' values, on one YAML file."""
+
+    EXAMPLE: ClassVar[str] = "{config: recipes/rules/parity-mlp.yaml, options: {train_size: [256, 512], seed: [0, 1]}}"
+
+    config: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        for option, values in self.options.items():
+            if values == []:
+                raise UserError(f"{option} has no values; give one, or leave it out")
+
+    def expand(self, folder: str) -> list[RulesConfig]:
+        """One config per run, in folders below `folder`. Raises `UserError` for a mistake in any of them."""
+        axes = [
+            [(option, value) for value in (values if isinstance(values, list) else [values])]
+            for option, values in self.options.items()
+        ]
+        configs = []
+        for settings in product(*axes):
+            name = ",".join(f"{option}={_as_typed(value)}" for option, value in settings) or "run"
+            output_dir = str(Path(folder) / Path(self.config).stem / name)
+            configs += from_yaml(self.config, (RulesConfig,), dict(settings) | {"output_dir": output_dir})
+        return configs
+
+
+def _as_typed(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @dataclass
@@ -30,78 +58,31 @@ class SweepConfig:
     """Runs of recipes/rules.py that differ in some options."""
 
     output_dir: str = field(metadata={"help": "folder that holds the folders of the runs"})
-    runs: list[str] = field(metadata={"help": "lines `RECIPE.yaml option=value,value ...`, see trainers/sweep.py"})
+    runs: list[Runs] = field(metadata={"help": f"what is run, such as [{Runs.EXAMPLE}]"})
     workers: int = field(default=2, metadata={"help": "runs at a time, each a process of its own"})
 
     def __post_init__(self):
         check_positive("workers", self.workers)
         if not self.runs:
-            raise UserError("runs is empty; give at least one line `RECIPE.yaml option=value,value ...`")
+            raise UserError(f"runs is empty; give at least one entry, such as {Runs.EXAMPLE}")
         # Every run's mistakes come out now, before the first one starts.
         self.configs()
 
     def configs(self) -> list[RulesConfig]:
-        """One config per run, in the order of the lines. Raises `UserError` for a mistake in any of them."""
-        found: dict[str, RulesConfig] = {}
-        for line in self.runs:
-            for config in expand(line, self.output_dir):
-                if config.output_dir in found:
-                    raise UserError(f"two runs of the sweep have the folder {config.output_dir}; remove one line")
-                found[config.output_dir] = config
-        return list(found.values())
+        """One config per run, in the order of the entries. Raises `UserError` for a mistake in any of them."""
+        by_folder: dict[str, RulesConfig] = {}
+        for entry in self.runs:
+            for config in entry.expand(self.output_dir):
+                if config.output_dir in by_folder:
+                    raise UserError(f"two runs of the sweep have the folder {config.output_dir}; remove one of them")
+                by_folder[config.output_dir] = config
+        return list(by_folder.values())
 
 
-def expand(line: str, folder: str) -> list[RulesConfig]:
-    """The configs of one line of a sweep whose folder is `folder`."""
-    recipe, *words = line.split()
-    axes = []
-    for word in words:
-        option, separator, values = word.partition("=")
-        if not (option and separator and values):
-            raise UserError(f"{word!r} in the sweep's line {line!r} is no option=value,value")
-        axes.append([(option, value) for value in values.split(",")])
-    configs = []
-    for settings in product(*axes):
-        name = ",".join(f"{option}={value}" for option, value in settings) or "run"
-        flags = [flag for option, value in settings for flag in (f"--{option}", value)]
-        output_dir = str(Path(folder) / Path(recipe).stem / name)
-        (config,) = parse(RulesConfig, arguments=["--config", recipe, *flags, "--output_dir", output_dir])
-        configs.append(config)
-    return configs
-
-
-def run_sweep(config: SweepConfig) -> dict[str, dict[str, Any]]:
+def run_sweep(config: SweepConfig) -> dict[Path, dict[str, Any]]:
     """Train every run of the sweep; returns their results by folder.
 
     A run that fails does not stop the others; when they have ended, the first failure is raised.
     """
-    # Workers are forked from a server that has imported torch once and has done nothing else.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    # Read by the OpenMP runtime when the server loads it; each run then sets its own number of threads.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    results, failures = {}, []
-    pool = ProcessPoolExecutor(config.workers, context, initializer=_end_with_the_sweep, max_tasks_per_child=1)
-    with pool:
-        started = {pool.submit(train_rules, run, progress=False): run.output_dir for run in config.configs()}
-        for finished in tqdm(as_completed(started), total=len(started), desc="runs"):
-            if finished.exception() is None:
-                results[started[finished]] = finished.result()
-            else:
-                failures.append(finished.exception())
-    if failures:
-        raise failures[0]
-    return results
-
-
-def _end_with_the_sweep() -> None:
-    """In a worker: end at once when the sweep's own process is gone, so that no two write to one run folder.
-
-    A worker's parent in the operating system is the fork server; a kill of the sweep would not reach the worker.
-    """
-
-    def watch() -> None:
-        multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    jobs = {Path(run.output_dir): partial(train_rules, run, progress=False) for run in config.configs()}
+    return side_by_side(jobs, config.workers, "run", stop_at_failure=False)

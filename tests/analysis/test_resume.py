@@ -60,6 +60,8 @@ def test_a_section_is_measured_once_for_the_same_files_and_options(tiny_checkpoi
     assert measure() == (1, 1)
     results = json.loads((output / "results.json").read_text())
     assert results == {
+        "kind": "comparison",
+        "schema_version": 1,
         "methods": ["es", "grpo"],
         "inputs": {
             section: {
@@ -135,6 +137,8 @@ def test_a_section_is_replaced_and_the_others_stay(tmp_path):
     store(tmp_path, "kl", {"y": 2}, {"grpo": tmp_path, "es": tmp_path}, {"options": 2})
     store(tmp_path, "geometry", {"x": 3}, {"es": tmp_path}, {"options": 3})
     assert json.loads((tmp_path / "results.json").read_text()) == {
+        "kind": "comparison",
+        "schema_version": 1,
         "methods": ["es", "grpo"],
         "inputs": {"geometry": {"options": 3}, "kl": {"options": 2}},
         "geometry": {"x": 3},

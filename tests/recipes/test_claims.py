@@ -16,14 +16,14 @@ MODEL = "recipes/tiny/models/llama-small"
 # One comparison of two ES steps and two GRPO steps.
 SMALL = {
     "model": MODEL,
-    "tasks": "countdown",
+    "tasks": ["countdown"],
     "seeds": 1,
-    "budgets": "matched",
-    "precisions": "fp32",
+    "budgets": ["matched"],
+    "precisions": ["fp32"],
     "processes": 1,
     "completions": 64,
     "published_grpo_completions": 32,
-    "test_tasks": "countdown,yes_no",
+    "test_tasks": ["countdown", "yes_no"],
     "test_size": 8,
     "max_new_tokens": 40,
     "kl_prompts": 4,
@@ -32,15 +32,24 @@ SMALL = {
     "probe_size": 4,
     "random_directions": 1,
     "es_config": "recipes/tiny/es.yaml",
-    "es_options": "population=4,prompts_per_step=8,sigma=0.01,temperature=1.0,eval_every=0,log_completions_every=0",
+    "es_options": {
+        "population": 4,
+        "prompts_per_step": 8,
+        "sigma": 0.01,
+        "temperature": 1.0,
+        "eval_every": 0,
+        "log_completions_every": 0,
+    },
     "grpo_config": "recipes/tiny/grpo.yaml",
-    "grpo_options": "per_device_train_batch_size=32,num_generations=4,eval_every=0,save_steps=2",
+    "grpo_options": {"per_device_train_batch_size": 32, "num_generations": 4, "eval_every": 0, "save_steps": 2},
 }
 
 
 def run(folder: Path, **options) -> None:
-    settings = SMALL | {"output_dir": folder} | options
-    before, sys.argv = sys.argv, ["recipes/claims.py", *(f"--{key}={value}" for key, value in settings.items())]
+    settings = SMALL | {"output_dir": str(folder)} | options
+    path = folder.with_suffix(".yaml")
+    path.write_text(yaml.safe_dump(settings))
+    before, sys.argv = sys.argv, ["recipes/claims.py", "--config", str(path)]
     try:
         claims.main()
     finally:
@@ -54,7 +63,12 @@ def config(**options):
 def test_the_sweep_is_every_combination_seed_by_seed():
     planned = list(
         claims.jobs(
-            config(tasks="countdown, yes_no", seeds=2, budgets="matched,published", precisions="fp32,released")
+            config(
+                tasks=["countdown", "yes_no"],
+                seeds=2,
+                budgets=["matched", "published"],
+                precisions=["fp32", "released"],
+            )
         )
     )
     assert len(planned) == len(set(planned)) == 16
@@ -66,10 +80,10 @@ def test_the_sweep_is_every_combination_seed_by_seed():
 def test_conditions_add_their_options_to_the_yaml_files_of_the_methods():
     settings = claims.method_settings(
         config(
-            budgets="matched,published",
-            precisions="fp32,released",
-            es_released="shared_noise=true,sigma=0.02",
-            grpo_published="num_generations=8",
+            budgets=["matched", "published"],
+            precisions=["fp32", "released"],
+            es_released={"shared_noise": True, "sigma": 0.02},
+            grpo_published={"num_generations": 8},
         )
     )
     assert set(settings) == {
@@ -90,11 +104,11 @@ def test_conditions_add_their_options_to_the_yaml_files_of_the_methods():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"budgets": "machted"}, "budgets is 'machted', not one of matched, published; did you mean matched?"),
-        ({"precisions": ""}, "tasks, budgets and precisions each need one entry"),
-        ({"tasks": "contdown"}, "unknown task 'contdown'"),
-        ({"es_options": "population"}, "'population' is no key=value"),
-        ({"es_options": "populaton=4"}, "unknown argument --populaton=4; did you mean --population"),
+        ({"budgets": ["machted"]}, "budgets is 'machted', not one of matched, published; did you mean matched?"),
+        ({"precisions": []}, "tasks, budgets and precisions each need one entry"),
+        ({"tasks": ["contdown"]}, "unknown task 'contdown'"),
+        ({"es_options": "population=4"}, "es_options is population=4, but it takes a mapping"),
+        ({"es_options": {"populaton": 4}}, "es.yaml: unknown key 'populaton'; did you mean population"),
         ({"line_points": 2}, "line_points is 2"),
     ],
 )
@@ -114,11 +128,11 @@ def test_a_sweep_ends_with_verdicts_and_does_nothing_twice(tmp_path, capsys):
     assert results["config"]["seed"] == 0 and results["training"]["grpo"]["completions"] == 64
     judged = read_json(sweep / "results.json")["claims"]
     assert judged["comparisons"] == 1 and judged["factors"]["budget"] == ["matched"]
-    found = {claim["key"]: claim for claim in judged["claims"]}
+    verdicts = {claim["key"]: claim for claim in judged["claims"]}
     norms = [results["geometry"]["checkpoints"][method]["norm"] for method in ("es", "grpo")]
-    assert found["norm"]["conditions"][0]["values"] == [pytest.approx(norms[0] / norms[1])]
-    assert found["norm"]["verdict"] == "undecided", "one seed decides nothing"
-    assert found["forgetting"]["verdict"] == "not measured"
+    assert verdicts["norm"]["conditions"][0]["values"] == [pytest.approx(norms[0] / norms[1])]
+    assert verdicts["norm"]["verdict"] == "undecided", "one seed decides nothing"
+    assert verdicts["forgetting"]["verdict"] == "not measured"
     assert "claims" in (sweep / "report" / "index.html").read_text()
     assert "countdown/matched-fp32/seed-0/report/index.html" in (sweep / "gallery.html").read_text()
 
@@ -134,5 +148,5 @@ def test_a_comparison_that_fails_is_one_line_with_the_reason(tmp_path):
     with pytest.raises(UserError) as error:
         run(tmp_path / "sweep", completions=65)
     assert "\n" not in str(error.value)
-    assert "countdown/matched-fp32/seed-0 ended with status 2" in str(error.value)
+    assert "countdown/matched-fp32/seed-0 failed: " in str(error.value)
     assert "the budget of 65 completions is not a whole number of steps of 32" in str(error.value)

@@ -66,7 +66,16 @@ def command(folder: Path, **options) -> list[str]:
             placeholders["max_steps"] = 1
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(content | placeholders))
         defaults[f"{name}_config"] = folder / f"{name}.yaml"
-    return [sys.executable, "recipes/compare.py", *(f"--{key}={value}" for key, value in (defaults | options).items())]
+    return [sys.executable, "recipes/compare.py", *words(defaults | options)]
+
+
+def words(options: dict) -> list[str]:
+    """Options as they stand on a command line; of a list each entry is a word."""
+    return [
+        str(word)
+        for key, value in options.items()
+        for word in (f"--{key}", *(value if isinstance(value, list) else [value]))
+    ]
 
 
 def run(words: list[str]) -> None:
@@ -116,7 +125,7 @@ def test_the_measured_norm_is_the_distance_of_the_checkpoints(finished):
     for method in ("es", "grpo"):
         model = load_file(finished / method / "model" / "model.safetensors")
         squared = sum(float((model[name].double() - base[name].double()).pow(2).sum()) for name in base)
-        norm = read_json(finished / "geometry.json")["checkpoints"][method]["norm"]
+        norm = read_json(finished / "geometry.json")["result"]["checkpoints"][method]["norm"]
         assert norm == pytest.approx(squared**0.5, rel=1e-9)
 
 
@@ -154,7 +163,7 @@ def test_a_finished_comparison_is_not_computed_again(finished, capsys):
     [
         ({"completions": 100}, "the budget of 100 completions is not a whole number of steps of 32"),
         ({"task": "contdown"}, "unknown task 'contdown'; did you mean 'countdown'"),
-        ({"test_tasks": "countdown,yesno"}, "unknown task 'yesno'"),
+        ({"test_tasks": ["countdown", "yesno"]}, "unknown task 'yesno'"),
         ({"line_points": 2}, "line_points is 2"),
         ({"model": "./nowhere"}, "there is no checkpoint folder ./nowhere"),
     ],
@@ -166,9 +175,9 @@ def test_mistakes_are_one_line_before_any_work(tmp_path, options, message):
 
 
 def test_a_typo_in_a_method_file_is_found_before_the_other_method_trains(tmp_path):
-    words = command(tmp_path)
+    started = command(tmp_path)
     (tmp_path / "grpo.yaml").write_text((tmp_path / "grpo.yaml").read_text() + "learnign_rate: 0.1\n")
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(started, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.strip().splitlines()[-1].endswith("unknown key 'learnign_rate'; did you mean learning_rate?")
     assert not (tmp_path / "run").exists()

@@ -83,14 +83,18 @@ def files(tmp_path_factory):
     return folder
 
 
+def arm_of(files, method, name=None, **options):
+    return {"name": name or method, "method": method, "config": f"{files}/{method}.yaml", "options": options}
+
+
 def options_of(files, folder, **options):
     settings = {
         "model": files / "model",
         "output_dir": folder,
-        "tasks": ",".join(TASKS),
+        "tasks": TASKS,
         "seeds": 1,
         "budget": 32,
-        "arms": [f"es es {files}/es.yaml", f"grpo grpo {files}/grpo.yaml"],
+        "arms": [arm_of(files, "es"), arm_of(files, "grpo")],
         "test_size": 12,
         "max_new_tokens": 6,
         "kl_prompts": 4,
@@ -99,6 +103,7 @@ def options_of(files, folder, **options):
     } | options
     words = []
     for key, value in settings.items():
+        value = [yaml.safe_dump(value, default_flow_style=True)] if key == "arms" else value
         words += [f"--{key}", *(value if isinstance(value, list) else [str(value)])]
     return words
 
@@ -190,11 +195,11 @@ def test_each_task_and_each_seed_has_its_own_randomness(finished):
 
 def test_a_second_start_repeats_nothing_and_further_seeds_and_arms_are_added(files, tmp_path, capsys):
     study = tmp_path / "study"
-    arms = [f"es es {files}/es.yaml"]
+    arms = [arm_of(files, "es")]
     first = run(files, study, arms=arms)
     times = {path: path.stat().st_mtime_ns for path in (study / "es").rglob("*") if path.is_file()}
     capsys.readouterr()
-    more = run(files, study, arms=[*arms, f"slow es {files}/es.yaml alpha=0.001"], seeds=2, batch_size=12)
+    more = run(files, study, arms=[*arms, arm_of(files, "es", "slow", alpha=0.001)], seeds=2, batch_size=12)
     assert "4 chains, 1 of them finished" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in times} == times
     assert more["arms"]["es"]["seeds"]["0"] == first["arms"]["es"]["seeds"]["0"]
@@ -202,7 +207,7 @@ def test_a_second_start_repeats_nothing_and_further_seeds_and_arms_are_added(fil
     ends = [weights(study / arm / f"seed-{seed}" / FOLDERS[-1]) for arm, seed in (("es", 0), ("es", 1), ("slow", 0))]
     assert norm(ends[0], ends[1]) > 0 and norm(ends[0], ends[2]) > 0
     with pytest.raises(UserError, match=r"the arm slow of .* was another one, with other values of alpha"):
-        run(files, study, arms=[*arms, f"slow es {files}/es.yaml alpha=0.002"], seeds=2)
+        run(files, study, arms=[*arms, arm_of(files, "es", "slow", alpha=0.002)], seeds=2)
     with pytest.raises(UserError, match="holds a run with other options: test_size was 12, now 13"):
         run(files, study, arms=arms, test_size=13)
 
@@ -210,7 +215,7 @@ def test_a_second_start_repeats_nothing_and_further_seeds_and_arms_are_added(fil
 def test_a_study_killed_in_the_middle_of_a_training_ends_with_the_same_matrices(files, finished, tmp_path):
     _, undisturbed = finished
     study = tmp_path / "study"
-    arms = [f"grpo grpo {files}/grpo.yaml"]
+    arms = [arm_of(files, "grpo")]
     command = [sys.executable, "recipes/sequential.py", *options_of(files, study, arms=arms)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     metrics = study / "grpo" / "seed-0" / FOLDERS[1] / "metrics.jsonl"
@@ -231,7 +236,7 @@ def test_chains_side_by_side_give_the_same(files, finished, tmp_path):
 
 @pytest.mark.parametrize("match", ["tokens", "seconds"])
 def test_the_others_spend_what_the_reference_did(files, tmp_path, match):
-    arms = [f"grpo grpo {files}/grpo.yaml", f"es es {files}/es.yaml", f"sft sft {files}/sft.yaml"]
+    arms = [arm_of(files, "grpo"), arm_of(files, "es"), arm_of(files, "sft")]
     if match == "seconds":
         arms = arms[:2]
     results = run(
@@ -265,7 +270,7 @@ def test_a_budget_of_tokens_without_a_reference_ends_every_arm(files, tmp_path):
 
 
 def test_a_chain_cut_by_most_completions_says_so(files, tmp_path, capsys):
-    arms = [f"es es {files}/es.yaml"]
+    arms = [arm_of(files, "es")]
     results = run(files, tmp_path / "study", arms=arms, match="tokens", budget=100000, most_completions=40)
     assert [stage["completions"] for stage in results["arms"]["es"]["seeds"]["0"]["stages"]] == [32, 32]
     assert "ended after 32 completions, before its budget of tokens" in capsys.readouterr().out
@@ -273,13 +278,13 @@ def test_a_chain_cut_by_most_completions_says_so(files, tmp_path, capsys):
 
 @pytest.mark.parametrize(("keep", "steps"), [(True, 8), (False, 4)])
 def test_the_optimizer_starts_anew_for_each_task_unless_it_is_kept(files, tmp_path, keep, steps):
-    run(files, tmp_path / "study", arms=[f"grpo grpo {files}/grpo.yaml"], keep_optimizer=str(keep).lower())
+    run(files, tmp_path / "study", arms=[arm_of(files, "grpo")], keep_optimizer=str(keep).lower())
     state = torch.load(tmp_path / "study" / "grpo" / "seed-0" / FOLDERS[1] / "checkpoint-4" / "optimizer.pt")["state"]
     assert {int(moments["step"]) for moments in state.values()} == {steps}
 
 
 def test_replay_draws_from_all_earlier_tasks(files, tmp_path):
-    arms = [f"replay es {files}/es.yaml replay_share=0.25"]
+    arms = [arm_of(files, "es", "replay", replay_share=0.25)]
     run(files, tmp_path / "study", arms=arms)
     kept = [
         yaml.safe_load((tmp_path / "study" / "replay" / "seed-0" / name / "config.yaml").read_text())
@@ -291,19 +296,20 @@ def test_replay_draws_from_all_earlier_tasks(files, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"arms": ["es es"]}, "the arm 'es es' is no `NAME METHOD FILE key=value ...`"),
         (
-            {"arms": ["es grop FILES/es.yaml"]},
-            "the method of arm es is 'grop', not one of .*; did you mean grpo?",
+            {"arms": ["es es FILES/es.yaml sigma=0.1"]},
+            r"--arms\[0\] is the text 'es es .*; write it as a mapping, such as {name: es, method: es, config: ",
         ),
-        ({"arms": ["es es FILES/sse.yaml"]}, "there is no config file .*sse.yaml"),
-        ({"arms": ["es es FILES/es.yaml sigma"]}, "'sigma' of arm es is no key=value"),
-        ({"arms": ["es es FILES/es.yaml sigmaa=1"]}, "unknown argument --sigmaa; did you mean --sigma"),
-        ({"arms": ["es es FILES/es.yaml steps=3"]}, "steps of arm es is decided for all arms"),
-        ({"arms": ["a/b es FILES/es.yaml"]}, "'a/b' is the name of a folder"),
-        ({"arms": ["es es FILES/es.yaml", "es es FILES/es.yaml"]}, "the arms are es, es; give one at least"),
-        ({"tasks": f"{TASKS[0]},{TASKS[0]}"}, "a task stands twice"),
-        ({"further_tasks": "contdown"}, "unknown task 'contdown'"),
+        ({"arms": [{"name": "es", "method": "es"}]}, r"--arms\[0\]: config missing"),
+        ({"arms": [arm_of("FILES", "grop")]}, r"--arms\[0\]: method is 'grop', not one of .*; did you mean grpo?"),
+        ({"arms": [arm_of("FILES/none", "es")]}, "there is no config file .*none/es.yaml"),
+        ({"arms": [arm_of("FILES", "es", sigmaa=1)]}, "es.yaml: unknown key 'sigmaa'; did you mean sigma"),
+        ({"arms": [arm_of("FILES", "es", steps=3)]}, "steps of arm es is decided for all arms"),
+        ({"arms": [arm_of("FILES", "es", "a/b")]}, "'a/b' is the name of a folder"),
+        ({"arms": [arm_of("FILES", "es"), arm_of("FILES", "es")]}, "the arms are es, es; give one at least"),
+        ({"tasks": [TASKS[0], TASKS[0]]}, "a task stands twice"),
+        ({"tasks": ",".join(TASKS)}, f"--tasks has .*; write --tasks {' '.join(TASKS)}"),
+        ({"further_tasks": ["contdown"]}, "unknown task 'contdown'"),
         ({"match": "token"}, "match is 'token', not one of .*did you mean tokens"),
         ({"match": "tokens"}, "match: tokens without a reference needs most_completions"),
         ({"match": "tokens", "reference": "sft"}, "reference is 'sft', not one of the arms es, grpo"),
@@ -317,10 +323,8 @@ def test_replay_draws_from_all_earlier_tasks(files, tmp_path):
     ],
 )
 def test_mistakes_are_found_before_any_work(files, tmp_path, options, message):
-    options = {
-        key: [line.replace("FILES", str(files)) for line in value] if key == "arms" else value
-        for key, value in options.items()
-    }
+    if "arms" in options:
+        options = {"arms": yaml.safe_load(yaml.safe_dump(options["arms"]).replace("FILES", str(files)))}
     with pytest.raises(UserError, match=message) as error:
         run(files, tmp_path / "study", **options)
     assert "\n" not in str(error.value)
@@ -333,15 +337,15 @@ def test_a_chain_that_needs_another_s_spending_says_which(files, tmp_path):
 
 
 def test_a_chain_that_fails_is_one_line_with_the_reason(files, tmp_path):
-    never = f"sft sft {files}/sft.yaml temperature=0.0001"
+    never = arm_of(files, "sft", temperature=0.0001)
     with pytest.raises(UserError) as error:
-        run(files, tmp_path / "study", arms=[never], processes=2, tasks="countdown")
+        run(files, tmp_path / "study", arms=[never], processes=2, tasks=["countdown"])
     assert "\n" not in str(error.value)
-    assert "sft/seed-0 ended with status 2" in str(error.value) and "is right and finished" in str(error.value)
+    assert "sft/seed-0 failed: " in str(error.value) and "is right and finished" in str(error.value)
 
 
 def test_the_tiny_study_is_four_tasks_three_seeds_and_both_methods():
     (config,) = parse(*sequential.CONFIG_TYPES, arguments=["--config", "recipes/tiny/sequential.yaml"])
     assert len(config.columns()) == 4 and config.seeds == 3
-    assert {"es", "grpo"} <= {arm.method for arm in config.read_arms()}
+    assert {"es", "grpo"} <= {arm.method for arm in config.arms}
     assert Path(config.model).is_dir()

@@ -123,7 +123,7 @@ def test_mistakes_are_one_line():
     with pytest.raises(UserError, match="careless_share"):
         PretrainConfig(output_dir="unused", careless_share=1.5)
     with pytest.raises(UserError, match="unknown task 'contdown'"):
-        PretrainConfig(output_dir="unused", tasks="countdown,contdown")
+        PretrainConfig(output_dir="unused", tasks=["countdown", "contdown"])
 
 
 def test_the_recipe_reports_a_mistake_in_one_line(tmp_path):

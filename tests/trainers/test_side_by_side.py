@@ -1,69 +1,108 @@
-"""Commands side by side: how many at a time, what a failure does, and that none outlives what started it."""
+"""Jobs side by side: how many at a time, what a failure does, and that none outlives what started it."""
 
+import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
+import torch
 
 from eval.errors import UserError
 from tests.recipe_files import ROOT
-from trainers.side_by_side import run_python, side_by_side
+from trainers.side_by_side import side_by_side
 
 
-def test_so_many_at_a_time_and_each_once():
-    together, most, done = 0, 0, []
-    lock, met = threading.Lock(), threading.Barrier(2, timeout=20)
-
-    def job(number):
-        nonlocal together, most
-        with lock:
-            together += 1
-            most = max(most, together)
-        met.wait()  # passes only if two are there
-        with lock:
-            together -= 1
-            done.append(number)
-
-    side_by_side([partial(job, number) for number in range(6)], 2, "job")
-    assert most == 2 and sorted(done) == list(range(6))
+def meet(folder: Path, number: int) -> int:
+    """Wait until two jobs are there, then leave; returns the largest number that were there together."""
+    mine = folder / f"{number}.here"
+    mine.touch()
+    most, deadline = 0, time.monotonic() + 60
+    while not (folder / f"{number}.gone").exists():
+        most = max(most, len(list(folder.glob("*.here"))))
+        if most > 1:
+            (folder / f"{number}.gone").touch()
+        assert time.monotonic() < deadline, "there is never more than one"
+        time.sleep(0.01)
+    time.sleep(0.1)
+    mine.unlink()
+    return most
 
 
-def test_the_first_failure_is_raised_and_those_that_wait_do_not_start():
-    started = []
+def speak(word: str) -> dict:
+    print(word)
+    return {"threads": torch.get_num_threads(), "environment": os.environ["OMP_NUM_THREADS"], "process": os.getpid()}
 
-    def job(number):
-        started.append(number)
-        if number == 1:
-            raise UserError("job 1 is wrong")
+
+def fail(error: Exception) -> None:
+    raise error
+
+
+def leave_a_mark(path: Path) -> None:
+    path.touch()
+
+
+def tick(path: Path) -> None:
+    while True:
+        with open(path, "a") as file:
+            file.write(".")
         time.sleep(0.02)
 
-    with pytest.raises(UserError, match="job 1 is wrong"):
-        side_by_side([partial(job, number) for number in range(50)], 1, "job")
-    assert started[:2] == [0, 1] and len(started) < 50
+
+def test_so_many_at_a_time(tmp_path):
+    most = side_by_side({tmp_path / str(number): partial(meet, tmp_path, number) for number in range(4)}, 2, "job")
+    assert list(most) == [tmp_path / str(number) for number in range(4)]
+    assert set(most.values()) == {2}
 
 
-def test_a_command_has_one_thread_and_a_failed_one_is_one_line_with_its_last_words(tmp_path):
-    run_python(tmp_path / "good", "the job", ["-c", "import os; print(os.environ['OMP_NUM_THREADS'], 'thread')"])
-    assert (tmp_path / "good" / "log.txt").read_text() == "1 thread\n"
-    with pytest.raises(UserError) as error:
-        run_python(tmp_path / "bad", "the job", ["-c", "import sys; print('first'); sys.exit('no such thing')"])
-    assert "\n" not in str(error.value)
-    assert "the job in" in str(error.value) and "ended with status 1 (no such thing)" in str(error.value)
+def test_each_job_has_a_process_one_thread_and_a_log(tmp_path):
+    done = side_by_side({tmp_path / word: partial(speak, word) for word in ("one", "two")}, 1, "job")
+    for folder, result in done.items():
+        assert (folder / "log.txt").read_text() == f"{folder.name}\n"
+        assert (result["threads"], result["environment"]) == (1, "1")
+    assert len({os.getpid(), *(result["process"] for result in done.values())}) == 3
 
 
-def test_a_command_ends_with_the_process_that_started_it(tmp_path):
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (UserError("sigma is 0"), "bad failed: sigma is 0; then start the same command again"),
+        (ValueError("no\nsuch"), "bad failed: ValueError: no such; see its log.txt"),
+    ],
+)
+def test_a_failure_is_one_line_and_those_that_wait_do_not_start(tmp_path, error, message):
+    jobs = {tmp_path / "bad": partial(fail, error)}
+    jobs |= {tmp_path / str(k): partial(leave_a_mark, tmp_path / f"{k}.started") for k in range(20)}
+    with pytest.raises(UserError) as raised:
+        side_by_side(jobs, 1, "job")
+    assert "\n" not in str(raised.value) and message in str(raised.value)
+    assert type(error).__name__ in (tmp_path / "bad" / "log.txt").read_text()
+    assert len(list(tmp_path.glob("*.started"))) < 20
+
+
+def test_others_end_if_they_are_to(tmp_path):
+    jobs = {tmp_path / "bad": partial(fail, UserError("wrong"))}
+    jobs |= {tmp_path / str(k): partial(leave_a_mark, tmp_path / f"{k}.started") for k in range(4)}
+    with pytest.raises(UserError, match="bad failed: wrong"):
+        side_by_side(jobs, 1, "job", stop_at_failure=False)
+    assert len(list(tmp_path.glob("*.started"))) == 4
+
+
+def test_a_killed_job_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="the process of a job was killed"):
+        side_by_side({tmp_path / "job": partial(os._exit, 9)}, 1, "job")
+
+
+def test_a_job_ends_with_the_process_that_started_it(tmp_path):
     ticks = tmp_path / "ticks"
-    command = (
-        "import time; from trainers.side_by_side import end_with_starter; end_with_starter()\n"
-        f"while True:\n    open({str(ticks)!r}, 'a').write('.'); time.sleep(0.02)"
-    )
     starter = (
-        "from pathlib import Path; from trainers.side_by_side import run_python\n"
-        f"run_python(Path({str(tmp_path)!r}), 'the job', ['-c', {command!r}])"
+        "from functools import partial; from pathlib import Path\n"
+        "from tests.trainers.test_side_by_side import tick; from trainers.side_by_side import side_by_side\n"
+        f"if __name__ == '__main__':\n"
+        f"    side_by_side({{Path({str(tmp_path / 'job')!r}): partial(tick, Path({str(ticks)!r}))}}, 1, 'job')"
     )
     process = subprocess.Popen([sys.executable, "-c", starter], cwd=ROOT)
     deadline = time.monotonic() + 60
@@ -74,6 +113,6 @@ def test_a_command_ends_with_the_process_that_started_it(tmp_path):
     process.wait()
     size = -1
     while size != ticks.stat().st_size:
-        assert time.monotonic() < deadline, "the command goes on without its starter"
+        assert time.monotonic() < deadline, "the job goes on without its starter"
         size = ticks.stat().st_size
         time.sleep(1.0)

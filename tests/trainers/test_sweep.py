@@ -1,4 +1,4 @@
-"""Sweeps: what a line stands for, and that a started sweep is finished by starting it again."""
+"""Sweeps: what an entry stands for, and that a started sweep is finished by starting it again."""
 
 import signal
 import subprocess
@@ -11,7 +11,8 @@ import yaml
 from eval.errors import UserError
 from eval.storage import read_json, read_jsonl
 from tests.recipe_files import ROOT
-from trainers.sweep import SweepConfig, expand
+from trainers.arguments import parse
+from trainers.sweep import Runs, SweepConfig
 
 
 RECIPE = """
@@ -40,38 +41,53 @@ def recipe(tmp_path):
     return str(path)
 
 
-def test_a_line_is_every_combination(recipe):
-    configs = expand(f"{recipe} group=2,3 seed=0,1", "runs/here")
+def test_an_entry_is_every_combination(recipe):
+    configs = Runs(recipe, {"group": [2, 3], "seed": [0, 1], "train_size": 16}).expand("runs/here")
     assert [(config.group, config.seed) for config in configs] == [(2, 0), (2, 1), (3, 0), (3, 1)]
-    assert configs[1].output_dir == "runs/here/small/group=2,seed=1"
-    assert {config.steps for config in configs} == {6}
-    assert [config.output_dir for config in expand(recipe, "runs/here")] == ["runs/here/small/run"]
+    assert configs[1].output_dir == "runs/here/small/group=2,seed=1,train_size=16"
+    assert {(config.steps, config.train_size) for config in configs} == {(6, 16)}
+    assert [config.output_dir for config in Runs(recipe).expand("runs/here")] == ["runs/here/small/run"]
 
 
 def test_mistakes_are_found_before_the_first_run(recipe):
-    def sweep(*lines, **options):
-        return SweepConfig(output_dir="unused", runs=list(lines), **options)
+    def sweep(*runs, **options):
+        return SweepConfig(output_dir="unused", runs=list(runs), **options)
 
     with pytest.raises(UserError, match="group is 5, which does not divide"):
-        sweep(f"{recipe} group=3", f"{recipe} group=2,5")
-    with pytest.raises(UserError, match="unknown argument --gruop; did you mean --group"):
-        sweep(f"{recipe} gruop=3")
-    with pytest.raises(UserError, match="'group' in the sweep's line .* is no option=value"):
-        sweep(f"{recipe} group")
+        sweep(Runs(recipe, {"group": 3}), Runs(recipe, {"group": [2, 5]}))
+    with pytest.raises(UserError, match="unknown key 'gruop'; did you mean group?"):
+        sweep(Runs(recipe, {"gruop": 3}))
+    with pytest.raises(UserError, match="group has no values"):
+        Runs(recipe, {"group": []})
     with pytest.raises(UserError, match="two runs of the sweep have the folder unused/small/seed=1"):
-        sweep(f"{recipe} seed=1", f"{recipe} seed=0,1")
+        sweep(Runs(recipe, {"seed": 1}), Runs(recipe, {"seed": [0, 1]}))
     with pytest.raises(UserError, match="there is no config file missing.yaml"):
-        sweep("missing.yaml")
+        sweep(Runs("missing.yaml"))
     with pytest.raises(UserError, match="runs is empty"):
         sweep()
     with pytest.raises(UserError, match="workers is 0"):
-        sweep(recipe, workers=0)
+        sweep(Runs(recipe), workers=0)
+
+
+def test_the_old_form_is_refused_with_the_new_one(tmp_path, recipe):
+    path = tmp_path / "sweep.yaml"
+    path.write_text(yaml.safe_dump({"output_dir": "unused", "runs": [f"{recipe} group=2,3 seed=0"]}))
+    with pytest.raises(UserError, match=r"runs\[0\] is the text .*; write it as a mapping, such as {config: recipes/"):
+        parse(SweepConfig, arguments=["--config", str(path)])
 
 
 def test_a_sweep_runs_several_models_and_a_second_start_finishes_what_is_left(recipe, tmp_path):
     sweep = tmp_path / "sweep.yaml"
     out = tmp_path / "out"
-    sweep.write_text(yaml.safe_dump({"output_dir": str(out), "runs": [f"{recipe} group=2,3 seed=0"], "workers": 2}))
+    sweep.write_text(
+        yaml.safe_dump(
+            {
+                "output_dir": str(out),
+                "runs": [{"config": recipe, "options": {"group": [2, 3], "seed": 0}}],
+                "workers": 2,
+            }
+        )
+    )
     command = [sys.executable, "recipes/rules_sweep.py", "--config", str(sweep)]
     first = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert f"{out}: 2 runs" in first.stdout
@@ -89,7 +105,8 @@ def test_a_failed_run_is_reported_and_the_others_end(recipe, tmp_path):
     # A file where the first run's folder should be.
     (out / "small").mkdir(parents=True)
     (out / "small" / "seed=0").write_text("in the way")
-    command = [sys.executable, "recipes/rules_sweep.py", "--output_dir", str(out), "--runs", f"{recipe} seed=0,1"]
+    command = [sys.executable, "recipes/rules_sweep.py", "--output_dir", str(out), "--runs"]
+    command.append(f"[{{config: {recipe}, options: {{seed: [0, 1]}}}}]")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0 and "seed=0" in done.stderr
     assert (out / "small" / "seed=1" / "results.json").exists()
@@ -98,9 +115,10 @@ def test_a_failed_run_is_reported_and_the_others_end(recipe, tmp_path):
 def test_workers_end_with_a_killed_sweep(recipe, tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "recipes/rules_sweep.py", "--output_dir", str(out), "--workers", "1", "--runs"]
-    line = f"{recipe} steps=1000000 evaluate_from=1000000 save_every=1000000 log_every=1"
+    options = "{steps: 1000000, evaluate_from: 1000000, save_every: 1000000, log_every: 1}"
+    entry = f"[{{config: {recipe}, options: {options}}}]"
     metrics = out / "small" / "steps=1000000,evaluate_from=1000000,save_every=1000000,log_every=1" / "metrics.jsonl"
-    process = subprocess.Popen([*command, line], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([*command, entry], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None and not read_jsonl(metrics):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)

@@ -140,7 +140,9 @@ def _chain_locations(results: Results) -> Sequence[Location]:
     unless the configuration asks for none; of each arm the first that is not there is named.
     """
     found = lookup(results, "arms") or {}
-    planned = [text.split()[0] for text in lookup(results, "config", "arms") or []]
+    # Older studies have an arm as a line of text, its name first.
+    arms = lookup(results, "config", "arms") or []
+    planned = [arm.split()[0] if isinstance(arm, str) else arm["name"] for arm in arms]
     seeds = list(dict.fromkeys(seed for arm in found.values() for seed in arm["seeds"]))
     stages = len(lookup(results, "tasks") or [])
     locations: list[Location] = [

@@ -1,0 +1,170 @@
+"""What differs between models post-trained from one base on one task: every section of a comparison's results.json.
+
+Each section but the summaries of the trainings is a stage of the run folder, measured once for the same files and
+options (`analysis.resume.stage`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from analysis.behaviour.held_out import HeldOut
+from analysis.behaviour.kl import kl_drift
+from analysis.behaviour.lines import connectivity, task_landscape
+from analysis.behaviour.probes import probes
+from analysis.geometry.updates import update_geometry
+from analysis.resume import folder_digests, measure_sections, stage
+from analysis.theory.random_walk import random_walk_norm
+from eval.harness import evaluate_task
+from eval.rollout.base import Sampling
+from eval.rollout.hf import HFEngine
+from eval.storage import append_jsonl, new_folder, read_json, read_jsonl
+from eval.tasks import get_task
+
+
+@dataclass(kw_only=True)
+class ComparedOn(HeldOut):
+    """On what the finished models of a comparison are measured."""
+
+    test_tasks: list[str] = field(
+        default_factory=lambda: ["countdown", "arithmetic", "four_choice", "yes_no"],
+        metadata={"help": "tasks evaluated at the end"},
+    )
+    line_points: int = field(default=5, metadata={"help": "models along each straight line, the ends included"})
+    line_size: int = field(default=200, metadata={"help": "held-out problems for each of them"})
+
+
+def compare_models(
+    run: Path, base: Path, methods: Sequence[str], task: str, measured_on: ComparedOn, device: Any
+) -> dict[str, Any]:
+    """All sections about `methods`, whose trainings lie in `run`/<method>; "es" is evolution strategies.
+
+    base: the checkpoint that they began with. task: what they were rewarded for, measured along the lines between the
+    models. What the models wrote goes to `run`/evaluation/.
+    """
+    models = {method: run / method / "model" for method in methods}
+    files = {"checkpoints": folder_digests({"base": base, **models})}
+    sampled = files | {"seed": measured_on.data_seed, "max_new_tokens": measured_on.max_new_tokens}
+    generation = (measured_on.data_seed, measured_on.max_new_tokens, measured_on.batch_size, device)
+    tasks, prompts = measured_on.test_tasks, measured_on.kl_prompts
+    size, points = measured_on.line_size, measured_on.line_points
+    evaluation = stage(
+        run,
+        "evaluation",
+        sampled | {"tasks": tasks, "size": measured_on.test_size},
+        lambda: evaluate(run / "evaluation", {"base": base, **models}, measured_on, device),
+    )
+    geometry = stage(run, "geometry", files, lambda: update_geometry(base, models))
+    kl = stage(
+        run,
+        "kl",
+        sampled | {"tasks": tasks, "prompts": prompts},
+        lambda: kl_drift(base, models, tasks, prompts, *generation),
+    )
+    lines = stage(
+        run,
+        "connectivity",
+        sampled | {"task": task, "size": size, "points": points},
+        lambda: connectivity(base, models, task, size, points, *generation),
+    )
+    walk = random_walk(run / "es", geometry["checkpoints"]["es"]["norm"], geometry["parameters"])
+    return {
+        "methods": list(methods),
+        "training": {method: training_summary(run / method) for method in methods},
+        "evaluation": evaluation,
+        "geometry": geometry,
+        "random_walk": {"es": walk},
+        "kl": kl,
+        "connectivity": lines,
+    }
+
+
+def add_probes(
+    run: Path,
+    base: Path,
+    methods: Sequence[str],
+    task: str,
+    size: int,
+    random_directions: int,
+    measured_on: ComparedOn,
+    device: Any,
+) -> None:
+    """Put "probes" into `run`/results.json: odd and even parts along each whole update and along random directions."""
+    models = {method: run / method / "model" for method in methods}
+    seed, max_new_tokens = measured_on.data_seed, measured_on.max_new_tokens
+    scales, random_seeds = [1.0], list(range(random_directions))
+    options = {
+        "task": task,
+        "size": size,
+        "seed": seed,
+        "max_new_tokens": max_new_tokens,
+        "scales": scales,
+        "random_seeds": random_seeds,
+    }
+
+    def measure() -> dict[str, Any]:
+        landscape = task_landscape(base, models, task, size, seed, max_new_tokens, measured_on.batch_size, device)
+        return probes(landscape, list(methods), scales, random_seeds)
+
+    measure_sections(run, base, models, {"probes": (options, measure)}, recompute=False)
+
+
+def evaluate(answers: Path, models: dict[str, Path], measured_on: ComparedOn, device: Any) -> dict[str, Any]:
+    """{model: {task: greedy accuracy on held-out problems}}; what the models wrote goes to the folder `answers`."""
+    accuracy: dict[str, Any] = {}
+    with new_folder(answers) as folder:
+        for name, path in models.items():
+            engine = HFEngine.from_pretrained(path, device)
+            accuracy[name] = {}
+            for task in measured_on.test_tasks:
+                result = evaluate_task(
+                    engine,
+                    get_task(task),
+                    "test",
+                    measured_on.test_size,
+                    measured_on.data_seed,
+                    Sampling(measured_on.max_new_tokens),
+                    measured_on.batch_size,
+                )
+                for record in result.pop("records"):
+                    append_jsonl(folder / f"{name}-{task}.jsonl", record)
+                accuracy[name][task] = result
+    return accuracy
+
+
+def training_summary(run: Path) -> dict[str, Any]:
+    """Budget and learning curves of one training, from its run folder."""
+    results, steps = read_json(run / "results.json"), read_jsonl(run / "metrics.jsonl")
+    points = read_jsonl(run / "evaluations.jsonl")
+    rewarded = [step for step in steps if step.get("reward") is not None]
+    return {
+        **{key: results[key] for key in ("steps", "completions", "tokens", "seconds")},
+        "curve": {key: [step[key] for step in rewarded] for key in ("completions", "reward")},
+        "evaluation": {
+            **{key: [point[key] for point in points] for key in ("completions", "accuracy", "low", "high")},
+            "total": points[0]["total"] if points else 0,
+        },
+    }
+
+
+def random_walk(run: Path, norm: float, parameters: int) -> dict[str, Any] | None:
+    """The norm of an update of evolution strategies beside that of a walk that learns nothing, alpha sqrt(T d / N).
+
+    run: its run folder. norm: measured. parameters: d. None where the formula does not apply.
+    """
+    es = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    constant = es["alpha_schedule"] == "constant" and es["fitness_shaping"] == "zscore"
+    if not constant or es["anchor"] or es["antithetic"] or es["shared_noise"]:
+        return None
+    updates = read_json(run / "results.json")["updates"]
+    return {
+        "predicted_norm": random_walk_norm(es["alpha"], updates, es["population"], parameters),
+        "measured_norm": norm,
+        "alpha": es["alpha"],
+        "steps": updates,
+        "members": es["population"],
+        "parameters": parameters,
+    }
