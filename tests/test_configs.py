@@ -6,7 +6,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from transformers import TrainingArguments
 
 from tests.recipe_files import ROOT, load_script, recipe_yamls, script_of
-from trainers.arguments import parse
+from trainers.arguments import as_flat_dict, from_yaml, parse
 
 
 # File -> the function of accelerate that starts the processes, and how many.
@@ -69,3 +69,6 @@ def test_recipe_yaml_is_read_by_its_script(yaml_path):
         arguments += ["--use_cpu", "true"]
     configs = parse(*config_types, arguments=arguments)
     assert tuple(type(config) for config in configs) == config_types
+    # A study that takes the file with values of its own reads the same.
+    overrides = {"use_cpu": True} if len(arguments) > 2 else {}
+    assert as_flat_dict(*from_yaml(yaml_path, config_types, overrides)) == as_flat_dict(*configs)

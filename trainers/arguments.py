@@ -359,11 +359,10 @@ def _number(value: int | float | str, type_: type) -> int | float:
 
 def _advice(value: Any, hint: Any) -> str:
     """What to write in place of a value of the wrong type, where that can be told."""
-    if hint == list[str] and isinstance(value, str | list):
-        words = [
-            word.strip() for item in ([value] if isinstance(value, str) else value) for word in str(item).split(",")
-        ]
-        return f"; write [{', '.join(words)}]"
+    entries = [value] if isinstance(value, str) else value
+    if hint == list[str] and isinstance(entries, list) and all(isinstance(entry, str) for entry in entries):
+        names = [name.strip() for entry in entries for name in entry.split(",")]
+        return f"; write [{', '.join(names)}]"
     if get_origin(hint) is Literal and isinstance(value, str):
         return did_you_mean(value, map(str, get_args(hint)))
     if not isinstance(value, str) and (hint is str or str in get_args(hint)):
