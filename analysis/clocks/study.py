@@ -1,6 +1,5 @@
 """The page on a sweep of rule runs: both clocks, the innovation window, basins, mechanism, and claims C1 to C7."""
 
-import hashlib
 import json
 import shlex
 import sys
@@ -26,6 +25,7 @@ from analysis.clocks.sample_grids import sample_grids
 from analysis.report import html, markdown
 from analysis.report.results import Results, read_results
 from analysis.report.studies.clocks.document import compose
+from analysis.resume import digest
 from eval.generative.checkpoint import NEXT_TOKEN_MODELS
 from eval.storage import new_folder, read_json, write_json, write_text
 
@@ -125,5 +125,4 @@ def telling_runs(runs: Sequence[Run]) -> list[Run]:
 
 def _digest(run: Run) -> str:
     """Changes when the run's checkpoints or evaluations do: they are written once, so their steps tell."""
-    text = json.dumps([run.config, run.rows, run.checkpoints])
-    return hashlib.sha256(text.encode()).hexdigest()
+    return digest([run.config, run.rows, run.checkpoints])
