@@ -42,6 +42,7 @@ from trainers.arguments import (
 from trainers.es.config import ESConfig
 from trainers.grpo import GRPOArguments, GRPOConfig
 from trainers.launch import make_accelerator
+from trainers.options import PositiveInt, check_bounds, option
 from trainers.run_folder import start_run
 from trainers.side_by_side import side_by_side
 
@@ -60,36 +61,26 @@ class ClaimsConfig(ComparedOn):
     output_dir: str = field(metadata={"help": "folder of the sweep"})
     es_config: str = field(metadata={"help": "YAML file of recipes/es.py"})
     grpo_config: str = field(metadata={"help": "YAML file of recipes/grpo.py"})
-    tasks: list[str] = field(
-        default_factory=lambda: ["countdown", "arithmetic"], metadata={"help": "each trained on its own"}
+    tasks: list[str] = option(["countdown", "arithmetic"], "each trained on its own")
+    seeds: PositiveInt = option(5, "training seeds 0, 1, ...; a verdict takes at least 5")
+    budgets: list[str] = option([*BUDGETS], "matched, published or both")
+    precisions: list[str] = option([*PRECISIONS], "fp32, released or both")
+    completions: PositiveInt = option(15360, "training completions of ES, and of GRPO if matched")
+    published_grpo_completions: PositiveInt = option(896, "those of GRPO at the published budget")
+    es_options: dict[str, Any] = option({}, "options that go before those in es_config, such as {sigma: 0.02}")
+    grpo_options: dict[str, Any] = option({}, "the same for grpo_config")
+    es_released: dict[str, Any] = option({"precision": "released"}, "further options of ES at released precision")
+    grpo_released: dict[str, Any] = option({}, "the same for GRPO; none: it trains as in fp32")
+    grpo_published: dict[str, Any] = option(
+        {}, "further options of GRPO at the published budget, such as a smaller batch"
     )
-    seeds: int = field(default=5, metadata={"help": "training seeds 0, 1, ...; a verdict takes at least 5"})
-    budgets: list[str] = field(default_factory=lambda: [*BUDGETS], metadata={"help": "matched, published or both"})
-    precisions: list[str] = field(default_factory=lambda: [*PRECISIONS], metadata={"help": "fp32, released or both"})
-    completions: int = field(default=15360, metadata={"help": "training completions of ES, and of GRPO if matched"})
-    published_grpo_completions: int = field(default=896, metadata={"help": "those of GRPO at the published budget"})
-    es_options: dict[str, Any] = field(
-        default_factory=dict, metadata={"help": "options that go before those in es_config, such as {sigma: 0.02}"}
-    )
-    grpo_options: dict[str, Any] = field(default_factory=dict, metadata={"help": "the same for grpo_config"})
-    es_released: dict[str, Any] = field(
-        default_factory=lambda: {"precision": "released"},
-        metadata={"help": "further options of ES at released precision"},
-    )
-    grpo_released: dict[str, Any] = field(
-        default_factory=dict, metadata={"help": "the same for GRPO; none: it trains as in fp32"}
-    )
-    grpo_published: dict[str, Any] = field(
-        default_factory=dict,
-        metadata={"help": "further options of GRPO at the published budget, such as a smaller batch"},
-    )
-    processes: int = field(default=2, metadata={"help": "comparisons side by side, each with one thread"})
-    probe_size: int = field(default=60, metadata={"help": "held-out problems for each point of the probes"})
-    random_directions: int = field(default=2, metadata={"help": "random directions beside each probed update"})
+    processes: PositiveInt = option(2, "comparisons side by side, each with one thread")
+    probe_size: PositiveInt = option(60, "held-out problems for each point of the probes")
+    random_directions: PositiveInt = option(2, "random directions beside each probed update")
 
     def __post_init__(self):
-        whole = "seeds completions published_grpo_completions processes test_size max_new_tokens kl_prompts line_size"
-        for name in (*whole.split(), "probe_size", "random_directions", "batch_size"):
+        check_bounds(self)
+        for name in ("test_size", "max_new_tokens", "kl_prompts", "line_size", "batch_size"):
             check_positive(name, getattr(self, name))
         check_at_least("line_points", self.line_points, 3)
         for name in {*self.tasks, *self.test_tasks}:

@@ -26,6 +26,7 @@ from trainers.chains import local_model
 from trainers.es.train import train_es
 from trainers.grpo import train_grpo
 from trainers.launch import make_accelerator
+from trainers.options import NonNegativeInt, PositiveInt, check_bounds, option
 from trainers.run_folder import start_run
 
 
@@ -43,23 +44,20 @@ class CompareConfig(ComparedOn):
     output_dir: str = field(metadata={"help": "run folder of the comparison"})
     es_config: str = field(metadata={"help": "YAML file of recipes/es.py"})
     grpo_config: str = field(metadata={"help": "YAML file of recipes/grpo.py"})
-    task: str = field(default="countdown", metadata={"help": "what both methods are rewarded for"})
-    completions: int = field(default=61440, metadata={"help": "training completions that each method generates"})
-    grpo_completions: int = field(
-        default=0, metadata={"help": "completions of GRPO where its budget is another one; 0: the same"}
-    )
-    seed: int = field(default=0, metadata={"help": "seed of both trainings"})
-    test_tasks: list[str] = field(default_factory=lambda: list(TASKS), metadata={"help": "tasks evaluated at the end"})
-    test_size: int = field(default=500, metadata={"help": "held-out problems per task"})
-    max_new_tokens: int = field(default=64, metadata={"help": "longest completion, in training and afterwards"})
-    kl_prompts: int = field(default=200, metadata={"help": "prompts per task and direction of the KL"})
-    line_points: int = field(default=11, metadata={"help": "models along each straight line, the ends included"})
-    batch_size: int = field(default=500, metadata={"help": "prompts generated at a time after training"})
+    task: str = option("countdown", "what both methods are rewarded for")
+    completions: PositiveInt = option(61440, "training completions that each method generates")
+    grpo_completions: NonNegativeInt = option(0, "completions of GRPO where its budget is another one; 0: the same")
+    seed: int = option(0, "seed of both trainings")
+    test_tasks: list[str] = option(list(TASKS), "tasks evaluated at the end")
+    test_size: PositiveInt = option(500, "held-out problems per task")
+    max_new_tokens: PositiveInt = option(64, "longest completion, in training and afterwards")
+    kl_prompts: PositiveInt = option(200, "prompts per task and direction of the KL")
+    line_points: int = option(11, "models along each straight line, the ends included")
+    batch_size: PositiveInt = option(500, "prompts generated at a time after training")
 
     def __post_init__(self):
-        for name in ("completions", "test_size", "max_new_tokens", "kl_prompts", "line_size", "batch_size"):
-            check_positive(name, getattr(self, name))
-        check_at_least("grpo_completions", self.grpo_completions, 0)
+        check_bounds(self)
+        check_positive("line_size", self.line_size)
         check_at_least("line_points", self.line_points, 3)
         for name in {self.task, *self.test_tasks}:
             get_task(name)

@@ -24,11 +24,12 @@ from analysis.theory.random_walk import effective_dimension
 from eval.errors import exit_with_one_line
 from eval.results_file import write_results
 from eval.storage import write_text
-from trainers.arguments import check_at_least, check_positive, parse
+from trainers.arguments import check_at_least, parse
 from trainers.es.memory import model_shape
 from trainers.es.noise import Noise
 from trainers.es.rounding_study import WITHOUT_UPDATE, Steps, round_in_every_way
 from trainers.launch import make_accelerator
+from trainers.options import PositiveFloat, PositiveInt, check_bounds, option
 from trainers.run_folder import start_run
 
 
@@ -44,19 +45,18 @@ class PrecisionConfig:
 
     output_dir: str = field(metadata={"help": "run folder; results.json and report.md are in it at the end"})
     models: list[str] = field(metadata={"help": "checkpoint folders"})
-    simulated: str = field(default="", metadata={"help": "folder with the config.json of a model to simulate; none"})
-    simulated_layers: int = field(default=2, metadata={"help": "layers of it that are simulated and stand for all"})
-    sample: int = field(default=4096, metadata={"help": "numbers of each of its tensors that are simulated"})
-    steps: int = field(default=100, metadata={"help": "updates"})
-    population: int = field(default=30, metadata={"help": "members per step, N"})
-    engines: int = field(default=3, metadata={"help": "engines of the released loop"})
-    sigma: float = field(default=1e-3, metadata={"help": "standard deviation of a member's perturbation"})
-    alpha: float = field(default=5e-4, metadata={"help": "step size"})
-    seed: int = field(default=0, metadata={"help": "fixes noise, fitness and simulated weights"})
+    simulated: str = option("", "folder with the config.json of a model to simulate; none")
+    simulated_layers: PositiveInt = option(2, "layers of it that are simulated and stand for all")
+    sample: PositiveInt = option(4096, "numbers of each of its tensors that are simulated")
+    steps: PositiveInt = option(100, "updates")
+    population: int = option(30, "members per step, N")
+    engines: PositiveInt = option(3, "engines of the released loop")
+    sigma: PositiveFloat = option(1e-3, "standard deviation of a member's perturbation")
+    alpha: PositiveFloat = option(5e-4, "step size")
+    seed: int = option(0, "fixes noise, fitness and simulated weights")
 
     def __post_init__(self):
-        for name in ("simulated_layers", "sample", "steps", "engines", "sigma", "alpha"):
-            check_positive(name, getattr(self, name))
+        check_bounds(self)
         check_at_least("population", self.population, 2)
 
 

@@ -30,9 +30,10 @@ from eval.errors import UserError, exit_with_one_line
 from eval.results_file import write_results
 from eval.storage import read_json, write_text
 from eval.tasks import get_task
-from trainers.arguments import as_flat_dict, check_at_least, check_between, check_positive, parse, read_yaml
+from trainers.arguments import as_flat_dict, check_between, check_positive, parse, read_yaml
 from trainers.chains import SEEDS_BETWEEN_STAGES, Arm, Budget, Plan, check_arm, local_model, task_folder, train_chain
 from trainers.launch import make_accelerator
+from trainers.options import NonNegativeInt, PositiveInt, check_bounds, option
 from trainers.run_folder import start_run
 from trainers.side_by_side import side_by_side
 
@@ -48,34 +49,26 @@ class SequentialConfig(HeldOut):
     model: str = field(metadata={"help": "checkpoint folder or hub name that all chains start from"})
     output_dir: str = field(metadata={"help": "folder of the study"})
     arms: list[Arm] = field(metadata={"help": f"methods with their options (es, grpo, sft), such as [{Arm.EXAMPLE}]"})
-    tasks: list[str] = field(
-        default_factory=lambda: ["countdown", "arithmetic", "four_choice", "yes_no"],
-        metadata={"help": "trained in this order"},
+    tasks: list[str] = option(["countdown", "arithmetic", "four_choice", "yes_no"], "trained in this order")
+    further_tasks: list[str] = option([], "tasks that are only evaluated")
+    seeds: PositiveInt = option(3, "training seeds 0, 1, ... of every arm")
+    match: str = option("completions", "what arms spend alike: completions, tokens, seconds")
+    budget: float = option(15360, "so many for each task; of a reference, its completions")
+    reference: str = option("", "arm whose tokens or seconds on each task are the budget of the others")
+    most_completions: NonNegativeInt = option(
+        0, "for a task where tokens or seconds are matched; 0: four times the reference's"
     )
-    further_tasks: list[str] = field(default_factory=list, metadata={"help": "tasks that are only evaluated"})
-    seeds: int = field(default=3, metadata={"help": "training seeds 0, 1, ... of every arm"})
-    match: str = field(default="completions", metadata={"help": "what arms spend alike: completions, tokens, seconds"})
-    budget: float = field(default=15360, metadata={"help": "so many for each task; of a reference, its completions"})
-    reference: str = field(
-        default="", metadata={"help": "arm whose tokens or seconds on each task are the budget of the others"}
+    keep_optimizer: bool = option(False, "hand the optimiser's state on from task to task; ES has none")
+    processes: PositiveInt = option(
+        2, "chains side by side, each with one thread; 1: in this process, as it was launched"
     )
-    most_completions: int = field(
-        default=0, metadata={"help": "for a task where tokens or seconds are matched; 0: four times the reference's"}
-    )
-    keep_optimizer: bool = field(
-        default=False, metadata={"help": "hand the optimiser's state on from task to task; ES has none"}
-    )
-    processes: int = field(
-        default=2,
-        metadata={"help": "chains side by side, each with one thread; 1: in this process, as it was launched"},
-    )
-    only: str = field(default="", metadata={"help": "ARM/seed-S: train and measure this chain of a started study"})
+    only: str = option("", "ARM/seed-S: train and measure this chain of a started study")
 
     def __post_init__(self):
-        for name in ("test_size", "max_new_tokens", "kl_prompts", "batch_size", "processes"):
+        check_bounds(self)
+        for name in ("test_size", "max_new_tokens", "kl_prompts", "batch_size"):
             check_positive(name, getattr(self, name))
         check_between("seeds", self.seeds, 1, SEEDS_BETWEEN_STAGES)
-        check_at_least("most_completions", self.most_completions, 0)
         for name in self.columns():
             get_task(name)
         if not self.tasks:

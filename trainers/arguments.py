@@ -126,8 +126,12 @@ class _Parser(TrlParser):
 
     def __init__(self, *types: Any, **options: Any):
         super().__init__(*types, **options)
+        defaults = {field.name: field.default for type_ in self.dataclass_types for field in fields(type_)}
         for action in self._actions:
             flag = action.option_strings[0]
+            if action.default is None and defaults.get(action.dest, MISSING) is not MISSING:
+                # transformers loses the default of a list that may also be text, such as report_to.
+                action.default = defaults[action.dest]
             if is_dataclass(action.type):
                 action.nargs, action.metavar = None, "YAML"
                 action.type = partial(_inline_list, flag, action.type)

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from eval.errors import UserError
-from trainers.arguments import check_positive, from_yaml
+from trainers.arguments import from_yaml
+from trainers.options import PositiveInt, check_bounds, option
 from trainers.rules import RulesConfig, train_rules
 from trainers.side_by_side import side_by_side
 
@@ -31,20 +32,20 @@ class Runs:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
-        for option, values in self.options.items():
+        for name, values in self.options.items():
             if values == []:
-                raise UserError(f"{option} has no values; give one, or leave it out")
+                raise UserError(f"{name} has no values; give one, or leave it out")
 
     def expand(self, folder: str) -> list[RulesConfig]:
         """One config per run, in folders below `folder`. Raises `UserError` for a mistake in any of them."""
         axes = [
-            [(option, value) for value in (values if isinstance(values, list) else [values])]
-            for option, values in self.options.items()
+            [(name, value) for value in (values if isinstance(values, list) else [values])]
+            for name, values in self.options.items()
         ]
         configs = []
         for settings in product(*axes):
-            name = ",".join(f"{option}={_as_typed(value)}" for option, value in settings) or "run"
-            output_dir = str(Path(folder) / Path(self.config).stem / name)
+            folder_name = ",".join(f"{name}={_as_typed(value)}" for name, value in settings) or "run"
+            output_dir = str(Path(folder) / Path(self.config).stem / folder_name)
             configs += from_yaml(self.config, (RulesConfig,), dict(settings) | {"output_dir": output_dir})
         return configs
 
@@ -59,10 +60,10 @@ class SweepConfig:
 
     output_dir: str = field(metadata={"help": "folder that holds the folders of the runs"})
     runs: list[Runs] = field(metadata={"help": f"what is run, such as [{Runs.EXAMPLE}]"})
-    workers: int = field(default=2, metadata={"help": "runs at a time, each a process of its own"})
+    workers: PositiveInt = option(2, "runs at a time, each a process of its own")
 
     def __post_init__(self):
-        check_positive("workers", self.workers)
+        check_bounds(self)
         if not self.runs:
             raise UserError(f"runs is empty; give at least one entry, such as {Runs.EXAMPLE}")
         # Every run's mistakes come out now, before the first one starts.
