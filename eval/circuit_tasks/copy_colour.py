@@ -50,23 +50,10 @@ THINGS = {
 }
 CHOICES = 4
 
-SHORT_COLOURS = (
-    "ash",
-    "bay",
-    "cob",
-    "dun",
-    "fog",
-    "gum",
-    "hay",
-    "ink",
-    "jet",
-    "kid",
-    "lac",
-    "oak",
-    "red",
-    "sky",
-    "tan",
-    "wax",
+SHORT_COLOURS = tuple(
+    """
+    ash bay cob dun fog gum hay ink jet kid lac oak red sky tan wax
+    """.split()
 )
 SHORT_THINGS = ("pen", "cup", "hat", "car", "box", "bag", "toy", "map")
 SHORT_CHOICES = 3

@@ -11,83 +11,22 @@ from eval.circuit_tasks.base import CircuitTask, Example
 from eval.tasks.generate import Problem
 
 
-NAMES = (
-    "Alice",
-    "Anna",
-    "Ben",
-    "Carl",
-    "Claire",
-    "David",
-    "Emma",
-    "Eric",
-    "Frank",
-    "George",
-    "Grace",
-    "Helen",
-    "Henry",
-    "Ian",
-    "Jack",
-    "James",
-    "Jane",
-    "John",
-    "Kate",
-    "Kevin",
-    "Laura",
-    "Lisa",
-    "Luke",
-    "Maria",
-    "Mark",
-    "Martin",
-    "Mary",
-    "Mike",
-    "Nick",
-    "Oliver",
-    "Paul",
-    "Peter",
-    "Rachel",
-    "Robert",
-    "Sam",
-    "Sarah",
-    "Scott",
-    "Simon",
-    "Susan",
-    "Thomas",
-    "Tim",
-    "Tom",
-    "Victor",
-    "William",
+NAMES = tuple(
+    """
+    Alice Anna Ben Carl Claire David Emma Eric Frank George Grace Helen Henry Ian Jack James Jane John Kate
+    Kevin Laura Lisa Luke Maria Mark Martin Mary Mike Nick Oliver Paul Peter Rachel Robert Sam Sarah Scott
+    Simon Susan Thomas Tim Tom Victor William
+    """.split()
 )
-PLACES = (
-    "airport",
-    "bakery",
-    "beach",
-    "cinema",
-    "hospital",
-    "library",
-    "market",
-    "museum",
-    "office",
-    "park",
-    "restaurant",
-    "school",
-    "station",
-    "zoo",
+PLACES = tuple(
+    """
+    airport bakery beach cinema hospital library market museum office park restaurant school station zoo
+    """.split()
 )
-THINGS = (
-    "apple",
-    "ball",
-    "book",
-    "coat",
-    "cup",
-    "drink",
-    "flower",
-    "key",
-    "letter",
-    "map",
-    "pen",
-    "ring",
-    "ticket",
-    "watch",
+THINGS = tuple(
+    """
+    apple ball book coat cup drink flower key letter map pen ring ticket watch
+    """.split()
 )
 TEMPLATES = (
     "When {a} and {b} went to the {place}, {subject} gave a {thing} to",
@@ -99,31 +38,10 @@ TEMPLATES = (
 )
 
 # Three letters each, no two with the same first: character by character, the first letter already decides.
-SHORT_NAMES = (
-    "Amy",
-    "Bob",
-    "Cal",
-    "Dan",
-    "Eve",
-    "Fay",
-    "Gus",
-    "Hal",
-    "Ian",
-    "Jim",
-    "Kay",
-    "Lee",
-    "Max",
-    "Ned",
-    "Oda",
-    "Pam",
-    "Ron",
-    "Sue",
-    "Tom",
-    "Uma",
-    "Vic",
-    "Wes",
-    "Yan",
-    "Zoe",
+SHORT_NAMES = tuple(
+    """
+    Amy Bob Cal Dan Eve Fay Gus Hal Ian Jim Kay Lee Max Ned Oda Pam Ron Sue Tom Uma Vic Wes Yan Zoe
+    """.split()
 )
 SHORT_TEMPLATES = ("{a}, {b}: {subject} to", "{a} met {b}. {subject} to", "so {a}, {b}: {subject} for")
 

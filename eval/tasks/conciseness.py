@@ -63,30 +63,9 @@ class Conciseness:
         return Score(max(0.0, 1 - abs(difference) / self.longest), completion, parts)
 
 
-WORDS = (
-    "anchor",
-    "basket",
-    "candle",
-    "desert",
-    "engine",
-    "forest",
-    "garden",
-    "hammer",
-    "island",
-    "jacket",
-    "kettle",
-    "ladder",
-    "mirror",
-    "needle",
-    "orange",
-    "pencil",
-    "quartz",
-    "ribbon",
-    "saddle",
-    "timber",
-    "urchin",
-    "velvet",
-    "window",
-    "yellow",
-    "zipper",
+WORDS = tuple(
+    """
+    anchor basket candle desert engine forest garden hammer island jacket kettle ladder mirror needle orange
+    pencil quartz ribbon saddle timber urchin velvet window yellow zipper
+    """.split()
 )

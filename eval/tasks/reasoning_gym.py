@@ -72,43 +72,19 @@ def solves_countdown(answer: str, row: dict[str, Any]) -> bool:
     return score_countdown(answer, row["numbers"], row["target"]) == 1.0
 
 
+# Generators whose answer is a number.
+NUMBERS = """
+    aiw basic_arithmetic binary_alternation chain_sum circuit_logic count_bits count_primes decimal_chain_sum
+    gcd gsm_symbolic largest_island lcm leg_counting letter_counting number_sequence products simple_equations
+""".split()
+# Generators whose answer is a text.
+WORDS = """
+    base_conversion caesar_cipher color_cube_rotation course_schedule family_relationships isomorphic_strings
+    needle_haystack ransom_note spell_backward
+""".split()
 SCORERS: dict[str, Callable[[str, dict[str, Any]], bool]] = {
-    **dict.fromkeys(
-        (
-            "aiw",
-            "basic_arithmetic",
-            "binary_alternation",
-            "chain_sum",
-            "circuit_logic",
-            "count_bits",
-            "count_primes",
-            "decimal_chain_sum",
-            "gcd",
-            "gsm_symbolic",
-            "largest_island",
-            "lcm",
-            "leg_counting",
-            "letter_counting",
-            "number_sequence",
-            "products",
-            "simple_equations",
-        ),
-        same_number,
-    ),
-    **dict.fromkeys(
-        (
-            "base_conversion",
-            "caesar_cipher",
-            "color_cube_rotation",
-            "course_schedule",
-            "family_relationships",
-            "isomorphic_strings",
-            "needle_haystack",
-            "ransom_note",
-            "spell_backward",
-        ),
-        same_words,
-    ),
+    **dict.fromkeys(NUMBERS, same_number),
+    **dict.fromkeys(WORDS, same_words),
     **dict.fromkeys(("word_sequence_reversal", "word_sorting"), same_spelling),
     "bitwise_arithmetic": same_hexadecimal,
     "countdown": solves_countdown,

@@ -9,6 +9,7 @@ from transformers import AutoTokenizer
 
 from eval.errors import UserError
 from eval.rollout.base import RolloutEngine
+from eval.rollout.chat import prompt_ids
 from eval.rollout.hf import HFEngine
 from eval.tasks import get_task
 from trainers.earlier_tasks import replay_names
@@ -68,8 +69,7 @@ def longest_prompt(config: ESConfig) -> int:
         prompt for task in tasks for prompt in task.load("train", config.train_size, config.data_seed)["prompt"]
     ]
     tokenizer = AutoTokenizer.from_pretrained(config.model)
-    encoded = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, return_dict=True)
-    return max(map(len, encoded["input_ids"]))
+    return max(map(len, prompt_ids(tokenizer, prompts)))
 
 
 def memory_demand(config: ESConfig, processes: int) -> Demand:
