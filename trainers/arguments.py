@@ -132,7 +132,7 @@ class _Parser(TrlParser):
             if action.default is None and defaults.get(action.dest, MISSING) is not MISSING:
                 # transformers loses the default of a list that may also be text, such as report_to.
                 action.default = defaults[action.dest]
-            if is_dataclass(action.type):
+            if isinstance(action.type, type) and is_dataclass(action.type):
                 action.nargs, action.metavar = None, "YAML"
                 action.type = partial(_inline_list, flag, action.type)
             elif (get_origin(action.type) or action.type) is dict:
@@ -272,7 +272,7 @@ def _build(type_: type, values: dict[str, Any], place: str) -> Any:
 def _dataclass_of_list(hint: Any) -> type | None:
     """The dataclass T of `list[T]`; None for other types."""
     [item] = get_args(hint) if get_origin(hint) is list else [None]
-    return item if is_dataclass(item) else None
+    return item if isinstance(item, type) and is_dataclass(item) else None
 
 
 def _one_line(error: Exception) -> str:

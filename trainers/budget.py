@@ -27,8 +27,7 @@ def grpo_at_budget(
     """The GRPO run of `path` with as many optimiser steps as `completions` hold."""
 
     def per_step(_: GRPOArguments, grpo: GRPOConfig) -> float:
-        # A generation of generation_batch_size completions lasts for generate_every micro-steps.
-        return grpo.generation_batch_size * grpo.gradient_accumulation_steps / grpo.generate_every
+        return grpo.completions_per_step
 
     options = shared | {"max_completion_length": max_new_tokens}
     return _whole_steps(path, (GRPOArguments, GRPOConfig), options, completions, "max_steps", per_step)

@@ -152,6 +152,11 @@ class GRPOConfig(trl.GRPOConfig):
         """
         return cast(int, self.steps_per_generation) * self.num_iterations
 
+    @property
+    def completions_per_step(self) -> float:
+        """Of an optimiser step: a generation of `generation_batch_size` lasts for `generate_every` micro-steps."""
+        return cast(int, self.generation_batch_size) * self.gradient_accumulation_steps / self.generate_every
+
     def _check_generation_boundary(self) -> None:
         """Checkpoints must fall where new completions are generated: TRL does not save the ones in use."""
         micro_steps = self.save_steps * self.gradient_accumulation_steps

@@ -1,5 +1,6 @@
 """Jobs side by side on one machine, each in a process of its own with one thread: for many small runs on a CPU."""
 
+import io
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -61,9 +62,12 @@ def _begin() -> None:
     second start must not find them still writing.
     """
     torch.set_num_threads(1)
+    starter = multiprocessing.parent_process()
+    if starter is None:
+        raise RuntimeError("this process was not started as a job")
 
     def watch() -> None:
-        multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+        multiprocessing.connection.wait([starter.sentinel])
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -76,7 +80,8 @@ def _logged(folder: Path, job: Callable[[], Any]) -> Any:
         with open(folder / "log.txt", "a", encoding="utf-8") as log:
             os.dup2(log.fileno(), sys.stdout.fileno())
             os.dup2(log.fileno(), sys.stderr.fileno())
-        sys.stdout.reconfigure(line_buffering=True)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(line_buffering=True)
         return job()
     except Exception as error:
         traceback.print_exc()
