@@ -99,39 +99,11 @@ def transfer_table(
     near = near or {}
     _check(tasks, seeds, near)
     rankings = {name: rank_nodes(source, target, tasks, preset, seeds, near, name) for name, preset in presets.items()}
-    random_scores = {
-        ("", "random_ranking", seed): controls.random_ranking(len(target.nodes), seed)
-        for seed in range(random_rankings)
+    tables = {
+        task: _task_tables(target, task, prompts, rankings, presets, seeds, shares, random_rankings, resamples, rows)
+        for task, prompts in tqdm(tasks.items(), desc="faithfulness", unit="task")
     }
-    tables: dict[str, dict[str, dict]] = {name: {} for name in presets}
-    for task, prompts in tqdm(tasks.items(), desc="faithfulness", unit="task"):
-        scores = {
-            (name, row, seed): ranking
-            for name, of_preset in rankings.items()
-            for row, by_seed in of_preset.scores[task].items()
-            for seed, ranking in by_seed.items()
-        }
-        test = measure(target, prompts.test, scores | random_scores, shares, resamples, rows)
-        choosing = {
-            key: ranking
-            for key, ranking in scores.items()
-            if key[1] in REGIMES and presets[key[0]].select_on == "validation"
-        }
-        validation = measure(target, prompts.validation, choosing, shares, 1, rows) if choosing else {}
-        random_curves = {key[2]: test[key] for key in random_scores}
-        floor = {
-            "always": fmean(curves["always"].cpr.value for curves in random_curves.values()),
-            "ranked": controls.useless_cpr(shares),
-        }
-        for name, preset in presets.items():
-            by_row = {
-                row: {seed: test[name, row, seed] for seed in by_seed}
-                for row, by_seed in rankings[name].scores[task].items()
-            }
-            by_row["random_ranking"] = random_curves
-            chosen = _best_regimes(test if preset.select_on == "test" else validation, name, preset, seeds)
-            by_row["best"] = {seed: by_row[regime][seed] for seed, regime in chosen.items()}
-            tables[name][task] = _task_table(preset, rankings[name], task, by_row, chosen, floor)
+    of_presets = {name: {task: by_preset[name] for task, by_preset in tables.items()} for name in presets}
     return {
         "seeds": list(seeds),
         "shares": list(shares),
@@ -145,12 +117,60 @@ def transfer_table(
             name: {
                 "choices": asdict(preset),
                 "input_policy": preset.input_policy,
-                "tasks": tables[name],
-                "averages": _averages(tables[name]),
+                "tasks": of_presets[name],
+                "averages": _averages(of_presets[name]),
             }
             for name, preset in presets.items()
         },
     }
+
+
+def _task_tables(
+    target: CircuitModel,
+    task: str,
+    prompts: TransferTask,
+    rankings: Mapping[str, Rankings],
+    presets: Mapping[str, Preset],
+    seeds: Sequence[int],
+    shares: Sequence[float],
+    random_rankings: int,
+    resamples: int,
+    rows: int,
+) -> dict[str, dict]:
+    """{preset: table of one task}. The rankings of all presets are measured together: they share circuits."""
+    scores = {
+        (name, row, seed): ranking
+        for name, of_preset in rankings.items()
+        for row, by_seed in of_preset.scores[task].items()
+        for seed, ranking in by_seed.items()
+    }
+    random_scores = {
+        ("", "random_ranking", seed): controls.random_ranking(len(target.nodes), seed)
+        for seed in range(random_rankings)
+    }
+    test = measure(target, prompts.test, scores | random_scores, shares, resamples, rows)
+    choosing = {
+        key: ranking
+        for key, ranking in scores.items()
+        if key[1] in REGIMES and presets[key[0]].select_on == "validation"
+    }
+    validation = measure(target, prompts.validation, choosing, shares, 1, rows) if choosing else {}
+    random_curves = {key[2]: test[key] for key in random_scores}
+    floor = {
+        "always": fmean(curves["always"].cpr.value for curves in random_curves.values()),
+        "ranked": controls.useless_cpr(shares),
+    }
+    tables = {}
+    for name, preset in presets.items():
+        by_row = {
+            row: {seed: test[name, row, seed] for seed in by_seed}
+            for row, by_seed in rankings[name].scores[task].items()
+        }
+        by_row["random_ranking"] = random_curves
+        chosen = _best_regimes(test if preset.select_on == "test" else validation, name, preset, seeds)
+        by_row["best"] = {seed: by_row[regime][seed] for seed, regime in chosen.items()}
+        tables[name] = _task_table(preset, rankings[name], task, by_row, chosen, floor)
+    return tables
 
 
 def _best_regimes(
