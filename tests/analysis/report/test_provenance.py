@@ -110,14 +110,13 @@ def test_verdicts():
 def test_numbers_of_a_sequence():
     run = full_run()
     results = run | {"continual": summarise(run, resamples=50)}
-    scores, _ = complete_chains(run["arms"], run["tasks"], run["columns"])
-    seeds, by_column = scores["es"]
-    arrays, options = list(by_column.values()), {"resamples": 50, "confidence": 0.95, "seed": 0}
+    chains = complete_chains(run["arms"], run["tasks"], run["columns"])[0]["es"]
+    arrays, options = list(chains.scores.values()), {"resamples": 50, "confidence": 0.95, "seed": 0}
     matrix = computed("sequential", "continual/matrix/es/value/1/0", arrays, **options)
     assert matrix[1][0].value == at(results, "continual/matrix/es/value/1/0")
     metrics = computed("sequential", "continual/metrics/es/forgetting/low", arrays, **options)
     assert metrics["forgetting"].low == at(results, "continual/metrics/es/forgetting/low")
-    stages = [run["arms"]["es"]["seeds"][seed]["stages"] for seed in seeds]
+    stages = list(chains.stages.values())
     spent = computed("sequential", "continual/budget/es/total/completions", stages, run["tasks"])
     assert at(spent, "total/completions") == at(results, "continual/budget/es/total/completions")
 
