@@ -113,7 +113,7 @@ def test_numbers_of_a_sequence():
     chains = complete_chains(run["arms"], run["tasks"], run["columns"])[0]["es"]
     arrays, options = list(chains.scores.values()), {"resamples": 50, "confidence": 0.95, "seed": 0}
     matrix = computed("sequential", "continual/matrix/es/value/1/0", arrays, **options)
-    assert matrix[1][0].value == at(results, "continual/matrix/es/value/1/0")
+    assert at(matrix, "value/1/0") == at(results, "continual/matrix/es/value/1/0") > 0
     metrics = computed("sequential", "continual/metrics/es/forgetting/low", arrays, **options)
     assert metrics["forgetting"].low == at(results, "continual/metrics/es/forgetting/low")
     stages = list(chains.stages.values())
