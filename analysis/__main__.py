@@ -39,9 +39,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from analysis.report.runs_table import as_csv, as_markdown, runs_table
-from analysis.resume import Measurement, file_digest, measure_sections, read_results
+from analysis.resume import Measurement, add_section, file_digest, measure_sections, read_results
 from eval.errors import UserError, exit_with_one_line
-from eval.storage import write_json, write_text
+from eval.storage import write_text
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -410,8 +410,7 @@ def run_theory(arguments: argparse.Namespace) -> None:
     measured = {name: predict(folder) for name, folder in named_folders(arguments.runs).items()}
     path = arguments.output / "results.json"
     # Quickly computed from small files, so that it needs no cache.
-    write_json(path, read_results(path) | {"theory": measured})
-    print(f"wrote theory to {path}")
+    add_section(path, read_results(path), "theory", measured)
 
 
 def run_report(arguments: argparse.Namespace) -> None:

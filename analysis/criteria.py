@@ -19,6 +19,7 @@ EXCLUDED_REWARD = 0.10  # "no barrier" also needs the whole interval of the rewa
 
 # Two updates
 SAME_LENGTH = 1.1  # factor; a random walk of a hundred steps misses its expected length by less
+DIFFERENT_LENGTH = 2.0  # factor from which aligned updates are still called different weights
 MUCH_LARGER = 10.0  # factor that "much further" takes
 NEARLY_ORTHOGONAL = 0.1  # absolute cosine: 84 degrees
 PARTLY_ALIGNED = 0.5  # 60 degrees

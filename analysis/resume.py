@@ -6,8 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from eval.errors import UserError
-from eval.storage import read_json, write_json
+from eval.results_file import Results, kind_of, read_results_file, write_results
 
 
 # What a model computes depends on these files of its folder.
@@ -36,7 +35,7 @@ def measure_sections(
     sections: {section: (options, measurement)}. Batch size and device are no such options: they change the time that
     a measurement takes. recompute: measure in any case.
 
-    Raises UserError as `folder_digests` and `read_results` do.
+    Raises UserError as `folder_digests` and `read_results_file` do.
     """
     folders = {"base": base, **checkpoints}
     digests = folder_digests(folders)
@@ -76,19 +75,22 @@ def store(output: Path, section: str, measured: dict, checkpoints: dict[str, Pat
     names = [] if section in ALONG_A_RUN else checkpoints
     results["methods"] = list(dict.fromkeys([*results.get("methods", []), *names]))
     results["inputs"] = results.get("inputs", {}) | {section: inputs}
-    results[section] = measured
-    write_json(path, results)
+    add_section(path, results, section, measured)
+
+
+def add_section(path: Path, results: Results, section: str, measured: dict) -> None:
+    """Write `results` with one section more to `path`.
+
+    A file keeps its kind, but for that of a single training: what was measured on it makes a page on demand.
+    """
+    kind = "comparison" if kind_of(results) == "training" else kind_of(results)
+    write_results(path, kind, results | {"kind": kind, section: measured})
     print(f"wrote {section} to {path}")
 
 
-def read_results(path: Path) -> dict[str, Any]:
+def read_results(path: Path) -> Results:
     """What earlier commands stored; {} if there is nothing yet. Raises UserError if the file is not JSON."""
-    if not path.exists():
-        return {}
-    try:
-        return read_json(path)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not JSON ({error}); move it away or give another --output") from error
+    return read_results_file(path) if path.exists() else {}
 
 
 def folder_digests(folders: dict[str, Path]) -> dict[str, str]:

@@ -46,6 +46,8 @@ def kind_of(results: Results) -> str:
         return "clocks"
     if "claims" in results:
         return "claims"
-    if "method" in results or "steps" in results:
+    # `python -m analysis` may have measured in the folder of a training.
+    measured = "inputs" in results or "theory" in results
+    if not measured and ("method" in results or "steps" in results):
         return "training"
     return "comparison"

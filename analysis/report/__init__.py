@@ -1,22 +1,33 @@
 """The page a person reads: `results.json` of a comparison or a study, as HTML, Markdown and figures.
 
-Needs neither a model nor a GPU, and every number it shows stands in `results.json`.
+Needs neither a model nor a GPU, and every number it shows stands in `results.json`. What kind of results they are
+decides which chapter of `studies/` they make.
 """
 
 from pathlib import Path
 
 from analysis.report import html, markdown
-from analysis.report.document import compose
-from analysis.report.gallery import has_report, render_gallery
-from analysis.report.results import read_results
-from analysis.report.studies.circuits.document import compose_circuits
-from analysis.report.studies.sequential.document import compose_continual
+from analysis.report.compose import compose
+from analysis.report.gallery import render_gallery
+from analysis.report.results import Results, read_results
+from analysis.report.runs_table import measured_sections
+from analysis.report.section import Chapter
+from analysis.report.studies.claims import CHAPTER as CLAIMS
+from analysis.report.studies.comparison import CHAPTER as COMPARISON
+from analysis.report.studies.composed import CIRCUITS, CLOCKS, SEQUENTIAL, Composed
 from eval.errors import UserError
+from eval.results_file import kind_of
 from eval.storage import new_folder, write_text
 
 
-# What composes the report of a study; everything else is a comparison.
-STUDIES = {"circuits": compose_circuits, "sequential": compose_continual}
+# The kinds of results that have a page. A single training has none, nor has a study of rounding.
+CHAPTERS: dict[str, Chapter | Composed] = {
+    "comparison": COMPARISON,
+    "claims": CLAIMS,
+    "sequential": SEQUENTIAL,
+    "circuits": CIRCUITS,
+    "clocks": CLOCKS,
+}
 
 
 def build(run: Path) -> Path:
@@ -26,11 +37,16 @@ def build(run: Path) -> Path:
     `figures/*.png`. The same `results.json` gives the same bytes. An existing folder is replaced as a whole when the
     new one is complete.
 
-    Raises UserError if `run` has no readable `results.json`. A section that it lacks is named in the report.
+    Raises UserError if `run` has no readable `results.json`, or its kind has no page. A section that it lacks is named
+    in the report.
     """
     run = Path(run)
     results = read_results(run)
-    document = STUDIES.get(results.get("study"), compose)(results)
+    kind = kind_of(results)
+    if kind not in CHAPTERS:
+        raise UserError(f"{run} holds results of kind {kind}, which has no page; {', '.join(CHAPTERS)} have one")
+    chapter = CHAPTERS[kind]
+    document = chapter.page(results) if isinstance(chapter, Composed) else compose(chapter, results)
     with new_folder(run / "report") as folder:
         (folder / "figures").mkdir()
         for part in document.parts:
@@ -45,19 +61,25 @@ def build(run: Path) -> Path:
 def build_gallery(folder: Path) -> Path:
     """Write `<folder>/gallery.html` over all runs in `folder`, at any depth, and return its path.
 
-    Every run whose results.json holds a section that can be reported gets a report if it has none that is newer.
+    Every run whose results.json holds something that can be reported gets a report if it has none that is newer.
     Raises UserError if no run is there, or the results.json of one cannot be read.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give a folder with runs in it")
-    runs = sorted(path.parent for path in folder.rglob("results.json"))
-    reported = [run for run in runs if has_report(read_results(run))]
+    runs = {run: read_results(run) for run in sorted(path.parent for path in folder.rglob("results.json"))}
+    reported = [(run, CHAPTERS[kind_of(results)], results) for run, results in runs.items() if has_page(results)]
     if not reported:
         raise UserError(f"there is nothing to report in {folder}: no results.json below it holds a measurement")
-    for run in reported:
+    for run, *_ in reported:
         page = run / "report" / "index.html"
         if not page.exists() or page.stat().st_mtime_ns < (run / "results.json").stat().st_mtime_ns:
             build(run)
     write_text(folder / "gallery.html", render_gallery(folder, reported))
     return folder / "gallery.html"
+
+
+def has_page(results: Results) -> bool:
+    """Whether results are of a kind with a page, and hold a measurement if they are of a comparison."""
+    kind = kind_of(results)
+    return kind in CHAPTERS and (kind != "comparison" or bool(measured_sections(results)))

@@ -1,10 +1,18 @@
 """From a chapter and a results.json to the document that becomes HTML and Markdown."""
 
+from dataclasses import replace
+
 from analysis.report.document import Document, Part
+from analysis.report.provenance import functions_of
 from analysis.report.results import Results, absent, lookup
 from analysis.report.section import Chapter, Section
 from analysis.report.style import draw
-from analysis.report.tables import settings
+from analysis.report.tables import Table, settings
+from eval.results_file import kind_of
+
+
+# Kinds whose recipes go on where they stopped when their command is started again.
+RESUMABLE = ("comparison", "claims", "sequential", "circuits")
 
 
 def compose(chapter: Chapter, results: Results) -> Document:
@@ -17,7 +25,7 @@ def compose(chapter: Chapter, results: Results) -> Document:
     terms = [*chapter.terms(results), *(term for section in sections for term in section.terms(results))]
     lacking = [location for part in parts for location in part.missing]
     budget = chapter.budget(results)
-    return Document(
+    document = Document(
         title=chapter.title(results),
         headline=chapter.headline(results),
         context=chapter.context(results),
@@ -30,6 +38,23 @@ def compose(chapter: Chapter, results: Results) -> Document:
         environment=settings(results, "environment", "Environment"),
         config=settings(results, "config", "Configuration"),
         command=lookup(results, "command"),
+    )
+    return with_sources(document, results)
+
+
+def with_sources(document: Document, results: Results) -> Document:
+    """The page, with each table naming the functions that computed its numbers, and whether its command resumes."""
+    kind = kind_of(results)
+
+    def named(table: Table | None) -> Table | None:
+        return table and replace(table, computed_by=functions_of(kind, table))
+
+    return replace(
+        document,
+        numbers=[replace(table, computed_by=functions_of(kind, table)) for table in document.numbers],
+        budget=named(document.budget),
+        parts=[replace(part, table=named(part.table)) for part in document.parts],
+        resumable=kind in RESUMABLE and bool(results.get("command") and results.get("config")),
     )
 
 

@@ -1,16 +1,14 @@
 """Reading `results.json`: where a number stands, what is not there, and what its models and tasks are called."""
 
-import json
 from collections.abc import Iterable
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from eval.errors import UserError
-from eval.storage import read_json
+from eval.results_file import Results, read_results_file
 
 
-Results = dict[str, Any]
 Location = tuple[str, ...]
 
 BASE = "base"
@@ -35,13 +33,7 @@ def read_results(run: Path) -> Results:
             f"{run} has no results.json, so there is nothing to report; finish the comparison first "
             "(accelerate launch recipes/compare.py --config <yaml>) and give its run folder"
         )
-    try:
-        results = read_json(path)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not JSON ({error}); delete it and start the same comparison again") from error
-    if not isinstance(results, dict):
-        raise UserError(f"{path} is not an object; delete it and start the same comparison again")
-    return results
+    return read_results_file(path)
 
 
 def lookup(results: Results, *location: str) -> Any:
@@ -92,11 +84,11 @@ def pair_label(pair: str) -> str:
 def tasks(results: Results) -> list[str]:
     """Every evaluated or measured task, the trained one first."""
     trained = lookup(results, "task")
-    found = {} if trained is None else {trained: None}
+    names = {} if trained is None else {trained: None}
     for section in ("evaluation", "kl"):
         for model in models(results):
-            found |= dict.fromkeys(lookup(results, section, model) or {})
-    return list(found)
+            names |= dict.fromkeys(lookup(results, section, model) or {})
+    return list(names)
 
 
 def in_order(layers: Iterable[str]) -> list[str]:
@@ -106,10 +98,10 @@ def in_order(layers: Iterable[str]) -> list[str]:
 
 def absent(results: Results, locations: Iterable[Location]) -> list[Location]:
     """The shortest part of each location that is already absent, null or empty; each once, in order."""
-    found: dict[Location, None] = {}
+    missing: dict[Location, None] = {}
     for location in locations:
         for length in range(1, len(location) + 1):
             if lookup(results, *location[:length]) in (None, {}, [], ""):
-                found[location[:length]] = None
+                missing[location[:length]] = None
                 break
-    return list(found)
+    return list(missing)

@@ -2,17 +2,16 @@
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from eval.errors import UserError
-from eval.storage import read_json
+from eval.results_file import Results, kind_of, read_results_file
 
 
-# Parts of results.json whose presence is told, in this order.
+# Parts of the results.json of a comparison whose presence is told, in this order.
 SECTIONS = (
     "evaluation",
     "geometry",
@@ -26,7 +25,6 @@ SECTIONS = (
     "kl",
     "kl_matrices",
     "theory",
-    "claims",
 )
 TABLE_NOTE = """
 Accuracy: greedy decoding on held-out examples of the trained task. KL: exact over the vocabulary, in nats per token,
@@ -57,29 +55,44 @@ def runs_table(folder: Path) -> tuple[list[str], list[dict[str, Any]]]:
 
 def run_columns(run: Path, name: str) -> list[dict[str, Any]]:
     """{column: value} of one run, for each kind of column; {} for what it does not hold."""
+    nothing: list[dict[str, Any]] = [{}] * 5
     if not (run / "results.json").exists():
-        return [{"run": name, "status": "unfinished: no results.json"}, {}, {}, {}, {}, {}]
+        return [{"run": name, "status": "unfinished: no results.json"}, *nothing]
     try:
-        results = read_json(run / "results.json")
-    except json.JSONDecodeError:
-        return [{"run": name, "status": "unreadable: results.json is not JSON"}, {}, {}, {}, {}, {}]
+        results = read_results_file(run / "results.json")
+    except UserError:
+        return [{"run": name, "status": "unreadable: results.json is not JSON"}, *nothing]
     sections = {key: value for key, value in results.items() if isinstance(value, dict)}
-    measured = [key for key in SECTIONS if key in sections]
     task = results.get("task", sections.get("connectivity", {}).get("task"))
-    status = f"finished: {', '.join(measured)}" if measured else "finished: nothing compared"
+    status = status_of(results)
+    told = {"run": name, "status": status, "task": task, "seed": sections.get("config", {}).get("seed")}
+    if kind_of(results) != "comparison":
+        return [told, *nothing]
     if "kl" in sections and task is None:
-        status += "; its KL is left out, as the trained task is not stated"
+        told["status"] = f"{status}; its KL is left out, as the trained task is not stated"
+    cosines = sections.get("geometry", {}).get("cosine", {})
     return [
-        {"run": name, "status": status, "task": task, "seed": sections.get("config", {}).get("seed")},
+        told,
         accuracy_columns(sections.get("evaluation", {}), task),
         norm_columns(sections.get("geometry", {})),
-        {
-            f"cosine {names(pair)}": value["total"]
-            for pair, value in sections.get("geometry", {}).get("cosine", {}).items()
-        },
+        {f"cosine {names(pair)}": value["total"] for pair, value in cosines.items()},
         {} if task is None else kl_columns(sections.get("kl", {}), task),
         barrier_columns(sections.get("connectivity", {})),
     ]
+
+
+def measured_sections(results: Results) -> list[str]:
+    """What a comparison holds; nothing for results of another kind."""
+    if kind_of(results) != "comparison":
+        return []
+    return [key for key in SECTIONS if isinstance(results.get(key), dict)]
+
+
+def status_of(results: Results) -> str:
+    kind, measured = kind_of(results), measured_sections(results)
+    if kind in ("comparison", "training"):
+        return f"finished: {', '.join(measured)}" if measured else "finished: nothing compared"
+    return f"finished: {kind}"
 
 
 def accuracy_columns(evaluation: dict[str, Any], task: str | None) -> dict[str, Any]:
@@ -109,7 +122,7 @@ def kl_columns(drift: dict[str, Any], task: str) -> dict[str, Any]:
             if task in tasks:
                 for end in ("", "_low", "_high"):
                     columns[f"{title} on-task{end.replace('_', ' ')}"] = tasks[task][direction][f"per_token{end}"]
-            others = [found[direction]["per_token"] for other, found in tasks.items() if other != task]
+            others = [entry[direction]["per_token"] for other, entry in tasks.items() if other != task]
             if others:
                 columns[f"{title} off-task"] = fmean(others)
     return columns

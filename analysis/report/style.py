@@ -5,11 +5,14 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from analysis.report.results import BASE
@@ -21,6 +24,10 @@ FURTHER_COLOURS = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 INK = "#222222"
 FAINT = "#d9d9d9"
 NO_VALUE = "#ececec"
+
+GREY = "#8a8a8a"
+DOTTED = (0, (2, 2))
+DASHED = (0, (5, 2))
 
 # Inches; with these font sizes the text of a figure is as large as the page's on a screen, and legible on a phone.
 WIDTH = 5.6
@@ -35,13 +42,13 @@ SETTINGS = {
     "axes.titlelocation": "left",
     "axes.labelsize": 11,
     "axes.labelcolor": INK,
-    "axes.edgecolor": "#8a8a8a",
+    "axes.edgecolor": GREY,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "grid.color": "#e6e6e6",
-    "xtick.color": "#8a8a8a",
-    "ytick.color": "#8a8a8a",
+    "xtick.color": GREY,
+    "ytick.color": GREY,
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
     "xtick.labelsize": 10,
@@ -89,6 +96,51 @@ def draw(name: str, painter: Callable[[], Figure]) -> Drawing:
     return Drawing(re.sub(r"url\(#", f"url(#{name}-", svg), image.getvalue())
 
 
+def canvas(
+    height: float, rows: int = 1, columns: int = 1, width: float = WIDTH, **subplots: Any
+) -> tuple[Figure, Any]:
+    """A figure of the page's width, and its axes as `Figure.subplots` gives them. height, width: in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, **subplots)
+
+
+def write_beside(axes: Axes, text: str, at: tuple[float, float], offset: tuple[float, float], **style: Any) -> None:
+    """Write `text` at a point of the data, moved by `offset` points."""
+    axes.annotate(text, at, xytext=offset, textcoords="offset points", **style)
+
+
+def name_rows(axes: Axes, names: Sequence[str], grid: str | None = None) -> None:
+    """One row for each name, the first at the top. grid: along which axis lines are drawn, if any."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    if grid:
+        axes.grid(axis=grid)
+
+
+def row_offset(index: int, count: int) -> float:
+    """How far the mark of one of `count` things stands from the middle of its row."""
+    return (index - (count - 1) / 2) * 0.5 / max(count, 1)
+
+
+def only_cells(axes: Axes, rows: int) -> None:
+    """Axes of a map whose cells have height 1, the first row at the top: no ticks and no frame."""
+    axes.set_ylim(rows, 0)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def colour_bar(figure: Figure, image: ScalarMappable, label: str, pad: float = 0.02) -> Axes:
+    """A scale of colours below all axes of the figure."""
+    return figure.colorbar(image, ax=figure.axes, location="bottom", shrink=0.7, aspect=34, pad=pad, label=label).ax
+
+
+def dots(colours: Sequence[str], **style: Any) -> list[Line2D]:
+    """Marks of a legend."""
+    return [Line2D([], [], color=shade, linestyle="", **({"marker": "o"} | style)) for shade in colours]
+
+
 def logarithmic(axis: Axis, low: float, high: float) -> None:
     """Ticks and plain numbers on a logarithmic axis that shows `low` to `high`, also when that is under a decade."""
     if high / low < 30:
@@ -112,14 +164,6 @@ def label_ends(axes: Axes, ends: Sequence[tuple[str, float, float, str]], line_h
     height = low
     for text, x, y, shade in sorted((end for end in ends if not math.isnan(end[2])), key=lambda end: end[2]):
         height = max(y, height)
-        axes.annotate(
-            text,
-            (x, height),
-            xytext=(8, 0),
-            textcoords="offset points",
-            va="center",
-            color=shade,
-            weight="bold",
-            annotation_clip=False,
-        )
+        style = {"va": "center", "color": shade, "weight": "bold", "annotation_clip": False}
+        write_beside(axes, text, (x, height), (8, 0), **style)
         height += gap

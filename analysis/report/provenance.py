@@ -1,0 +1,76 @@
+"""Which function computed a number: from where it stands in results.json to the function's full name.
+
+A page names below each table the functions that computed it, so that a reader can go from a number to its definition.
+"""
+
+from analysis.report.results import Location
+from analysis.report.tables import Table
+
+
+# {kind: {beginning of a location, "*" for any one key: function}}; of several that fit, the longest.
+FUNCTIONS: dict[str, dict[str, str]] = {
+    "comparison": {
+        "training/*": "recipes.compare.training",
+        "evaluation": "eval.harness.evaluate_task",
+        "geometry": "analysis.geometry.updates.update_geometry",
+        "random_walk/*/predicted_norm": "analysis.theory.random_walk.random_walk_norm",
+        "spectra": "analysis.geometry.spectra.update_spectra",
+        "trajectory": "analysis.geometry.trajectory.drift",
+        "theory": "analysis.theory.predictions.predict",
+        "connectivity": "analysis.behaviour.lines.straight_lines",
+        "layer_lines": "analysis.behaviour.lines.part_lines",
+        "kind_lines": "analysis.behaviour.lines.part_lines",
+        "plane": "analysis.behaviour.plane.plane",
+        "probes": "analysis.behaviour.probes.probes",
+        "kl": "analysis.behaviour.kl.kl_drift",
+        "kl_matrices": "analysis.behaviour.kl.kl_matrices",
+    },
+    "claims": {
+        "claims": "analysis.claims.judge.judge",
+        "claims/claims/*/conditions/*": "analysis.claims.judge.judge_condition",
+    },
+    "sequential": {
+        "continual": "analysis.continual.summary.summarise",
+        "continual/matrix": "eval.continual.matrix_estimate",
+        "continual/metrics": "eval.continual.metric_estimates",
+        "continual/forgetting": "eval.continual.forgetting_by_task",
+        "continual/pairs/*/final": "eval.continual.paired_difference",
+        "continual/drift": "analysis.continual.summary.drift_and_forgetting",
+        "continual/budget": "analysis.continual.summary.budget",
+    },
+    "circuits": {
+        "accuracy": "eval.circuit_tasks.accuracy.pair_accuracy",
+        "circuits/*/tasks/*/faithfulness": "analysis.circuits.faithfulness.faithfulness_curve",
+        "circuits/*/tasks/*/profile": "analysis.circuits.overlap.profile",
+        "circuits/*/tasks/*/completeness": "analysis.circuits.attribution.attribute",
+        "transfer": "analysis.circuits.transfer.transfer_table",
+        "change/tasks": "analysis.circuits.change.task_change",
+        "change/tasks/*/overlap": "analysis.circuits.change.likeness",
+        "change/tasks/*/transplant": "analysis.circuits.change.transplanted",
+        "change/migration": "analysis.circuits.migration.migrations",
+        "change/intensity": "analysis.circuits.intensity.statistics",
+    },
+    "clocks": {
+        "runs": "analysis.clocks.measure.runs_section",
+        "settings": "analysis.clocks.measure.settings_section",
+        "fits": "analysis.clocks.measure.fits_section",
+        "claims": "analysis.clocks.claims.claims_section",
+    },
+}
+
+
+def function_of(kind: str, location: Location) -> str | None:
+    """Full name of the function that computed the number at `location`; None where none did, as for a setting."""
+    fitting = [pattern.split("/") for pattern in FUNCTIONS.get(kind, {}) if fits(pattern.split("/"), location)]
+    return FUNCTIONS[kind]["/".join(max(fitting, key=len))] if fitting else None
+
+
+def fits(pattern: list[str], location: Location) -> bool:
+    begins = len(pattern) <= len(location)
+    return begins and all(part in ("*", key) for part, key in zip(pattern, location, strict=False))
+
+
+def functions_of(kind: str, table: Table) -> list[str]:
+    """The functions that computed the numbers of a table, each once, in the order of its cells."""
+    locations = [cell.location for row in table.rows for cell in row if cell.location is not None]
+    return list(dict.fromkeys(name for location in locations if (name := function_of(kind, location)) is not None))
