@@ -428,9 +428,11 @@ def run_table(arguments: argparse.Namespace) -> None:
 
 
 def run_clocks(arguments: argparse.Namespace) -> None:
-    from analysis.clocks.study import build
+    from analysis.clocks.study import measure_sweep
+    from analysis.report import build
 
-    print(build(arguments.runs, arguments.output, arguments.models))
+    measure_sweep(arguments.runs, arguments.output, arguments.models)
+    print(build(arguments.output))
 
 
 def named_folders(entries: list[str]) -> dict[str, Path]:

@@ -13,8 +13,9 @@ from analysis.report.results import Results, read_results
 from analysis.report.runs_table import measured_sections
 from analysis.report.section import Chapter
 from analysis.report.studies.claims import CHAPTER as CLAIMS
+from analysis.report.studies.clocks import CHAPTER as CLOCKS
 from analysis.report.studies.comparison import CHAPTER as COMPARISON
-from analysis.report.studies.composed import CIRCUITS, CLOCKS, SEQUENTIAL, Composed
+from analysis.report.studies.composed import CIRCUITS, SEQUENTIAL, Composed
 from eval.errors import UserError
 from eval.results_file import kind_of
 from eval.storage import new_folder, write_text

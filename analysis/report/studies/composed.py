@@ -9,7 +9,6 @@ from analysis.report.results import Results
 from analysis.report.section import Tile
 from analysis.report.studies.circuits import story as circuits
 from analysis.report.studies.circuits.document import compose_circuits
-from analysis.report.studies.clocks import document as clocks
 from analysis.report.studies.sequential import story as sequential
 from analysis.report.studies.sequential.document import compose_continual
 
@@ -27,4 +26,3 @@ class Composed:
 
 SEQUENTIAL = Composed(compose_continual, sequential.title, sequential.tiles, ("matrices", "drift"))
 CIRCUITS = Composed(compose_circuits, circuits.title, circuits.tiles, ("faithfulness", "overlap"))
-CLOCKS = Composed(clocks.compose, clocks._title, clocks._tiles, ("claims", "windows"))
