@@ -27,7 +27,7 @@ from tqdm import tqdm
 from eval.criteria import RULE_LEARNED
 from eval.errors import UserError
 from eval.generative.checkpoint import MODELS, GenerativeModel, build_model, load_weights, save_weights, steps_of
-from eval.generative.measure import losses_of_strings, measure_samples
+from eval.generative.measure import copies_beyond_control, losses_of_strings, measure_samples
 from eval.results_file import write_results
 from eval.rules import OPTIONS, Rule, Split, make_rule
 from eval.storage import append_jsonl, read_json, read_jsonl, require_free_space, truncate_jsonl, write_json
@@ -380,7 +380,7 @@ def stop_reached(rows: Sequence[dict[str, Any]], stop: str, stop_copies: float) 
         return any(a and b for a, b in zip(holds, holds[1:], strict=False))
 
     rule = twice([row["valid"] >= RULE_LEARNED for row in rows])
-    memory = twice([row["copies"] - row["control"] >= stop_copies for row in rows])
+    memory = twice([copies_beyond_control(row) >= stop_copies for row in rows])
     return {"never": False, "rule": rule, "memory": memory, "clocks": rule and memory}[stop]
 
 

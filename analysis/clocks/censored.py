@@ -1,4 +1,4 @@
-"""Statistics of times that are partly only known to lie beyond the end of a run (right-censored)."""
+"""Regression and order of times that are partly only known to lie beyond the end of a run (right-censored)."""
 
 import math
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
+from scipy.special import log_ndtr
 
 
 # Spread of the residuals, in units of the response, below which the observed points count as lying on the line.
@@ -34,33 +35,6 @@ class Line:
             return None
         half = NormalDist().inv_cdf((1 + confidence) / 2) * self.errors[column]
         return self.coefficients[column] - half, self.coefficients[column] + half
-
-
-def median_time(times: Sequence[float], observed: Sequence[bool]) -> float | None:
-    """The median of partly right-censored times: the first at which the Kaplan-Meier survival is at most one half.
-
-    Kaplan and Meier 1958, J. Am. Stat. Assoc. 53:457-481. Where survival is exactly one half after a time, the median
-    is the middle between this time and the next observed one in log time, so that without censoring an even number of
-    times gives their geometric median; without a next observed one it is this time.
-
-    times: positive; observed[i] False says that the true time lies beyond times[i]. A time censored at the moment of
-    an observed one counts as later. None if more than half of the survival is left at the end.
-    Raises ValueError if there is no time at all.
-    """
-    if not times:
-        raise ValueError("the median of no times")
-    events = sorted(zip(times, [not seen for seen in observed], strict=True))
-    survival, at_risk = 1.0, len(events)
-    for i, (time, censored) in enumerate(events):
-        if not censored:
-            survival *= 1 - 1 / at_risk
-            if abs(survival - 0.5) < 1e-9:
-                later = [other for other, unseen in events[i + 1 :] if not unseen]
-                return math.sqrt(time * later[0]) if later else time
-            if survival < 0.5:
-                return time
-        at_risk -= 1
-    return None
 
 
 def concordance(
@@ -111,11 +85,11 @@ def censored_fit(
     def likelihood(p: np.ndarray) -> float:
         if p[-1] <= 0:
             return -math.inf
-        return count * math.log(p[-1]) - np.sum((residual_rows @ p) ** 2) / 2 + log_normal(censored_rows @ p).sum()
+        return count * math.log(p[-1]) - np.sum((residual_rows @ p) ** 2) / 2 + log_ndtr(censored_rows @ p).sum()
 
     for _ in range(100):
         z = censored_rows @ parameters
-        mills = np.exp(-(z**2) / 2 - LOG_ROOT - log_normal(z))
+        mills = np.exp(-(z**2) / 2 - LOG_ROOT - log_ndtr(z))
         gradient = censored_rows.T @ mills - residual_rows.T @ (residual_rows @ parameters)
         gradient[-1] += count / parameters[-1]
         hessian = -(censored_rows.T * (mills * (z + mills))) @ censored_rows - residual_rows.T @ residual_rows
@@ -140,14 +114,3 @@ def censored_fit(
         observed=count,
         censored=len(y) - count,
     )
-
-
-def log_normal(z: np.ndarray) -> np.ndarray:
-    """log Phi(z), of the standard normal distribution; far to the left by its asymptotic series."""
-    return np.array([_log_normal(value) for value in z.tolist()])
-
-
-def _log_normal(z: float) -> float:
-    if z > -35:
-        return math.log(math.erfc(-z / math.sqrt(2)) / 2)
-    return -z * z / 2 - LOG_ROOT - math.log(-z) + math.log1p(-1 / z**2 + 3 / z**4)

@@ -14,19 +14,16 @@ order is certain in spite of censoring (Harrell's concordance), and a claim abou
 
 import math
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
-from analysis.clocks.censored import concordance, median_time
-from analysis.clocks.measure import CAPACITY_KEYS, QUANTITIES, SIZE_KEYS, group_by
+from analysis.clocks.censored import concordance
+from analysis.clocks.measure import QUANTITIES, group_by, varied
+from analysis.clocks.resampled import median_crossing
 from analysis.clocks.runs import RULE_KEYS, Run
-from analysis.clocks.striking import MEMORY, RULE_NOVEL, Crossing, Window, clock, innovation_window
+from analysis.clocks.striking import MEMORY, RULE_NOVEL, Crossing
 from analysis.criteria import AGREEMENT, BASIN_FACTOR, INVARIANT_FACTOR, NEARLY_LINEAR
 
-
-# C3: the memory clocks of several rules count as equal within this factor.
-# C4: slopes of log tau_mem against log N that are called nearly linear.
-# C7: by this factor the radius of a class of basins must grow, or exceed that of another class.
 
 CLAIMS = {
     "C1": "tau_rule increases with the complexity of the rule",
@@ -51,21 +48,19 @@ def claims_section(runs: Sequence[Run], fits: Sequence[Entry], fields: dict[str,
 
     fits: `fits_section`. fields: {run: its score field}, for the runs that have one.
     """
-    models = list(dict.fromkeys(run.model for run in runs))
-    entries = []
-    for model in models:
-        of_model = [run for run in runs if run.model == model]
+    by_model = group_by(runs, lambda run: run.model)
+    entries = [_both_clocks(by_model)]
+    for model, of_model in by_model.items():
         entries += [
-            _order(of_model, "C1", model, "complexity", RULE_KEYS, RULE_NOVEL, growing=True),
-            _order(of_model, "C2", model, "log10 parameters", CAPACITY_KEYS, RULE_NOVEL, growing=False),
+            _rule_clock_order(of_model, "C1", model, "complexity", growing=True),
+            _rule_clock_order(of_model, "C2", model, "log10 parameters", growing=False),
             _invariance(of_model, model),
             _linearity(of_model, model, fits),
-            _width_order(of_model, "C5a", model, "log10 N", SIZE_KEYS, growing=True),
-            _width_order(of_model, "C5b", model, "complexity", RULE_KEYS, growing=False),
+            _width_order(of_model, "C5a", model, "log10 N", growing=True),
+            _width_order(of_model, "C5b", model, "complexity", growing=False),
             _vanishing(of_model, model),
             _basins(of_model, model, fields),
         ]
-    entries.append(_both_clocks(runs, models))
     return sorted(entries, key=lambda entry: list(CLAIMS).index(entry["claim"]))
 
 
@@ -81,73 +76,58 @@ def _entry(claim: str, model: str, verdict: str, evidence: str, runs: Sequence[R
     }
 
 
-def matched_pairs(
-    runs: Sequence[Run], quantity: str, keys: frozenset[str] | set[str]
-) -> list[tuple[list[Run], list[Run]]]:
+def matched_pairs(runs: Sequence[Run], quantity: str) -> list[tuple[list[Run], list[Run]]]:
     """(runs with the smaller value, runs with the larger value) of `quantity`, all else but the seed being equal."""
     pairs = []
-    for group in group_by(runs, lambda run: run.setting(frozenset(keys))).values():
-        levels = group_by(group, QUANTITIES[quantity])
+    for group in varied(runs, quantity):
+        levels = group_by(group, QUANTITIES[quantity].value)
         pairs += [(levels[low], levels[high]) for low, high in combinations(sorted(levels), 2)]
     return pairs
 
 
-def _order(
-    runs: Sequence[Run],
-    claim: str,
-    model: str,
-    quantity: str,
-    keys: set[str] | frozenset[str],
-    name: str,
-    growing: bool,
-) -> Entry:
-    """Whether one clock strikes later (growing) or earlier as a quantity grows."""
+def _rule_clock_order(runs: Sequence[Run], claim: str, model: str, quantity: str, growing: bool) -> Entry:
+    """Whether the rule clock strikes later (growing) or earlier as a quantity grows."""
+    pairs = matched_pairs(runs, quantity)
     ordered = comparable = 0
-    used: dict[str, Run] = {}
-    for small, large in matched_pairs(runs, quantity, keys):
-        first, second = ([clock(run.rows, name) for run in side] for side in (small, large))
-        if not growing:
-            first, second = second, first
-        found = concordance(
+    for small, large in pairs:
+        first, second = (
+            [run.rule_learned for run in side] for side in ((small, large) if growing else (large, small))
+        )
+        in_order, certain = concordance(
             [c.time for c in first],
             [c.time for c in second],
             [c.observed for c in first],
             [c.observed for c in second],
         )
-        ordered, comparable = ordered + found[0], comparable + found[1]
-        used |= {run.name: run for run in (*small, *large)}
-    return _pairs_entry(claim, model, ordered, comparable, list(used.values()), "later" if growing else "earlier")
+        ordered, comparable = ordered + in_order, comparable + certain
+    return _pairs_entry(claim, model, ordered, comparable, pairs, "later" if growing else "earlier")
 
 
-def _width_order(
-    runs: Sequence[Run], claim: str, model: str, quantity: str, keys: set[str] | frozenset[str], growing: bool
-) -> Entry:
+def _width_order(runs: Sequence[Run], claim: str, model: str, quantity: str, growing: bool) -> Entry:
     """Whether the window is wider (growing) or narrower as a quantity grows."""
+    pairs = matched_pairs(runs, quantity)
     ordered = comparable = 0
-    used: dict[str, Run] = {}
-    for small, large in matched_pairs(runs, quantity, keys):
-        for narrow in (_bounds(run) for run in (small if growing else large)):
-            for wide in (_bounds(run) for run in (large if growing else small)):
-                ordered += narrow[1] < wide[0]
-                comparable += narrow[1] < wide[0] or wide[1] <= narrow[0]
-        used |= {run.name: run for run in (*small, *large)}
-    return _pairs_entry(claim, model, ordered, comparable, list(used.values()), "wider" if growing else "narrower")
+    for small, large in pairs:
+        for narrow, wide in product(*((small, large) if growing else (large, small))):
+            (narrow_low, narrow_high), (wide_low, wide_high) = width_bounds(narrow), width_bounds(wide)
+            ordered += narrow_high < wide_low
+            comparable += narrow_high < wide_low or wide_high <= narrow_low
+    return _pairs_entry(claim, model, ordered, comparable, pairs, "wider" if growing else "narrower")
 
 
-def _bounds(run: Run) -> tuple[float, float]:
+def width_bounds(run: Run) -> tuple[float, float]:
     """The least and the largest width of a run's window that agree with what it shows."""
-    window = window_of(run)
+    window = run.window
     if window.width is not None:
         return window.width, window.width
     low = -math.inf if window.at_least is None else window.at_least
     return low, math.inf if window.at_most is None else window.at_most
 
 
-def window_of(run: Run) -> Window:
-    return innovation_window(clock(run.rows, RULE_NOVEL), clock(run.rows, MEMORY))
-
-
-def _pairs_entry(claim: str, model: str, ordered: int, comparable: int, used: Sequence[Run], word: str) -> Entry:
+def _pairs_entry(
+    claim: str, model: str, ordered: int, comparable: int, pairs: Sequence[tuple[list[Run], list[Run]]], word: str
+) -> Entry:
+    used = list({run.name: run for pair in pairs for side in pair for run in side}.values())
     if not used:
         return _entry(claim, model, "not measured", "no two runs differ in this alone", used, pairs=0, ordered=0)
     if not comparable:
@@ -157,10 +137,9 @@ def _pairs_entry(claim: str, model: str, ordered: int, comparable: int, used: Se
     return _entry(claim, model, verdict, evidence, used, pairs=comparable, ordered=ordered)
 
 
-def _median(runs: Sequence[Run], name: str) -> Crossing:
-    """The median over runs; where it is censored, the earliest end of a run beyond which it lies."""
-    crossings = [clock(run.rows, name) for run in runs]
-    middle = median_time([c.time for c in crossings], [c.observed for c in crossings])
+def _median(crossings: Sequence[Crossing]) -> Crossing:
+    """The median; where it is censored, the earliest end of a run beyond which it lies."""
+    middle = median_crossing(crossings)
     if middle is not None:
         return Crossing(middle, 0)
     return Crossing(None, int(min(c.time for c in crossings if not c.observed)))
@@ -178,12 +157,12 @@ def _spread(crossings: Sequence[Crossing]) -> tuple[float, bool] | None:
 def _invariance(runs: Sequence[Run], model: str) -> Entry:
     """C3, by the spread of the median memory clocks of the rules at equal N."""
     used, spreads, rule_spreads = [], [], []
-    for group in group_by(runs, lambda run: run.setting(frozenset(RULE_KEYS))).values():
-        rules = group_by(group, lambda run: run.rule.describe())
+    for group in group_by(runs, lambda run: run.setting_apart_from(RULE_KEYS)).values():
+        rules = group_by(group, lambda run: run.rule.describe()).values()
         if len(rules) > 1:
             used += group
-            spreads.append(_spread([_median(members, MEMORY) for members in rules.values()]))
-            rule_spreads.append(_spread([_median(members, RULE_NOVEL) for members in rules.values()]))
+            spreads.append(_spread([_median([run.memorised for run in members]) for members in rules]))
+            rule_spreads.append(_spread([_median([run.rule_learned for run in members]) for members in rules]))
     if not used:
         return _entry("C3", model, "not measured", "no two runs differ in the rule alone", used)
     known = [spread for spread in spreads if spread is not None]
@@ -235,51 +214,48 @@ def _linearity(runs: Sequence[Run], model: str, fits: Sequence[Entry]) -> Entry:
 
 
 def _vanishing(runs: Sequence[Run], model: str) -> Entry:
-    states = [window_of(run).state for run in runs]
+    states = [run.window.state for run in runs]
     vanished, opened = states.count("vanished"), states.count("open")
     evidence = f"{opened} runs open, {vanished} vanished, {states.count('censored')} censored"
     verdict = "seen" if vanished else "censored" if not opened else "not seen"
     return _entry("C5c", model, verdict, evidence, runs, open=opened, vanished=vanished)
 
 
-def _both_clocks(runs: Sequence[Run], models: Sequence[str]) -> Entry:
+def _both_clocks(by_model: dict[str, list[Run]]) -> Entry:
     """C6: which models show both clocks in one run, the rule first, and how far apart they are where tasks agree."""
-    parts, complete, partial = [], [], []
-    for model in models:
-        of_model = [run for run in runs if run.model == model]
-        both = [run for run in of_model if window_of(run).width is not None and window_of(run).state == "open"]
-        rule = sum(clock(run.rows, RULE_NOVEL).observed for run in of_model)
-        memory = sum(clock(run.rows, MEMORY).observed for run in of_model)
-        parts.append(f"{model}: both in one run {len(both)}, rule {rule}, memory {memory} of {len(of_model)} runs")
-        (complete if both else partial).append(model)
-    offsets = _offsets(runs, models)
-    evidence = "; ".join([*parts, *(f"{pair}: {text}" for pair, text in offsets.items())])
-    if len(models) < 2:
-        verdict = "not measured"
-    else:
-        verdict = "seen" if not partial else "censored"
-    return _entry("C6", "all", verdict, evidence, runs, models_with_both=complete)
+    parts, complete = [], []
+    for model, runs in by_model.items():
+        both = sum(run.window.width is not None and run.window.state == "open" for run in runs)
+        rule, memory = (sum(run.clocks[name].observed for run in runs) for name in (RULE_NOVEL, MEMORY))
+        parts.append(f"{model}: both in one run {both}, rule {rule}, memory {memory} of {len(runs)} runs")
+        complete += [model] if both else []
+    verdict = "seen" if len(complete) == len(by_model) else "censored"
+    return _entry(
+        "C6",
+        "all",
+        verdict if len(by_model) > 1 else "not measured",
+        "; ".join([*parts, *_offsets(by_model)]),
+        [run for runs in by_model.values() for run in runs],
+        models_with_both=complete,
+    )
 
 
-def _offsets(runs: Sequence[Run], models: Sequence[str]) -> dict[str, str]:
-    """Ratios of the median clocks of two models on the same rule and N, where both are observed."""
-    found = {}
-    for a, b in combinations(models, 2):
-        by_task = {
-            model: group_by(
-                [run for run in runs if run.model == model], lambda run: (run.rule.describe(), run.train_size)
-            )
-            for model in (a, b)
-        }
-        for task in by_task[a].keys() & by_task[b].keys():
+def _offsets(by_model: dict[str, list[Run]]) -> list[str]:
+    """Ratios of the median clocks of two models on the same rule and N, in words, where both are observed."""
+    by_task = {
+        model: group_by(runs, lambda run: (run.rule.describe(), run.train_size)) for model, runs in by_model.items()
+    }
+    texts = []
+    for a, b in combinations(by_model, 2):
+        for rule, size in (task for task in by_task[a] if task in by_task[b]):
             ratios = []
             for name in (RULE_NOVEL, MEMORY):
-                first, second = (_median(by_task[model][task], name) for model in (a, b))
+                first, second = (_median([run.clocks[name] for run in by_task[model][rule, size]]) for model in (a, b))
                 if first.observed and second.observed:
                     ratios.append(f"{name} times {second.time / first.time:.1f}")
             if ratios:
-                found[f"{b} against {a} on {task[0]}, N = {task[1]}"] = ", ".join(ratios)
-    return found
+                texts.append(f"{b} against {a} on {rule}, N = {size}: {', '.join(ratios)}")
+    return texts
 
 
 def _basins(runs: Sequence[Run], model: str, fields: dict[str, Entry]) -> Entry:
@@ -288,9 +264,9 @@ def _basins(runs: Sequence[Run], model: str, fields: dict[str, Entry]) -> Entry:
     if not measured:
         return _entry("C7", model, "not measured", "the score field of no run was measured", [])
     texts, verdicts = [], []
-    complete = [run for run in measured if window_of(run).width is not None]
+    complete = [run for run in measured if run.window.width is not None]
     for run in measured:
-        changes = basin_changes(fields[run.name], clock(run.rows, RULE_NOVEL), clock(run.rows, MEMORY))
+        changes = basin_changes(fields[run.name], run.rule_learned, run.memorised)
         if run in complete:
             verdicts += [None if value is None else value >= BASIN_FACTOR for value in changes]
         grown, shrunk, dominance = ("unknown" if value is None else f"{value:.2f}" for value in changes)
@@ -313,17 +289,17 @@ def basin_changes(field: Entry, rule: Crossing, memory: Crossing) -> tuple[float
     A violating basin narrower than the smallest measured noise level counts as that wide. None where a clock has not
     struck or a radius is not known.
     """
-    steps, found = field["steps"], field["basins"]["one_step"]
+    steps, basins = field["steps"], field["basins"]["one_step"]
     plain = field["no_rule"]["held_out"]["radius"]
     after = [i for i, step in enumerate(steps) if rule.observed and step >= rule.time]
     grown = shrunk = dominance = None
     if after:
-        grown = _ratio(found[after[0]]["held_out"]["radius"], plain)
-        violating = found[after[0]]["violating"]
+        grown = _ratio(basins[after[0]]["held_out"]["radius"], plain)
+        violating = basins[after[0]]["violating"]
         narrow = violating["radius"] is None and violating["probability"][0] < 0.5
         shrunk = _ratio(plain, field["sigmas"][0] if narrow else violating["radius"])
     if memory.observed and steps[-1] >= memory.time:
-        dominance = _ratio(found[-1]["train"]["radius"], found[-1]["held_out"]["radius"])
+        dominance = _ratio(basins[-1]["train"]["radius"], basins[-1]["held_out"]["radius"])
     return grown, shrunk, dominance
 
 

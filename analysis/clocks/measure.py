@@ -3,50 +3,61 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, TypeVar
 
 import numpy as np
 
 from analysis.clocks.censored import Line, censored_fit
+from analysis.clocks.resampled import bootstrap, clock_interval, median_clock
 from analysis.clocks.runs import NO_SETTING, RULE_KEYS, Run
-from analysis.clocks.striking import (
-    MEMORY,
-    RULE,
-    RULE_NOVEL,
-    Crossing,
-    bootstrap,
-    clock,
-    clock_interval,
-    clocks,
-    innovation_window,
-    innovation_yield,
-    loss_minimum,
-    median_clock,
-    percentile_interval,
-)
+from analysis.clocks.striking import MEMORY, RULE, RULE_NOVEL, Crossing, loss_minimum
+from analysis.statistics import interval_of_draws
 
 
 Item = TypeVar("Item")
 Replicates = dict[str, dict[str, list[Crossing]]]
 
 MAIN_CLOCKS = (RULE, RULE_NOVEL, MEMORY)
-SIZE_KEYS = frozenset({"train_size"})
-CAPACITY_KEYS = frozenset({"width", "depth", "heads", "mlp_ratio"})
-CURVES = (
-    "step",
-    "seconds",
-    "valid",
-    "group_valid",
-    "copies",
-    "control",
-    "novel_valid",
-    "unique",
-    "loss_train",
-    "loss_held_out",
-)
+CURVES = ("step", "seconds", "valid", "group_valid", "copies", "control", "novel_valid", "unique")
+CURVES += ("loss_train", "loss_held_out")
 REPLICATES = 200
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What a sweep varies. keys: of the config, those that set it. others: what stays fixed beside it, in words."""
+
+    value: Callable[[Run], float]
+    keys: frozenset[str]
+    others: Callable[[Run], str]
+
+
+QUANTITIES = {
+    "log10 N": Quantity(
+        value=lambda run: math.log10(run.train_size),
+        keys=frozenset({"train_size"}),
+        others=lambda run: run.rule.describe(),
+    ),
+    "complexity": Quantity(
+        value=lambda run: float(run.rule.complexity),
+        keys=frozenset(RULE_KEYS),
+        others=lambda run: f"N = {run.train_size}",
+    ),
+    "log10 parameters": Quantity(
+        value=lambda run: 0.0 if run.parameters is None else math.log10(run.parameters),
+        keys=frozenset({"width", "depth", "heads", "mlp_ratio"}),
+        others=lambda run: f"{run.rule.describe()}, N = {run.train_size}",
+    ),
+}
+
+
+def varied(runs: Sequence[Run], name: str) -> list[list[Run]]:
+    """Groups of runs that differ in one quantity, and but for their seeds in nothing else."""
+    quantity = QUANTITIES[name]
+    groups = group_by(runs, lambda run: run.setting_apart_from(quantity.keys)).values()
+    return [group for group in groups if len({quantity.value(run) for run in group}) > 1]
 
 
 def bootstraps(runs: Sequence[Run], replicates: int = REPLICATES) -> Replicates:
@@ -61,7 +72,7 @@ def variants(runs: Sequence[Run]) -> dict[str, str]:
     """
     words = {}
     for of_model in group_by(runs, lambda run: run.model).values():
-        keys = of_model[0].config.keys() - NO_SETTING - RULE_KEYS - SIZE_KEYS
+        keys = of_model[0].config.keys() - NO_SETTING - RULE_KEYS - QUANTITIES["log10 N"].keys
         usual = {key: Counter(run.config[key] for run in of_model).most_common(1)[0][0] for key in sorted(keys)}
         for run in of_model:
             differing = [key for key in usual if run.config[key] != usual[key]]
@@ -71,13 +82,9 @@ def variants(runs: Sequence[Run]) -> dict[str, str]:
 
 def runs_section(runs: Sequence[Run], replicates: Replicates) -> dict[str, dict[str, Any]]:
     """{run: what it was, its curves, its clocks with bootstrap intervals over samples, its window, its yield}."""
-    section = {}
     variant = variants(runs)
-    for run in runs:
-        found = clocks(run.rows)
-        window = innovation_window(found[RULE_NOVEL], found[MEMORY])
-        intervals = {name: clock_interval(again) for name, again in replicates[run.name].items()}
-        section[run.name] = {
+    return {
+        run.name: {
             "model": run.model,
             "rule": run.rule.describe(),
             "complexity": run.rule.complexity,
@@ -87,35 +94,32 @@ def runs_section(runs: Sequence[Run], replicates: Replicates) -> dict[str, dict[
             "variant": variant[run.name],
             "parameters": run.parameters,
             "seed": run.seed,
-            "setting": run.setting(),
+            "setting": run.setting,
             "finished": run.finished,
             "steps": run.rows[-1]["step"],
             "seconds": run.rows[-1]["seconds"],
             "evaluations": len(run.rows),
             "samples": run.rows[-1]["samples"],
             "loss_minimum": loss_minimum(run.rows),
-            "clocks": {
-                name: None if crossed is None else {"step": crossed.step, "after": crossed.after}
-                for name, crossed in found.items()
-            },
-            "intervals": {name: list(interval) for name, interval in intervals.items()},
-            "window": asdict(window),
-            "yield": innovation_yield(run.rows),
+            "clocks": {name: crossed and asdict(crossed) for name, crossed in run.clocks.items()},
+            "intervals": {name: list(clock_interval(again)) for name, again in replicates[run.name].items()},
+            "window": asdict(run.window),
+            "yield": run.innovation_yield,
             "curves": {name: [row[name] for row in run.rows] for name in CURVES},
         }
-    return section
+        for run in runs
+    }
 
 
 def settings_section(runs: Sequence[Run], replicates: Replicates) -> list[dict[str, Any]]:
     """What runs that differ in their seed alone have in common, by model, complexity and size of the training set."""
     settings = []
     variant = variants(runs)
-    for group in group_by(runs, lambda run: run.setting()).values():
+    for group in group_by(runs, lambda run: run.setting).values():
         first = group[0]
-        windows = [innovation_window(clock(run.rows, RULE_NOVEL), clock(run.rows, MEMORY)) for run in group]
-        states = [window.state for window in windows]
-        widths = [window.width for window in windows if window.width is not None]
-        bounds = [window.at_least for window in windows if window.at_least is not None]
+        states = [run.window.state for run in group]
+        widths = [run.window.width for run in group if run.window.width is not None]
+        bounds = [run.window.at_least for run in group if run.window.at_least is not None]
         settings.append(
             {
                 "model": first.model,
@@ -129,7 +133,7 @@ def settings_section(runs: Sequence[Run], replicates: Replicates) -> list[dict[s
                 "seeds": [run.seed for run in group],
                 "clocks": {
                     name: median_clock(
-                        [clock(run.rows, name) for run in group], [replicates[run.name][name] for run in group]
+                        [run.clocks[name] for run in group], [replicates[run.name][name] for run in group]
                     )
                     for name in MAIN_CLOCKS
                 },
@@ -139,7 +143,7 @@ def settings_section(runs: Sequence[Run], replicates: Replicates) -> list[dict[s
                 "share_open": states.count("open") / len(states),
                 "width_median": median(widths) if widths else None,
                 "width_at_least": median(bounds) if bounds else None,
-                "yield_median": median(innovation_yield(run.rows)["per_sample"] for run in group),
+                "yield_median": median(run.innovation_yield["per_sample"] for run in group),
             }
         )
     order = ("model", "complexity", "constraint_size", "rule", "variant", "N")
@@ -155,79 +159,74 @@ def fits_section(runs: Sequence[Run], replicates: Replicates) -> list[dict[str, 
     "observed", "censored", "seeds"}; slopes are null where the observed runs do not determine them.
     """
     fits = []
-    for model in dict.fromkeys(run.model for run in runs):
-        of_model = [run for run in runs if run.model == model]
-        for against, keys in (
-            ("log10 N", SIZE_KEYS),
-            ("complexity", frozenset(RULE_KEYS)),
-            ("log10 parameters", CAPACITY_KEYS),
-        ):
-            for group in group_by(of_model, lambda run, keys=keys: run.setting(keys)).values():
-                if len({QUANTITIES[against](run) for run in group}) > 1:
-                    fits += [_fit(group, name, [against], replicates) for name in MAIN_CLOCKS]
-        varying = [name for name, value in QUANTITIES.items() if len({value(run) for run in of_model}) > 1]
+    for of_model in group_by(runs, lambda run: run.model).values():
+        for name, quantity in QUANTITIES.items():
+            for group in varied(of_model, name):
+                fits += [_fit(group, clock, [name], quantity.others(group[0]), replicates) for clock in MAIN_CLOCKS]
+        varying = [name for name, each in QUANTITIES.items() if len({each.value(run) for run in of_model}) > 1]
         if len(varying) > 1:
-            fits += [_fit(of_model, name, varying, replicates) for name in MAIN_CLOCKS]
+            fits += [_fit(of_model, clock, varying, "nothing", replicates) for clock in MAIN_CLOCKS]
     return fits
 
 
-QUANTITIES: dict[str, Callable[[Run], float]] = {
-    "log10 N": lambda run: math.log10(run.train_size),
-    "complexity": lambda run: float(run.rule.complexity),
-    "log10 parameters": lambda run: 0.0 if run.parameters is None else math.log10(run.parameters),
-}
-
-
-def _fit(runs: Sequence[Run], name: str, quantities: Sequence[str], replicates: Replicates) -> dict[str, Any]:
-    design = [[1.0, *(QUANTITIES[quantity](run) for quantity in quantities)] for run in runs]
-
-    def fitted(rows: Sequence[int], crossings: Sequence[Crossing]) -> Line | None:
-        return censored_fit(
-            [design[i] for i in rows], [math.log10(c.time) for c in crossings], [c.observed for c in crossings]
-        )
-
-    line = fitted(range(len(runs)), [clock(run.rows, name) for run in runs])
-    # Seeds are drawn anew within each setting, so that every replicate has all of them.
-    positions = group_by(range(len(runs)), lambda i: runs[i].setting())
-    generator = np.random.default_rng(0)
-    slopes: list[list[float]] = [[] for _ in quantities]
-    count = len(replicates[runs[0].name][name])
-    for replicate in range(count if line else 0):
-        chosen = [int(i) for members in positions.values() for i in generator.choice(members, size=len(members))]
-        again = fitted(chosen, [replicates[runs[i].name][name][replicate] for i in chosen])
-        for values, slope in zip(slopes, again.coefficients[1:] if again else [], strict=False):
-            values.append(slope)
-    found = {}
-    for column, quantity in enumerate(quantities):
-        interval = line.interval(column + 1) if line else None
-        # A replicate without enough observed clocks has no slope; with too many of those there is no interval.
-        enough = len(slopes[column]) >= max(1, 0.9 * count)
-        bootstrap = percentile_interval(slopes[column]) if enough else (None, None)
-        found[quantity] = {
-            "slope": line.coefficients[column + 1] if line else None,
-            "low": interval[0] if interval else None,
-            "high": interval[1] if interval else None,
-            "bootstrap_low": bootstrap[0],
-            "bootstrap_high": bootstrap[1],
-        }
-    first = runs[0]
-    fixed = {
-        "log10 N": f"{first.rule.describe()}",
-        "complexity": f"N = {first.train_size}",
-        "log10 parameters": f"{first.rule.describe()}, N = {first.train_size}",
-    }
-    observed = [clock(run.rows, name).observed for run in runs]
+def _fit(
+    runs: Sequence[Run], clock: str, quantities: Sequence[str], fixed: str, replicates: Replicates
+) -> dict[str, Any]:
+    design = [[1.0, *(QUANTITIES[quantity].value(run) for quantity in quantities)] for run in runs]
+    crossings = [run.clocks[clock] for run in runs]
+    line = fitted_line(design, crossings)
+    drawn = resampled_slopes(runs, clock, design, replicates) if line else []
+    observed = sum(crossed.observed for crossed in crossings)
     return {
-        "clock": name,
-        "model": first.model,
+        "clock": clock,
+        "model": runs[0].model,
         "against": quantities[0] if len(quantities) == 1 else "all",
-        "fixed": fixed[quantities[0]] if len(quantities) == 1 else "nothing",
-        "slopes": found,
+        "fixed": fixed,
+        "slopes": {
+            quantity: _slope(
+                line, column, [slopes[column - 1] for slopes in drawn], len(replicates[runs[0].name][clock])
+            )
+            for column, quantity in enumerate(quantities, start=1)
+        },
         "intercept": line.coefficients[0] if line else None,
         "spread": line.spread if line else None,
-        "observed": sum(observed),
-        "censored": len(observed) - sum(observed),
+        "observed": observed,
+        "censored": len(runs) - observed,
         "seeds": len({run.seed for run in runs}),
+    }
+
+
+def fitted_line(design: Sequence[Sequence[float]], crossings: Sequence[Crossing]) -> Line | None:
+    """log10 of the clocks against the columns of the design, a row per run; None where it is not determined."""
+    return censored_fit(design, [math.log10(c.time) for c in crossings], [c.observed for c in crossings])
+
+
+def resampled_slopes(
+    runs: Sequence[Run], clock: str, design: Sequence[Sequence[float]], replicates: Replicates
+) -> list[tuple[float, ...]]:
+    """The slopes of every replicate that has enough observed clocks for them, over seeds and samples."""
+    # Seeds are drawn anew within each setting, so that every replicate has all of them.
+    positions = group_by(range(len(runs)), lambda i: runs[i].setting)
+    generator = np.random.default_rng(0)
+    slopes = []
+    for replicate in range(len(replicates[runs[0].name][clock])):
+        chosen = [int(i) for members in positions.values() for i in generator.choice(members, size=len(members))]
+        again = fitted_line([design[i] for i in chosen], [replicates[runs[i].name][clock][replicate] for i in chosen])
+        slopes += [again.coefficients[1:]] if again else []
+    return slopes
+
+
+def _slope(line: Line | None, column: int, drawn: Sequence[float], replicates: int) -> dict[str, float | None]:
+    wald = (line and line.interval(column)) or (None, None)
+    # With too many replicates that have no slope there is no interval.
+    enough = len(drawn) >= max(1, 0.9 * replicates)
+    bootstrap_low, bootstrap_high = interval_of_draws(drawn) if enough else (None, None)
+    return {
+        "slope": line.coefficients[column] if line else None,
+        "low": wald[0],
+        "high": wald[1],
+        "bootstrap_low": bootstrap_low,
+        "bootstrap_high": bootstrap_high,
     }
 
 

@@ -185,11 +185,11 @@ def ablation(
     model: GenerativeModel, rule: Rule, train: np.ndarray, samples: int = 256, seed: int = 0
 ) -> dict[str, dict[str, float]]:
     """{"none" or part: `behaviour` without that part}; the same noise for all."""
-    found = {"none": behaviour(model, rule, train, samples, seed)}
+    without = {"none": behaviour(model, rule, train, samples, seed)}
     for part in parts(model):
         with ablated(model, part):
-            found[part] = behaviour(model, rule, train, samples, seed)
-    return found
+            without[part] = behaviour(model, rule, train, samples, seed)
+    return without
 
 
 def hidden_states(model: GenerativeModel, strings: np.ndarray, seed: int = 0) -> list[Tensor] | None:
@@ -303,11 +303,11 @@ def relation_ablation(
     weights = attention_weights(model, strings)
     # Queries from the second cell on; the first has only the relation and the start token to look at.
     to_relation = weights[..., 2:, 0].mean(dim=(1, 3))
-    found = {"none": relation_accuracy(model, rule, samples, seed)}
+    without = {"none": relation_accuracy(model, rule, samples, seed)}
     for part in parts(model):
         with ablated(model, part):
-            found[part] = relation_accuracy(model, rule, samples, seed)
+            without[part] = relation_accuracy(model, rule, samples, seed)
         if part.startswith("a"):
             layer, head = part[1:].split(".h")
-            found[part]["attention"] = to_relation[int(layer), int(head)].item()
-    return found
+            without[part]["attention"] = to_relation[int(layer), int(head)].item()
+    return without

@@ -1,5 +1,7 @@
 """What needs the checkpoints of a run: its score field, its loss by position, its parts."""
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,7 @@ from analysis.clocks.score_field import (
     violate,
     whole_flow,
 )
-from analysis.clocks.striking import MEMORY, RULE_NOVEL, clock, crossing
+from analysis.clocks.striking import Crossing, crossing
 from analysis.criteria import RECOVERY_GAP
 from eval.generative.checkpoint import GenerativeModel, load_run
 from eval.generative.next_token import NextToken
@@ -39,7 +41,6 @@ from eval.rules.spatial_relation import SpatialRelation
 # The whole flow costs some 15 denoiser calls for each vertex: it is followed from few noise levels.
 FLOW_SIGMAS = (0.4, 0.7, 1.0, 1.4)
 CAPTURE_SIGMA = 0.7
-# Of training over held-out vertices at CAPTURE_SIGMA: from this gap on, basins count as memorised.
 VERTICES = 128
 STRINGS = 128
 CHECKPOINTS = 7
@@ -48,13 +49,17 @@ CHECKPOINTS = 7
 def chosen_steps(run: Run, count: int = CHECKPOINTS) -> list[int]:
     """Steps of at most `count` checkpoints: first, last, those just after the clocks, others spread in log step."""
     steps = run.checkpoints
-    crossed = [clock(run.rows, name) for name in (RULE_NOVEL, MEMORY)]
     wanted = {steps[0], steps[-1]}
-    wanted |= {min((step for step in steps if step >= c.time), default=steps[-1]) for c in crossed if c.observed}
+    wanted |= {just_after(crossed, steps) for crossed in (run.rule_learned, run.memorised) if crossed.observed}
     for i in np.linspace(0, len(steps) - 1, count):
         if len(wanted) < count:
             wanted.add(steps[round(i)])
     return sorted(wanted)
+
+
+def just_after(clock: Crossing, steps: Sequence[int]) -> int:
+    """The first of rising steps at which a clock has struck; the last where it has not."""
+    return min((step for step in steps if clock.observed and step >= clock.time), default=steps[-1])
 
 
 def has_field(run: Run) -> bool:
@@ -111,25 +116,22 @@ def score_field(run: Run) -> dict[str, Any]:
         field["capture"].append(capture_table(whole_flow(denoise), strings["violating"], train, rule, FLOW_SIGMAS))
     at = SIGMAS.index(CAPTURE_SIGMA)
     field["recovery_gap"] = [
-        found["train"]["probability"][at] - found["held_out"]["probability"][at]
-        for found in field["basins"]["one_step"]
+        basin["train"]["probability"][at] - basin["held_out"]["probability"][at]
+        for basin in field["basins"]["one_step"]
     ]
-    crossed = crossing(steps, field["recovery_gap"], RECOVERY_GAP)
-    field["tau_mem_recovery"] = {"step": crossed.step, "after": crossed.after}
+    field["tau_mem_recovery"] = asdict(crossing(steps, field["recovery_gap"], RECOVERY_GAP))
     return field
 
 
 def position_loss(run: Run) -> dict[str, Any]:
     """{"steps", "oracle": least loss by position that knows the rule, "train", "held_out": [step][position], nats}."""
     steps = chosen_steps(run)
-    found: dict[str, Any] = {"steps": steps, "oracle": run.rule.position_entropy().tolist()}
+    losses: dict[str, Any] = {"steps": steps, "oracle": run.rule.position_entropy().tolist()}
     for name in ("train", "held_out"):
-        found[name] = []
         strings = torch.as_tensor(run.data[name][:512])
-        for step in steps:
-            with torch.no_grad():
-                found[name].append(load(run, step).position_loss(strings).mean(dim=0).tolist())
-    return found
+        with torch.no_grad():
+            losses[name] = [load(run, step).position_loss(strings).mean(dim=0).tolist() for step in steps]
+    return losses
 
 
 def mechanism(run: Run) -> dict[str, Any]:
@@ -141,18 +143,18 @@ def mechanism(run: Run) -> dict[str, Any]:
     mates = group_mates(run.rule)
     strings = run.data["held_out"][:STRINGS]
     group = run.config.get("group")
-    found: dict[str, Any] = {"steps": steps, "attention": [], "probes": []}
+    measured: dict[str, Any] = {"steps": steps, "attention": [], "probes": []}
     for step in steps:
         model = load(run, step)
         weights = attention_weights(model, strings)
         causal = isinstance(model, NextToken)
-        found["attention"].append(None if weights is None else attention_to_mates(weights, mates, causal))
-        found["probes"].append(partial_parities(model, group) if group else None)
-    rule = clock(run.rows, RULE_NOVEL)
-    after_rule = min((step for step in steps if rule.observed and step >= rule.time), default=steps[-1])
-    found["ablation_steps"] = sorted({after_rule, steps[-1]})
-    found["ablation"] = [ablation(load(run, step), run.rule, run.data["train"]) for step in found["ablation_steps"]]
+        measured["attention"].append(None if weights is None else attention_to_mates(weights, mates, causal))
+        measured["probes"].append(partial_parities(model, group) if group else None)
+    measured["ablation_steps"] = sorted({just_after(run.rule_learned, steps), steps[-1]})
+    measured["ablation"] = [
+        ablation(load(run, step), run.rule, run.data["train"]) for step in measured["ablation_steps"]
+    ]
     model = load(run, steps[-1])
     prompted = isinstance(run.rule, SpatialRelation) and isinstance(model, NextToken)
-    found["relation"] = relation_ablation(model, run.rule) if prompted else None
-    return found
+    measured["relation"] = relation_ablation(model, run.rule) if prompted else None
+    return measured

@@ -1,6 +1,7 @@
-"""The run folders of a sweep, as far as the clocks need them."""
+"""The run folders of a sweep, and what is derived from each of them: once, on the run."""
 
 import json
+from collections.abc import Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,16 @@ import yaml
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from analysis.clocks.striking import Row
+from analysis.clocks.striking import (
+    MEMORY,
+    RULE_NOVEL,
+    Crossing,
+    Row,
+    Window,
+    clocks_of,
+    innovation_window,
+    innovation_yield,
+)
 from eval.errors import UserError
 from eval.generative.checkpoint import steps_of
 from eval.rules import OPTIONS, Rule, rule_of
@@ -75,6 +85,28 @@ class Run:
         return self.config["seed"]
 
     @cached_property
+    def clocks(self) -> dict[str, Crossing | None]:
+        """When each clock of `analysis.clocks.striking.CLOCKS` struck; None for one that the run cannot show."""
+        return clocks_of(self.rows)
+
+    @property
+    def rule_learned(self) -> Crossing:
+        """The rule clock that windows, claims and chosen checkpoints go by: copying alone makes samples valid."""
+        return self.clocks[RULE_NOVEL]
+
+    @property
+    def memorised(self) -> Crossing:
+        return self.clocks[MEMORY]
+
+    @cached_property
+    def window(self) -> Window:
+        return innovation_window(self.rule_learned, self.memorised)
+
+    @cached_property
+    def innovation_yield(self) -> dict[str, float | int]:
+        return innovation_yield(self.rows)
+
+    @cached_property
     def checkpoints(self) -> list[int]:
         """Steps of the complete checkpoints, rising."""
         return steps_of(self.folder)
@@ -93,11 +125,13 @@ class Run:
         with safe_open(newest, framework="numpy") as file:
             return sum(int(np.prod(file.get_slice(name).get_shape())) for name in file.keys())
 
-    def setting(self, apart_from: frozenset[str] = frozenset()) -> str:
-        """What a run is besides its seed, as text: equal texts are the same setting.
+    @cached_property
+    def setting(self) -> str:
+        """What a run is besides its seed, as text: equal texts are the same setting."""
+        return self.setting_apart_from(frozenset())
 
-        apart_from: further keys of the config that are left out, to find settings that differ in these alone.
-        """
+    def setting_apart_from(self, apart_from: Set[str]) -> str:
+        """The setting without these keys of the config, to find settings that differ in them alone."""
         kept = {key: value for key, value in self.config.items() if key not in NO_SETTING | apart_from}
         return json.dumps(kept, sort_keys=True)
 
@@ -107,7 +141,7 @@ def read_runs(folder: Path) -> list[Run]:
 
     Raises UserError if there is none, or if a folder with evaluations lacks its config or its data.
     """
-    found = []
+    runs = []
     for path in sorted(Path(folder).rglob("evaluations.jsonl")):
         run = path.parent
         rows = read_jsonl(path)
@@ -118,13 +152,13 @@ def read_runs(folder: Path) -> list[Run]:
                 raise UserError(f"{run} has evaluations but no {needed}; move the folder away or start its run again")
         config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
         name = run.relative_to(folder).as_posix() if run != Path(folder) else run.name
-        found.append(Run(name, run, config, rows))
-    if not found:
+        runs.append(Run(name, run, config, rows))
+    if not runs:
         raise UserError(
             f"no rule run with evaluations under {folder}; make some first "
             "(accelerate launch recipes/rules.py --config recipes/rules/<yaml>)"
         )
-    return found
+    return runs
 
 
 def environment(run: Run) -> dict[str, Any]:

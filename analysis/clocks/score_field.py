@@ -29,7 +29,6 @@ Restorer = Callable[[Tensor, float], Tensor]
 
 # With entries of -1 and +1, what tells valid from invalid lies between about 0.4 and 1.5.
 SIGMAS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0)
-CLASSES = ("train", "held_out", "violating")
 
 
 def violate(strings: np.ndarray, rule: Rule, seed: int) -> np.ndarray:
@@ -179,8 +178,8 @@ def basins(
     restore: Restorer, vertices: dict[str, np.ndarray], sigmas: Sequence[float], rule: Rule, seed: int = 0
 ) -> dict[str, dict]:
     """{class: {"probability": `return_probability` at each sigma, "radius": `half_recovery_sigma`}}."""
-    found = {}
+    widths = {}
     for name, strings in vertices.items():
         probability = return_probability(restore, strings, sigmas, rule.vocabulary, seed)
-        found[name] = {"probability": probability, "radius": half_recovery_sigma(sigmas, probability)}
-    return found
+        widths[name] = {"probability": probability, "radius": half_recovery_sigma(sigmas, probability)}
+    return widths

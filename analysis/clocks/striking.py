@@ -17,14 +17,13 @@ that ends first is right-censored: its clock is unknown, and later than its last
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
-import numpy as np
-
-from analysis.clocks.censored import median_time
 from eval.criteria import COPIES, EVALUATIONS_IN_A_ROW, RULE_LEARNED
+from eval.generative.measure import copies_beyond_control, novel_validity
 
 
 Row = dict[str, Any]
@@ -32,15 +31,26 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Clock:
-    """threshold: the quantity must reach it, and hold it for `sustained` consecutive evaluations."""
+    """threshold: the quantity must reach it, and hold it for `sustained` consecutive evaluations.
+
+    counted: the quantity from counts of samples, to compare with the threshold where `quantity` is a difference or
+    a quotient of rounded shares; times between evaluations go by `quantity` in either case.
+    """
 
     meaning: str
     quantity: Callable[[Row], float | None]
     threshold: float
     sustained: int = 1
+    counted: Callable[[Row], float | None] | None = None
+
+    def crossing(self, rows: Sequence[Row]) -> "Crossing":
+        """When the clock strikes in a run with these evaluations."""
+        values = [self.quantity(row) for row in rows]
+        compared = [self.counted(row) for row in rows] if self.counted else values
+        return crossing([row["step"] for row in rows], values, self.threshold, self.sustained, compared)
 
 
-def copies_beyond_control(row: Row) -> float:
+def copies_less_control(row: Row) -> float:
     """How much oftener the model repeats a training string than a string of equal standing that it never saw."""
     return row["copies"] - row["control"]
 
@@ -49,29 +59,37 @@ def loss_gap(row: Row) -> float:
     return row["loss_held_out"] - row["loss_train"]
 
 
-def _column(name: str) -> Callable[[Row], float | None]:
-    return lambda row: row[name]
+def rule_clock(
+    meaning: str, column: str, threshold: float, counted: Callable[[Row], float | None] | None = None
+) -> Clock:
+    """Rule clocks must hold for two evaluations: "reliably exceeds 0.9" (arXiv 2605.10019 as restated by others)."""
+    return Clock(meaning, itemgetter(column), threshold, EVALUATIONS_IN_A_ROW, counted)
 
 
-# Rule clocks must hold for two evaluations: "reliably exceeds 0.9" (arXiv 2605.10019 as restated by others). The
-# threshold of the memory clock is this lab's; a factor of 10 in steps lies between defensible ones, so all are given.
-TWICE = EVALUATIONS_IN_A_ROW
+def memory_clock(threshold: float) -> Clock:
+    """The threshold is this lab's; a factor of 10 in steps lies between defensible ones, so that all are given."""
+    meaning = f"copies minus control reach {100 * threshold:.0f} %"
+    return Clock(meaning, copies_less_control, threshold, counted=copies_beyond_control)
+
+
 CLOCKS = {
-    "tau_rule": Clock("valid samples reach 90 %", _column("valid"), RULE_LEARNED, TWICE),
-    "tau_rule_half": Clock("valid samples reach 50 %", _column("valid"), 0.5, TWICE),
-    "tau_rule_group": Clock("valid groups reach 90 %", _column("group_valid"), RULE_LEARNED, TWICE),
-    "tau_rule_novel": Clock(
-        "valid among samples that are no copies reach 90 %", _column("novel_valid"), RULE_LEARNED, TWICE
+    "tau_rule": rule_clock("valid samples reach 90 %", "valid", RULE_LEARNED),
+    "tau_rule_half": rule_clock("valid samples reach 50 %", "valid", 0.5),
+    "tau_rule_group": rule_clock("valid groups reach 90 %", "group_valid", RULE_LEARNED),
+    "tau_rule_novel": rule_clock(
+        "valid among samples that are no copies reach 90 %", "novel_valid", RULE_LEARNED, novel_validity
     ),
-    "tau_rule_novel_half": Clock(
-        "valid among samples that are no copies reach 50 %", _column("novel_valid"), 0.5, TWICE
+    "tau_rule_novel_half": rule_clock(
+        "valid among samples that are no copies reach 50 %", "novel_valid", 0.5, novel_validity
     ),
-    "tau_mem": Clock("copies minus control reach 10 %", copies_beyond_control, COPIES),
-    "tau_mem_05": Clock("copies minus control reach 5 %", copies_beyond_control, 0.05),
-    "tau_mem_20": Clock("copies minus control reach 20 %", copies_beyond_control, 0.2),
-    "tau_mem_50": Clock("copies minus control reach 50 %", copies_beyond_control, 0.5),
+    "tau_mem": memory_clock(COPIES),
+    "tau_mem_05": memory_clock(0.05),
+    "tau_mem_20": memory_clock(0.2),
+    "tau_mem_50": memory_clock(0.5),
     "tau_mem_gap_ratio": Clock(
-        "samples 3 times nearer to one training string than to any other reach 10 %", _column("gap_ratio_copies"), 0.1
+        "samples 3 times nearer to one training string than to any other reach 10 %",
+        itemgetter("gap_ratio_copies"),
+        COPIES,
     ),
     "tau_mem_loss_gap": Clock("held-out loss exceeds training loss by 0.05", loss_gap, 0.05),
 }
@@ -99,20 +117,26 @@ class Crossing:
         return max(float(self.after), 1.0) if self.step is None else self.step
 
 
-def crossing(steps: Sequence[int], values: Sequence[float | None], threshold: float, sustained: int = 1) -> Crossing:
+def crossing(
+    steps: Sequence[int],
+    values: Sequence[float | None],
+    threshold: float,
+    sustained: int = 1,
+    compared: Sequence[float | None] | None = None,
+) -> Crossing:
     """When `values` first reach `threshold` and keep it for `sustained` consecutive evaluations.
 
-    A value of None is below every threshold. If the last values reach it, but the run ends before they have held it
-    long enough, the clock is censored at the evaluation before them. Without an evaluation below the threshold before
-    it, the crossing is put at the evaluation itself. Step 0 counts as step 1 on the logarithmic axis.
+    compared: what is compared with the threshold in place of the values, which then only place the crossing between
+    two evaluations. A value of None is below every threshold. If the last values reach it, but the run ends before
+    they have held it long enough, the clock is censored at the evaluation before them. Without an evaluation below the
+    threshold before it, the crossing is put at the evaluation itself. Step 0 counts as step 1 on the logarithmic axis.
     Raises ValueError if there are no evaluations.
     """
     if not steps:
         raise ValueError("a run without evaluations has no clocks")
-    reached = [value is not None and value >= threshold for value in values]
     held = 0
-    for i, above in enumerate(reached):
-        held = held + 1 if above else 0
+    for i, value in enumerate(values if compared is None else compared):
+        held = held + 1 if value is not None and value >= threshold else 0
         if held == sustained:
             return _interpolated(steps, values, i - sustained + 1, threshold)
     first = len(steps) - held
@@ -124,43 +148,22 @@ def _interpolated(steps: Sequence[int], values: Sequence[float | None], at: int,
     here, before = values[at], values[at - 1] if at > 0 else None
     if before is None:
         return Crossing(float(max(steps[at], 1)), after)
-    share = (threshold - before) / (here - before)
+    # A value that reaches the threshold by its counts alone may lie a rounding error below it.
+    share = min((threshold - before) / (here - before), 1.0)
     low, high = math.log(max(after, 1)), math.log(max(steps[at], 1))
     return Crossing(math.exp(low + share * (high - low)), after)
 
 
-def clocks(rows: Sequence[Row]) -> dict[str, Crossing | None]:
-    """All clocks of one run; None for a clock whose quantity the run does not have (null at every evaluation)."""
-    steps = [row["step"] for row in rows]
-    found: dict[str, Crossing | None] = {}
-    for name, clock in CLOCKS.items():
-        values = [clock.quantity(row) for row in rows]
-        measured = name in (RULE_NOVEL, "tau_rule_novel_half") or any(value is not None for value in values)
-        found[name] = crossing(steps, values, clock.threshold, clock.sustained) if measured else None
-    return found
+def clocks_of(rows: Sequence[Row]) -> dict[str, Crossing | None]:
+    """All clocks of one run; None for a clock whose quantity the run does not have (null at every evaluation).
 
-
-def clock(rows: Sequence[Row], name: str) -> Crossing:
-    """One clock of one run, by its name in CLOCKS."""
-    chosen = CLOCKS[name]
-    return crossing(
-        [row["step"] for row in rows], [chosen.quantity(row) for row in rows], chosen.threshold, chosen.sustained
-    )
-
-
-def tau_rule(rows: Sequence[Row]) -> Crossing:
-    """When at least 90 % of the samples obey the rule, twice in a row. A model that only copies reaches it too."""
-    return clock(rows, RULE)
-
-
-def tau_rule_novel(rows: Sequence[Row]) -> Crossing:
-    """When at least 90 % of the samples that are no copies obey the rule, twice in a row."""
-    return clock(rows, RULE_NOVEL)
-
-
-def tau_mem(rows: Sequence[Row]) -> Crossing:
-    """When the share of exact copies exceeds the share of strings of the control set by 10 %."""
-    return clock(rows, MEMORY)
+    Validity of what is new is null only where all samples are copies, and never counts as not measured.
+    """
+    measured = {name for name, clock in CLOCKS.items() if any(clock.quantity(row) is not None for row in rows)} | {
+        RULE_NOVEL,
+        "tau_rule_novel_half",
+    }
+    return {name: clock.crossing(rows) if name in measured else None for name, clock in CLOCKS.items()}
 
 
 def loss_minimum(rows: Sequence[Row]) -> int:
@@ -209,80 +212,3 @@ def innovation_yield(rows: Sequence[Row]) -> dict[str, float | int]:
     value, step = best(lambda row: (row["novel_valid"] or 0.0) * row["unique"])
     per_sample, per_sample_step = best(lambda row: (row["valid"] - row["copies"]) * row["unique"])
     return {"value": value, "step": step, "per_sample": per_sample, "per_sample_step": per_sample_step}
-
-
-def bootstrap(rows: Sequence[Row], names: Sequence[str], replicates: int, seed: int = 0) -> dict[str, list[Crossing]]:
-    """The clocks of one run as other draws of as many samples would have them, `replicates` for every clock.
-
-    A sample is a copy, in the control set, valid otherwise, or invalid: `valid`, `copies`, `control` and `novel_valid`
-    come from one multinomial draw per evaluation, which is the same as drawing its samples anew with replacement.
-    Only for clocks on these four columns. The replicates of all clocks come from the same draws.
-    """
-    drawn = np.array([row["samples"] for row in rows])
-    copies, control, valid = (np.array([row[key] for row in rows]) for key in ("copies", "control", "valid"))
-    # Rounding in the shares must not make one of them negative, or their sum larger than 1.
-    shares = np.clip(np.stack([copies, control, valid - copies - control], 1), 0, 1)
-    shares = np.concatenate([shares, np.clip(1 - shares.sum(1, keepdims=True), 0, 1)], 1)
-    shares /= shares.sum(1, keepdims=True)
-    counts = np.random.default_rng(seed).multinomial(drawn, shares, size=(replicates, len(rows)))
-    found: dict[str, list[Crossing]] = {name: [] for name in names}
-    for replicate in counts.tolist():
-        again = [
-            {
-                "step": row["step"],
-                "valid": (copied + matched + other) / total,
-                "copies": copied / total,
-                "control": matched / total,
-                "novel_valid": (matched + other) / (total - copied) if copied < total else None,
-            }
-            for row, (copied, matched, other, invalid) in zip(rows, replicate, strict=True)
-            for total in [copied + matched + other + invalid]
-        ]
-        for name in names:
-            found[name].append(clock(again, name))
-    return found
-
-
-def percentile_interval(times: Iterable[float], confidence: float = 0.95) -> tuple[float | None, float | None]:
-    """Percentile interval of bootstrap replicates, infinity standing for censored ones; None where it is infinite."""
-    ordered = sorted(times)
-    tail = (1 - confidence) / 2
-    low = ordered[math.floor(tail * (len(ordered) - 1))]
-    high = ordered[math.ceil((1 - tail) * (len(ordered) - 1))]
-    return (None if math.isinf(low) else low), (None if math.isinf(high) else high)
-
-
-def clock_interval(replicates: Iterable[Crossing]) -> tuple[float | None, float | None]:
-    """95 % interval of one clock of one run from its `bootstrap`, over samples; None for an end that is censored."""
-    return percentile_interval(math.inf if crossed.step is None else crossed.step for crossed in replicates)
-
-
-def median_clock(
-    crossings: Sequence[Crossing], replicates: Sequence[Sequence[Crossing]], seed: int = 0
-) -> dict[str, Any]:
-    """The median of a clock over runs that differ in their seed alone, with a bootstrap over seeds and samples.
-
-    {"median": Kaplan-Meier median in steps, None if censored, "low", "high": 95 % interval, None where it is censored,
-     "observed": runs whose clock struck, "runs": number of runs, "at_least": for a censored median, the earliest end}
-
-    crossings: one for each run. replicates: the `bootstrap` of each run, all of one length.
-    """
-    generator = np.random.default_rng(seed)
-    medians = []
-    for i in range(len(replicates[0])):
-        value = _median([replicates[run][i] for run in generator.integers(len(crossings), size=len(crossings))])
-        medians.append(math.inf if value is None else value)
-    low, high = percentile_interval(medians)
-    middle = _median(crossings)
-    return {
-        "median": middle,
-        "low": low,
-        "high": high,
-        "observed": sum(crossed.observed for crossed in crossings),
-        "runs": len(crossings),
-        "at_least": min(c.time for c in crossings if not c.observed) if middle is None else None,
-    }
-
-
-def _median(crossings: Sequence[Crossing]) -> float | None:
-    return median_time([crossed.time for crossed in crossings], [crossed.observed for crossed in crossings])

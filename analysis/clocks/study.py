@@ -1,4 +1,4 @@
-"""The page on a sweep of rule runs: both clocks, the innovation window, basins, mechanism, and claims C1 to C7."""
+"""What the runs of a sweep show of the two clocks, the window between them, basins, mechanism, and claims C1 to C7."""
 
 import json
 import shlex
@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from analysis.clocks.claims import claims_section, window_of
+from analysis.clocks.claims import claims_section
 from analysis.clocks.measure import (
     REPLICATES,
     bootstraps,
@@ -22,65 +22,60 @@ from analysis.clocks.measure import (
 from analysis.clocks.opened_models import has_field, mechanism, position_loss, score_field
 from analysis.clocks.runs import Run, environment, read_runs
 from analysis.clocks.sample_grids import sample_grids
-from analysis.report import html, markdown
-from analysis.report.results import Results, read_results
-from analysis.report.studies.clocks.document import compose
 from analysis.resume import digest
 from eval.generative.checkpoint import NEXT_TOKEN_MODELS
-from eval.storage import new_folder, read_json, write_json, write_text
+from eval.results_file import Results, read_results_file, write_results
 
 
 # At most so many runs are shown curve by curve, as samples, and with what their models do inside.
 CURVES, SAMPLE_GRIDS, MODELS = 6, 3, 4
 
 
-def build(runs: Path, output: Path, models: int = MODELS, replicates: int = REPLICATES) -> Path:
-    """Measure every rule run under `runs`, write `output`/results.json and, from it, `output`/report/.
+def measure_sweep(runs: Path, output: Path, models: int = MODELS, replicates: int = REPLICATES) -> None:
+    """Measure every rule run under `runs` and write `output`/results.json, from which the page is built.
 
     runs: folder with run folders in it, at any depth: those that hold `evaluations.jsonl`. output: may be `runs`.
     models: of at most so many runs the checkpoints are opened, for score fields, and for mechanisms. What
     results.json already holds of the same checkpoints is not measured again. replicates: draws of every bootstrap.
-    Returns the path of report/index.html.
 
     Raises UserError if there is no rule run under `runs`.
     """
-    write_json(Path(output) / "results.json", measure(read_runs(runs), Path(output), models, replicates))
-    return write_report(output)
+    path = Path(output) / "results.json"
+    sweep = read_runs(runs)
+    earlier = read_results_file(path) if path.is_file() else {}
+    write_results(path, "clocks", measure(sweep, models, replicates, earlier))
 
 
-def measure(runs: Sequence[Run], output: Path, models: int = MODELS, replicates: int = REPLICATES) -> Results:
-    """What `build` writes to results.json: see analysis.clocks.measure, .claims, .models, .sample_grids."""
-    earlier = read_json(output / "results.json") if (output / "results.json").is_file() else {}
-    inputs: dict[str, dict[str, str]] = {}
+def measure(
+    runs: Sequence[Run], models: int = MODELS, replicates: int = REPLICATES, earlier: Results | None = None
+) -> Results:
+    """The sections of results.json: see analysis.clocks.measure, .claims, .opened_models and .sample_grids.
 
-    def of_models(section: str, measured: Callable[[Run], dict[str, Any]], chosen: Sequence[Run]) -> dict[str, Any]:
-        """{run: what is measured}, from the earlier results where checkpoints and evaluations are the same."""
-        inputs[section] = {run.name: _digest(run) for run in chosen}
-        known = earlier.get("inputs", {}).get(section, {})
-        return {
-            run.name: earlier[section][run.name] if known.get(run.name) == inputs[section][run.name] else measured(run)
-            for run in tqdm(chosen, desc=section, unit="run")
-        }
-
+    earlier: results of the same folder, whose sections on opened models stand where their runs have not changed.
+    """
     by_interest = telling_runs(runs)
-    next_token = [run for run in by_interest if run.model in NEXT_TOKEN_MODELS and run.checkpoints]
-    fields = of_models("score_field", score_field, [run for run in by_interest if has_field(run)][:models])
-    losses = of_models("position_loss", position_loss, next_token[: max(models // 2, 1)] if models else [])
-    inside = [run for run in by_interest if run.checkpoints]
-    parts = of_models("mechanism", mechanism, inside[:models])
-    grids = {run.name: grid for run in by_interest[:SAMPLE_GRIDS] if (grid := sample_grids(run)) is not None}
+    with_checkpoints = [run for run in by_interest if run.checkpoints]
+    next_token = [run for run in with_checkpoints if run.model in NEXT_TOKEN_MODELS]
+    opened: dict[str, tuple[Callable[[Run], dict[str, Any]], Sequence[Run]]] = {
+        "score_field": (score_field, [run for run in by_interest if has_field(run)][:models]),
+        "position_loss": (position_loss, next_token[: max(models // 2, 1)] if models else []),
+        "mechanism": (mechanism, with_checkpoints[:models]),
+    }
+    inputs = {section: {run.name: _digest(run) for run in chosen} for section, (_, chosen) in opened.items()}
+    sections = {
+        section: _of_models(section, measured, chosen, inputs[section], earlier or {})
+        for section, (measured, chosen) in opened.items()
+    }
     again = bootstraps(runs, replicates)
     fits = fits_section(runs, again)
     return {
         "runs": runs_section(runs, again),
         "settings": settings_section(runs, again),
         "fits": fits,
-        "claims": claims_section(runs, fits, fields),
+        "claims": claims_section(runs, fits, sections["score_field"]),
         "shown_runs": [run.name for run in by_interest[:CURVES]],
-        "samples": grids,
-        "score_field": fields,
-        "position_loss": losses,
-        "mechanism": parts,
+        "samples": {run.name: grid for run in by_interest[:SAMPLE_GRIDS] if (grid := sample_grids(run)) is not None},
+        **sections,
         "inputs": inputs,
         "environment": {
             key: entry if isinstance(entry, str | int | float) else json.dumps(entry)
@@ -91,18 +86,19 @@ def measure(runs: Sequence[Run], output: Path, models: int = MODELS, replicates:
     }
 
 
-def write_report(output: Path) -> Path:
-    """Write `output`/report/ (index.html, report.md, figures/) anew from `output`/results.json; needs no model."""
-    output = Path(output)
-    document = compose(read_results(output))
-    with new_folder(output / "report") as folder:
-        (folder / "figures").mkdir()
-        for part in document.parts:
-            write_text(folder / "figures" / f"{part.name}.svg", part.drawing.svg)
-            (folder / "figures" / f"{part.name}.png").write_bytes(part.drawing.png)
-        write_text(folder / "report.md", markdown.render(document))
-        write_text(folder / "index.html", html.render(document))
-    return output / "report" / "index.html"
+def _of_models(
+    section: str,
+    measured: Callable[[Run], dict[str, Any]],
+    runs: Sequence[Run],
+    inputs: dict[str, str],
+    earlier: Results,
+) -> dict[str, Any]:
+    """{run: what is measured}, from the earlier results where checkpoints and evaluations are the same."""
+    known = earlier.get("inputs", {}).get(section, {})
+    return {
+        run.name: earlier[section][run.name] if known.get(run.name) == inputs[run.name] else measured(run)
+        for run in tqdm(runs, desc=section, unit="run")
+    }
 
 
 def telling_runs(runs: Sequence[Run]) -> list[Run]:
@@ -112,15 +108,15 @@ def telling_runs(runs: Sequence[Run]) -> list[Run]:
     """
 
     def shown(run: Run) -> tuple[int, float, str]:
-        window = window_of(run)
-        rank = 2 if window.state != "open" else 1 if window.width is None else 0
-        return rank, -(window.width or window.at_least or 0.0), run.name
+        rank = 2 if run.window.state != "open" else 1 if run.window.width is None else 0
+        return rank, -(run.window.width or run.window.at_least or 0.0), run.name
+
+    def in_turns(runs: Sequence[Run], key: Callable[[Run], str]) -> list[Run]:
+        turns = zip_longest(*group_by(runs, key).values())
+        return [run for turn in turns for run in turn if run is not None]
 
     # The second seed of a setting comes after the first of every other.
-    by_setting = group_by(sorted(runs, key=shown), lambda run: run.setting()).values()
-    ordered = [run for turn in zip_longest(*by_setting) for run in turn if run is not None]
-    groups = group_by(ordered, lambda run: run.model)
-    return [run for turn in zip_longest(*groups.values()) for run in turn if run is not None]
+    return in_turns(in_turns(sorted(runs, key=shown), lambda run: run.setting), lambda run: run.model)
 
 
 def _digest(run: Run) -> str:

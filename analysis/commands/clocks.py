@@ -23,6 +23,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from analysis.clocks.study import build
+    from analysis.clocks.study import measure_sweep
+    from analysis.report import build
 
-    print(build(arguments.runs, arguments.output, arguments.models))
+    measure_sweep(arguments.runs, arguments.output, arguments.models)
+    print(build(arguments.output))

@@ -14,8 +14,8 @@ from analysis.report.runs_table import measured_sections
 from analysis.report.section import Chapter
 from analysis.report.studies.circuits import CHAPTER as CIRCUITS
 from analysis.report.studies.claims import CHAPTER as CLAIMS
+from analysis.report.studies.clocks import CHAPTER as CLOCKS
 from analysis.report.studies.comparison import CHAPTER as COMPARISON
-from analysis.report.studies.composed import CLOCKS, Composed
 from analysis.report.studies.sequential import CHAPTER as SEQUENTIAL
 from eval.errors import UserError
 from eval.results_file import kind_of
@@ -23,7 +23,7 @@ from eval.storage import new_folder, write_text
 
 
 # The kinds of results that have a page. A single training has none, nor has a study of rounding.
-CHAPTERS: dict[str, Chapter | Composed] = {
+CHAPTERS: dict[str, Chapter] = {
     "comparison": COMPARISON,
     "claims": CLAIMS,
     "sequential": SEQUENTIAL,
@@ -47,8 +47,7 @@ def build(run: Path) -> Path:
     kind = kind_of(results)
     if kind not in CHAPTERS:
         raise UserError(f"{run} holds results of kind {kind}, which has no page; {', '.join(CHAPTERS)} have one")
-    chapter = CHAPTERS[kind]
-    document = chapter.page(results) if isinstance(chapter, Composed) else compose(chapter, results)
+    document = compose(CHAPTERS[kind], results)
     with new_folder(run / "report") as folder:
         (folder / "figures").mkdir()
         for part in document.parts:

@@ -40,6 +40,22 @@ def measure_samples(rule: Rule, samples: np.ndarray, vectors: Tensor | None, dat
     }
 
 
+def copies_beyond_control(row: dict[str, Any]) -> float:
+    """Share of samples that are copies, less the share in the control set, of a row of `measure_samples`.
+
+    Divided once, from counts: 15 of 100 less 5 of 100 is 0.1, where the shares themselves give 0.09999999999999999.
+    """
+    return round((row["copies"] - row["control"]) * row["samples"]) / row["samples"]
+
+
+def novel_validity(row: dict[str, Any]) -> float | None:
+    """novel_valid of a row of `measure_samples` from counts, for comparison with a limit; None if all are copies."""
+    copied = round(row["copies"] * row["samples"])
+    if copied == row["samples"]:
+        return None
+    return (round(row["valid"] * row["samples"]) - copied) / (row["samples"] - copied)
+
+
 def gap_ratio_copies(vectors: Tensor, train: np.ndarray, vocabulary: int) -> float | None:
     """Share of `vectors` [M, D] whose distance to the nearest training vector is below `GAP_RATIO` of the second's."""
     if len(train) < 2:

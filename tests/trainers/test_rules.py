@@ -283,7 +283,7 @@ def test_samples_cost_their_share_of_training(tmp_path):
 
 def test_what_ends_a_run():
     def rows(*pairs):
-        return [{"valid": valid, "copies": copies, "control": 0.05} for valid, copies in pairs]
+        return [{"samples": 100, "valid": valid, "copies": copies, "control": 0.05} for valid, copies in pairs]
 
     once, apart = rows((0.2, 0.0), (0.95, 0.0)), rows((0.9, 0.2), (0.5, 0.0), (0.9, 0.2))
     learned, copied = rows((0.9, 0.0), (1.0, 0.0)), rows((0.3, 0.2), (0.3, 0.16))
@@ -294,6 +294,12 @@ def test_what_ends_a_run():
     assert stop_reached(copied, "memory", 0.1) and not stop_reached(copied, "memory", 0.12)
     assert not stop_reached(copied, "clocks", 0.1) and stop_reached(learned + copied, "clocks", 0.1)
     assert not stop_reached(learned + copied, "never", 0.1)
+
+
+def test_copies_that_meet_the_limit_exactly_end_a_run():
+    # 0.15 - 0.05 is 0.09999999999999999.
+    rows = [{"samples": 100, "valid": 0.0, "copies": 0.15, "control": 0.05}] * 2
+    assert stop_reached(rows, "memory", 0.1) and not stop_reached(rows, "memory", 0.11)
 
 
 @pytest.mark.parametrize(

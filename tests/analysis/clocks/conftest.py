@@ -58,15 +58,18 @@ def write_run():
         rows = []
         steps = [round(32 * 10 ** (i / 8)) for i in range(40) if 32 * 10 ** (i / 8) <= last]
         for step in steps:
-            copies = 0.6 * rising(step, 4 * memory)
-            novel = 0.02 + 0.98 * rising(step, rule / 1.8)
+            # Shares are counts of 512 samples, as those of an evaluation are.
+            copies = round(512 * 0.6 * rising(step, 4 * memory)) / 512
+            learned = 0.02 + 0.98 * rising(step, rule / 1.8)
+            valid = copies + round(512 * (1 - copies) * learned) / 512
+            novel = (valid - copies) / (1 - copies)
             rows.append(
                 {
                     "step": step,
                     "seconds": step / 100,
                     "evaluation_seconds": 1.0,
                     "samples": 512,
-                    "valid": copies + (1 - copies) * novel,
+                    "valid": valid,
                     "group_valid": 0.5 + novel / 2,
                     "copies": copies,
                     "control": 0.0,

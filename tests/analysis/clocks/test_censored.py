@@ -1,27 +1,9 @@
 import math
 
-import numpy as np
 import pytest
 import torch
 
-from analysis.clocks.censored import censored_fit, concordance, log_normal, median_time
-
-
-def test_median_without_censoring_is_the_median():
-    assert median_time([5.0, 1.0, 3.0], [True] * 3) == 3.0
-    assert median_time([2.0, 8.0], [True] * 2) == pytest.approx(4.0)
-    assert median_time([7.0], [True]) == 7.0
-
-
-def test_median_of_censored_times_is_kaplan_and_meiers():
-    # Survival: 4/5 after 1; 2 leaves the set of those at risk; 4/5 * 2/3 = 8/15 after 3; 4/15 after 4.
-    assert median_time([1, 2, 3, 4, 9], [True, False, True, True, False]) == 4
-    assert median_time([1, 9, 9], [True, False, False]) is None
-    assert median_time([1, 9], [True, False]) == 1
-    # Censored at the time of an event counts as later: 2/3, then 1/3.
-    assert median_time([5, 5, 6], [True, False, True]) == 6
-    with pytest.raises(ValueError, match="no times"):
-        median_time([], [])
+from analysis.clocks.censored import censored_fit, concordance
 
 
 def test_concordance_counts_only_pairs_of_known_order():
@@ -32,6 +14,30 @@ def test_concordance_counts_only_pairs_of_known_order():
     assert concordance([4], [3], [cut], [seen]) == (0, 1)
     assert concordance([4], [9], [cut], [cut]) == (0, 0)
     assert concordance([3], [3], [seen], [seen]) == (0, 1)
+
+
+# Hours until motorettes failed, by temperature in degrees Celsius, and hours at which the others were still running.
+MOTORETTES = {
+    150: ([], [8064] * 10),
+    170: ([1764, 2772, 3444, 3542, 3780, 4860, 5196], [5448] * 3),
+    190: ([408, 408, 1344, 1344, 1440], [1680] * 5),
+    220: ([408, 408, 504, 504, 504], [528] * 5),
+}
+
+
+def test_the_published_fit_of_the_motorettes():
+    """Maximum likelihood of Schmee and Hahn 1979, Technometrics 21:417-432: log10 of hours against 1000 / kelvin."""
+    rows = [
+        (1000 / (celsius + 273.2), math.log10(hours), failed)
+        for celsius, (failures, running) in MOTORETTES.items()
+        for times, failed in ((failures, True), (running, False))
+        for hours in times
+    ]
+    line = censored_fit([[1.0, x] for x, _, _ in rows], [y for _, y, _ in rows], [failed for *_, failed in rows])
+    assert line.coefficients == pytest.approx((-6.019, 4.311), abs=6e-4) and line.spread == pytest.approx(
+        0.2592, abs=6e-5
+    )
+    assert (line.observed, line.censored) == (17, 23)
 
 
 def test_uncensored_fit_is_least_squares():
@@ -98,8 +104,3 @@ def test_points_on_a_line_and_too_few_points():
     assert line.interval(1) is None
     assert censored_fit([[1.0, 1.0], [1.0, 2.0]], [2.0, 4.0], [True, False]) is None
     assert censored_fit([[1.0, 1.0], [1.0, 1.0], [1.0, 2.0]], [2.0, 4.0, 5.0], [True, True, False]) is None
-
-
-def test_log_normal_in_both_tails():
-    z = np.array([-300.0, -35.001, -34.999, -12.0, -5.0, 0.0, 3.0, 40.0])
-    assert log_normal(z) == pytest.approx(torch.special.log_ndtr(torch.tensor(z)).numpy(), rel=1e-9, abs=1e-15)

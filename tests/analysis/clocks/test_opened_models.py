@@ -7,7 +7,8 @@ import pytest
 from analysis.clocks.opened_models import chosen_steps, has_field
 from analysis.clocks.runs import read_runs
 from analysis.clocks.score_field import SIGMAS
-from analysis.clocks.study import build
+from analysis.clocks.study import measure_sweep
+from analysis.report import build
 from eval.storage import read_json, write_json
 from trainers.rules import RulesConfig, train_rules
 
@@ -46,8 +47,8 @@ def trained(tmp_path_factory):
 @pytest.fixture(scope="module")
 def results(trained, tmp_path_factory):
     output = tmp_path_factory.mktemp("out")
-    page = build(trained, output, models=5, replicates=5)
-    return page, read_json(output / "results.json")
+    measure_sweep(trained, output, models=5, replicates=5)
+    return build(output), read_json(output / "results.json")
 
 
 def test_what_needs_checkpoints_is_measured_for_the_models_that_have_it(results):
@@ -103,5 +104,5 @@ def test_what_is_measured_already_is_not_measured_again(results, trained):
     output = page.parent.parent
     found["score_field"]["mlp"]["vertices"] = 7
     write_json(output / "results.json", found)
-    build(trained, output, models=5, replicates=5)
+    measure_sweep(trained, output, models=5, replicates=5)
     assert read_json(output / "results.json")["score_field"]["mlp"]["vertices"] == 7

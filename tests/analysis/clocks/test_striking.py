@@ -3,22 +3,16 @@ import math
 import numpy as np
 import pytest
 
+from analysis.clocks.resampled import bootstrap, clock_interval, median_clock
 from analysis.clocks.striking import (
     CLOCKS,
     Crossing,
     Window,
-    bootstrap,
-    clock,
-    clock_interval,
-    clocks,
+    clocks_of,
     crossing,
     innovation_window,
     innovation_yield,
     loss_minimum,
-    median_clock,
-    tau_mem,
-    tau_rule,
-    tau_rule_novel,
 )
 
 
@@ -69,12 +63,12 @@ def test_sustained_crossings_and_censoring():
 
 
 def test_the_clocks_of_a_run_that_learns_and_then_copies():
-    rule, novel, memory = (f(LEARNS_THEN_COPIES) for f in (tau_rule, tau_rule_novel, tau_mem))
+    found = clocks_of(LEARNS_THEN_COPIES)
+    rule, novel, memory = (found[name] for name in ("tau_rule", "tau_rule_novel", "tau_mem"))
     assert rule.step == pytest.approx(10 ** (2 + 0.4 / 0.45))
     novel_valid = 0.93 / 0.98
     assert novel.step == pytest.approx(10 ** (2 + 0.4 / (novel_valid - 0.5)))
     assert memory.step == pytest.approx(10 ** (3 + 0.08 / 0.14))
-    found = clocks(LEARNS_THEN_COPIES)
     assert set(found) == set(CLOCKS)
     assert found["tau_mem_gap_ratio"] is None
     assert found["tau_mem_20"] == Crossing(None, 10000)
@@ -84,10 +78,23 @@ def test_the_clocks_of_a_run_that_learns_and_then_copies():
     assert window.state == "open" and window.width == pytest.approx(math.log10(memory.step / novel.step))
 
 
+def test_shares_that_meet_a_limit_exactly_meet_it():
+    # 15 of 100 less 5 of 100 is 10 %, and 72 of 80 are 90 %; in floats both are a rounding error less.
+    rows = [row(10, 0.1, 0.0, samples=100), row(100, 0.2, 0.15, 0.05, samples=100)]
+    assert rows[1]["copies"] - rows[1]["control"] < 0.1
+    assert clocks_of(rows)["tau_mem"] == Crossing(pytest.approx(100), 10)
+    assert clocks_of([rows[0], rows[1] | {"copies": 0.14}])["tau_mem"] == Crossing(None, 100)
+    learned = [row(step, 0.92, 0.2, samples=100) for step in (10, 100)]
+    assert learned[0]["novel_valid"] < 0.9
+    assert clocks_of(learned)["tau_rule_novel"] == Crossing(10.0, 0)
+    assert not clocks_of([row(step, 0.91, 0.2, samples=100) for step in (10, 100)])["tau_rule_novel"].observed
+
+
 def test_copying_alone_is_no_rule_learning():
-    assert tau_rule(COPIES_ONLY).observed
-    assert tau_rule_novel(COPIES_ONLY) == Crossing(None, 10000)
-    assert innovation_window(tau_rule_novel(COPIES_ONLY), tau_mem(COPIES_ONLY)).state == "vanished"
+    struck = clocks_of(COPIES_ONLY)
+    assert struck["tau_rule"].observed
+    assert struck["tau_rule_novel"] == Crossing(None, 10000)
+    assert innovation_window(struck["tau_rule_novel"], struck["tau_mem"]).state == "vanished"
     assert innovation_yield(COPIES_ONLY)["per_sample"] == pytest.approx(0.1)
 
 
@@ -132,20 +139,22 @@ def test_bootstrap_draws_copies_control_and_validity_together():
 
 def test_intervals_hold_the_clock_and_know_what_is_censored():
     found = bootstrap(LEARNS_THEN_COPIES, ["tau_rule_novel", "tau_mem", "tau_mem_20"], 200)
-    for name, crossed in (("tau_rule_novel", tau_rule_novel), ("tau_mem", tau_mem)):
+    for name in ("tau_rule_novel", "tau_mem"):
         low, high = clock_interval(found[name])
-        assert low < crossed(LEARNS_THEN_COPIES).step < high < 10000
+        assert low < clocks_of(LEARNS_THEN_COPIES)[name].step < high < 10000
     # copies - control is 0.16 with standard error 0.018: 0.2 is reached in some replicates only.
     assert clock_interval(found["tau_mem_20"])[1] is None
 
 
 def median_of(runs, name):
-    return median_clock([clock(rows, name) for rows in runs], [bootstrap(rows, [name], 200)[name] for rows in runs])
+    return median_clock(
+        [clocks_of(rows)[name] for rows in runs], [bootstrap(rows, [name], 200)[name] for rows in runs]
+    )
 
 
 def test_medians_over_seeds():
     found = median_of([LEARNS_THEN_COPIES, LEARNS_THEN_COPIES, COPIES_ONLY], "tau_rule_novel")
-    assert found["median"] == pytest.approx(tau_rule_novel(LEARNS_THEN_COPIES).step)
+    assert found["median"] == pytest.approx(clocks_of(LEARNS_THEN_COPIES)["tau_rule_novel"].step)
     assert (found["observed"], found["runs"], found["at_least"]) == (2, 3, None)
     assert found["low"] < found["median"] and found["high"] is None
     censored = median_of([COPIES_ONLY, COPIES_ONLY, LEARNS_THEN_COPIES], "tau_rule_novel")

@@ -9,16 +9,17 @@ from analysis.clocks.claims import CLAIMS, basin_changes
 from analysis.clocks.measure import variants
 from analysis.clocks.runs import read_runs
 from analysis.clocks.striking import Crossing
-from analysis.clocks.study import build, measure, telling_runs, write_report
+from analysis.clocks.study import measure, measure_sweep, telling_runs
 from analysis.criteria import AGREEMENT
-from analysis.report.studies.clocks.figures import rule_label
+from analysis.report import build
+from analysis.report.studies.clocks.labels import rule_label
 from eval.errors import UserError
 from eval.storage import read_json
 
 
 @pytest.fixture(scope="module")
-def results(sweep, tmp_path_factory):
-    return measure(read_runs(sweep), tmp_path_factory.mktemp("out"), replicates=40)
+def results(sweep):
+    return measure(read_runs(sweep), replicates=40)
 
 
 def claim(results, name, model):
@@ -88,7 +89,7 @@ def test_claims_that_fail_are_not_seen(tmp_path, write_run):
     for group, rule in ((3, 2000), (4, 200)):
         for size, memory in ((64, 600), (256, 500)):
             write_run(tmp_path / "runs" / f"g{group}-{size}", "mlp", group, size, rule=rule, memory=memory)
-    results = measure(read_runs(tmp_path / "runs"), tmp_path / "out", replicates=20)
+    results = measure(read_runs(tmp_path / "runs"), replicates=20)
     for name in ("C1", "C4", "C5a", "C5b"):
         assert claim(results, name, "mlp")["verdict"] == "not seen", name
     assert claim(results, "C1", "mlp")["ordered"] < AGREEMENT * claim(results, "C1", "mlp")["pairs"]
@@ -100,7 +101,7 @@ def test_runs_that_end_early_leave_claims_censored(tmp_path, write_run):
     for size in (64, 256):
         for group in (3, 4):
             write_run(tmp_path / "runs" / f"g{group}-{size}", "mlp", group, size, rule=5000, memory=50000, last=500)
-    results = measure(read_runs(tmp_path / "runs"), tmp_path / "out", replicates=20)
+    results = measure(read_runs(tmp_path / "runs"), replicates=20)
     assert {claim(results, name, "mlp")["verdict"] for name in ("C1", "C3", "C4", "C5a", "C5b", "C5c")} == {"censored"}
 
 
@@ -122,7 +123,8 @@ def test_basin_changes():
 
 @pytest.mark.slow
 def test_the_page_holds_every_part_that_the_sweep_can_fill(sweep, tmp_path):
-    page = build(sweep, tmp_path / "out", replicates=5)
+    measure_sweep(sweep, tmp_path / "out", replicates=5)
+    page = build(tmp_path / "out")
     html = page.read_text()
     for title in (
         "What the sweep shows",
@@ -139,9 +141,10 @@ def test_the_page_holds_every_part_that_the_sweep_can_fill(sweep, tmp_path):
     assert (page.parent / "report.md").read_text().startswith("# ")
     assert (page.parent / "figures" / "windows.png").is_file()
     before = html
-    write_report(tmp_path / "out")
+    build(tmp_path / "out")
     assert page.read_text() == before
-    assert len(read_json(tmp_path / "out" / "results.json")["claims"]) == 17
+    results = read_json(tmp_path / "out" / "results.json")
+    assert len(results["claims"]) == 17 and results["kind"] == "clocks"
 
 
 def test_the_command_and_its_mistakes(tmp_path, capsys):
@@ -163,7 +166,7 @@ def test_telling_runs_take_turns_between_models(sweep):
     chosen = telling_runs(read_runs(sweep))
     assert len(chosen) == 15 and {run.model for run in chosen[:2]} == {"mlp", "gpt2"}
     of_mlp = [run for run in chosen if run.model == "mlp"]
-    first_of_setting = [i for i, run in enumerate(of_mlp) if run.setting() not in {r.setting() for r in of_mlp[:i]}]
+    first_of_setting = [i for i, run in enumerate(of_mlp) if run.setting not in {r.setting for r in of_mlp[:i]}]
     # Each setting once before any comes again; among them the run without a window last.
     assert first_of_setting == list(range(len(first_of_setting)))
     assert of_mlp[first_of_setting[-1]].name == "mlp-g6-n128"
