@@ -51,7 +51,7 @@ def runs(tmp_path_factory, rule_run):
         run = rule_run(folder / "clocks" / f"seed={seed}", seed=seed)
         trained = {"rule": "parity", "steps": 10, "evaluation": {"step": 10, "valid": 0.9}}
         write_results(run / "results.json", "training", trained)
-    write_results(folder / "clocks" / "results.json", "clocks", measure(read_runs(folder / "clocks"), folder, 0, 5))
+    write_results(folder / "clocks" / "results.json", "clocks", measure(read_runs(folder / "clocks"), 0, 5))
     write_results(folder / "rounding" / "results.json", "rounding", {"models": {}, "settings": {}})
     (folder / "killed").mkdir()
     (folder / "killed" / "config.yaml").write_text("seed: 3\n")
