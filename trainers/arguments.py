@@ -129,7 +129,7 @@ class _Parser(TrlParser):
         defaults = {field.name: field.default for type_ in self.dataclass_types for field in fields(type_)}
         for action in self._actions:
             flag = action.option_strings[0]
-            if action.default is None and defaults.get(action.dest, MISSING) is not MISSING:
+            if action.type is str and action.default is None and defaults.get(action.dest, MISSING) is not MISSING:
                 # transformers loses the default of a list that may also be text, such as report_to.
                 action.default = defaults[action.dest]
             if isinstance(action.type, type) and is_dataclass(action.type):
@@ -369,7 +369,8 @@ def _advice(value: Any, hint: Any) -> str:
         return f"; write [{', '.join(names)}]"
     if get_origin(hint) is Literal and isinstance(value, str):
         return did_you_mean(value, map(str, get_args(hint)))
-    if not isinstance(value, str) and (hint is str or str in get_args(hint)):
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else [hint]
+    if str in options and not isinstance(value, str):
         return "; put quotes around it"
     return ""
 
