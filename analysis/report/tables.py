@@ -39,6 +39,11 @@ def value(results: Results, location: Location, write: Callable[..., str]) -> Ce
     return Cell(write(lookup(results, *location)), location)
 
 
+def row_cells(results: Results, words: Sequence[str], at: Location, columns: Sequence[Column]) -> list[Cell]:
+    """A row: words, then the numbers that stand below `at`."""
+    return [*map(Cell, words), *(value(results, (*at, *keys.split(".")), write) for _, keys, write in columns)]
+
+
 def number_table(
     results: Results,
     title: str,
@@ -51,10 +56,7 @@ def number_table(
 
     words: headings of the words. rows: (words, location of the row).
     """
-    cells = [
-        [*map(Cell, told), *(value(results, (*at, *keys.split(".")), write) for _, keys, write in columns)]
-        for told, at in rows
-    ]
+    cells = [row_cells(results, told, at, columns) for told, at in rows]
     return Table(title, [*words, *(heading for heading, *_ in columns)], cells, note)
 
 
