@@ -4,6 +4,7 @@ import copy
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -37,13 +38,14 @@ def load_model(path: str | Path, dtype: torch.dtype) -> tuple[PreTrainedModel, P
         verbosity = logging.get_verbosity()
         logging.set_verbosity_error()
         try:
-            model, report = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 path,
                 dtype=dtype,
                 attn_implementation="sdpa",
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
             )
+            model, report = loaded
         finally:
             logging.set_verbosity(verbosity)
         lacking = sorted(report["missing_keys"])
@@ -77,7 +79,7 @@ def load_architecture(path: str | Path) -> tuple[PreTrainedModel, PreTrainedToke
 
 def require_finite(weights: Mapping[str, torch.Tensor] | Iterable[tuple[str, torch.Tensor]], where: str) -> None:
     """Raise UserError, naming the first few tensors, if a weight is NaN or infinite."""
-    items = weights.items() if isinstance(weights, Mapping) else weights
+    items: Any = weights.items() if isinstance(weights, Mapping) else weights
     broken = [name for name, weight in items if not torch.isfinite(weight).all()]
     if broken:
         raise UserError(

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 from eval.errors import UserError
 
@@ -62,8 +63,8 @@ class Verifier:
         self.seconds, self.workers = seconds, workers
         self._judged: dict[tuple[str, str], bool | None] = {}
         self._lock = threading.Lock()
-        self._started: list[subprocess.Popen] = []
-        self._free: queue.SimpleQueue[subprocess.Popen | None] = queue.SimpleQueue()
+        self._started: list[Any] = []  # processes, with pipes at both ends
+        self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._owner = 0
 
     def equal(self, reference: str, answer: str) -> bool | None:
@@ -109,8 +110,8 @@ class Verifier:
                 for _ in range(self.workers):
                     self._free.put(None)
 
-    def _start(self) -> subprocess.Popen:
-        process = subprocess.Popen(
+    def _start(self) -> Any:
+        process: Any = subprocess.Popen(
             # -P: the folder of the worker holds modules of the lab, which must not hide others of the same name.
             [sys.executable, "-P", str(WORKER), str(self.seconds)],
             stdin=subprocess.PIPE,

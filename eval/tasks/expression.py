@@ -77,8 +77,9 @@ def score_countdown(answer: str | None, numbers: list[int], target: int | float 
     published problems have a target such as "266.6666666666667") is met within `TOLERANCE`. Raises ValueError if the
     problem itself is broken.
     """
-    wanted, given = exact_number(target), [exact_number(number) for number in _list_of(numbers)]
-    if wanted is None or not given or any(number is None or number.denominator != 1 for number in given):
+    wanted, read = exact_number(target), [exact_number(number) for number in _list_of(numbers)]
+    given = [number for number in read if number is not None and number.denominator == 1]
+    if wanted is None or not given or len(given) < len(read):
         raise ValueError("numbers must be a list of integers, and target a number")
     expression = None if answer is None else evaluate_expression(answer)
     if expression is None or sorted(expression.numbers) != sorted(given):

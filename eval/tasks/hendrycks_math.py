@@ -77,8 +77,8 @@ def same_answer(answer: str, reference: str) -> bool | None:
     """Whether two answers are the same; None if that cannot be judged in time."""
     if same_text(answer, reference):
         return True
-    bases = [IN_A_BASE.fullmatch(normalise(text)) for text in (answer, reference)]
-    if all(bases):
+    bases = [match for text in (answer, reference) if (match := IN_A_BASE.fullmatch(normalise(text)))]
+    if len(bases) == 2:
         return bases[0].groups() == bases[1].groups()
     if _digits_apart(answer) != _digits_apart(reference):
         return False

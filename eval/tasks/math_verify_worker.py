@@ -13,6 +13,7 @@ import os
 import resource
 import signal
 import sys
+from typing import Any
 
 import sympy
 from math_verify import LatexExtractionConfig, parse, verify
@@ -21,6 +22,8 @@ from math_verify import LatexExtractionConfig, parse, verify
 MEMORY = 2 * 1024**3  # bytes of address space; a power tower would take all there is
 EXTRACTION = [LatexExtractionConfig(boxed_match_priority=0)]
 DIGITS = 40
+# math-verify takes None for "without its alarm signal", which its annotations do not say.
+NO_ALARM: Any = None
 # What builds the parser's tables and loads sympy's parts, once, before the first fork.
 WARM_UP = (("\\frac{1}{2}", "0.5"), ("x^2+2x+1", "(x+1)^2"), ("\\sqrt{8}", "2\\sqrt{2}"), ("(1,\\pi)", "(1,\\pi)"))
 # Values for symbols: two expressions that agree here to all digits are the same but for a conspiracy.
@@ -68,10 +71,11 @@ def read_line() -> bytes:
 
 def compare(reference: str, answer: str) -> bool:
     parsed = [
-        parse(f"\\boxed{{{text}}}", extraction_config=EXTRACTION, parsing_timeout=None) for text in (reference, answer)
+        parse(f"\\boxed{{{text}}}", extraction_config=EXTRACTION, parsing_timeout=NO_ALARM)
+        for text in (reference, answer)
     ]
     # The order matters: math-verify is not symmetric.
-    if not verify(*parsed, timeout_seconds=None):
+    if not verify(parsed[0], parsed[1], timeout_seconds=NO_ALARM):
         return False
     # math-verify compares numbers to six decimals. That is right where the reference itself was rounded.
     return "." in reference or not all(parsed) or bool(exactly_equal(parsed[0][0], parsed[1][0]))
@@ -80,7 +84,7 @@ def compare(reference: str, answer: str) -> bool:
 def exactly_equal(one, other) -> bool:
     """Whether two objects that math-verify takes for equal have equal numbers; True where nothing can be compared."""
     if isinstance(one, sympy.MatrixBase) and isinstance(other, sympy.MatrixBase):
-        return one.shape == other.shape and all(map(exactly_equal, one, other))
+        return one.shape == other.shape and all(map(exactly_equal, one.flat(), other.flat()))
     if isinstance(one, sympy.FiniteSet) and isinstance(other, sympy.FiniteSet):
         return all(any(exactly_equal(a, b) for b in other) for a in one)
     if isinstance(one, sympy.Tuple | sympy.Interval | sympy.Union) and type(one) is type(other):

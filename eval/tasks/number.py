@@ -65,6 +65,7 @@ def parse_number(text: str, units: bool = True) -> Fraction | None:
 def _sign(text: str) -> tuple[int, str]:
     """1 or -1, and what follows the sign and the currency, in either order."""
     match = re.match(rf"\s*{CURRENCY}?\s*([+-]?)\s*{CURRENCY}?\s*", text)
+    assert match is not None, "every part of it may be empty"
     return (-1 if match[1] == "-" else 1), text[match.end() :]
 
 

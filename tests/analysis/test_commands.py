@@ -75,6 +75,7 @@ def test_geometry_as_it_is_typed(folders, tmp_path):
     assert [path.name for path in output.iterdir()] == ["results.json"]
 
 
+@pytest.mark.slow
 def test_a_mistake_is_one_line_and_status_2(tmp_path):
     finished = analysis("report", "--run", tmp_path / "absent")
     assert finished.returncode == 2
