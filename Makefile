@@ -41,7 +41,7 @@ test-fast: $(INSTALLED)
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright eval trainers
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 smoke: $(INSTALLED)
 	$(BIN)/python -m tests.smoke
