@@ -43,8 +43,8 @@ class Line:
 def concordance(low: Sequence[tuple[float, float]], high: Sequence[tuple[float, float]]) -> tuple[int, int]:
     """(pairs in order, comparable pairs) of one value from `low` and one from `high`, in order if low's is smaller.
 
-    Harrell's concordance index (1982, JAMA 247:2543-2546) between two groups of values known by their (least, largest):
-    a pair is comparable if these leave one order alone. Equal values are comparable and not in order.
+    Harrell's concordance index (1982, JAMA 247:2543-2546) between two groups of values, known by (least, largest): a
+    pair is comparable if these leave one order alone. Equal values are comparable and not in order.
     """
     pairs = list(product(low, high))
     ordered = sum(a_most < b_least for (_, a_most), (b_least, _) in pairs)
