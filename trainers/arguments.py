@@ -186,7 +186,7 @@ def _layers(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, dict[s
 
 def _read_mapping(path: Path, role: str) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         values, document = yaml.safe_load(text), yaml.compose(text)
     except FileNotFoundError:
         raise UserError(f"there is no config file {path}{role}; give the path of a YAML file") from None
