@@ -98,8 +98,8 @@ def require_finite_numbers(value: Any, where: str) -> None:
     """Raise UserError, naming the place in it, if a number in `value` (of dicts and lists) is NaN or infinite."""
     for place, number in _not_finite(value):
         raise UserError(
-            f"{place or 'the value'} is {number}, not finite, and is not written to {where}; what it was computed from "
-            "has diverged or is too large"
+            f"{place or 'the value'} is {number}, not finite, and is not written to {where}; what it was computed "
+            "from has diverged or is too large"
         )
 
 

@@ -95,6 +95,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
+def check_finite(name: str, value: Any) -> None:
+    """Raise `UserError` if `value`, or a number in it (of dicts and lists), is NaN or infinite."""
+    if not _is_finite(value):
+        raise UserError(f"{name} is {value}; give finite numbers")
+
+
 def check_choice(name: str, value: str, choices: Collection[str]) -> None:
     """Raise `UserError` unless `value` is one of `choices`."""
     if value not in choices:
@@ -121,6 +127,12 @@ def check_between(name: str, value: float, minimum: float, maximum: float) -> No
         raise UserError(f"{name} is {value}; give a number from {minimum} to {maximum}")
 
 
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, dict | list | tuple):
+        return all(map(_is_finite, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
 class _Parser(TrlParser):
     """`TrlParser` that raises instead of printing the usage and leaving, and reads mappings as inline YAML."""
 
@@ -137,6 +149,8 @@ class _Parser(TrlParser):
                 action.type = partial(_inline_list, flag, action.type)
             elif (get_origin(action.type) or action.type) is dict:
                 action.type, action.metavar = partial(_inline_yaml, flag), "YAML"
+            elif action.type is float:
+                action.type = partial(_finite_number, flag)
             elif action.nargs == "+" and action.type is str:
                 action.type = partial(_word, flag)
 
@@ -158,11 +172,22 @@ def _word(flag: str, text: str) -> str:
     return text
 
 
+def _finite_number(flag: str, text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        raise UserError(f"{flag} is {text!r}, but it takes a number") from None
+    check_finite(flag, number)
+    return number
+
+
 def _inline_yaml(flag: str, text: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{flag} {text!r} is not valid YAML: {_one_line(error)}") from error
+    check_finite(flag, value)
+    return value
 
 
 def _inline_list(flag: str, type_: type, text: str) -> list:
@@ -239,6 +264,7 @@ def _checked(values: dict[str, Any], dataclass_types: tuple[type, ...], place: s
         except _WrongType:
             takes = _describe(hints[key]) + _advice(value, hints[key])
             raise UserError(f"{place}: {key} is {_as_yaml(value)}, but it takes {takes}") from None
+        check_finite(f"{place}: {key}", checked[key])
     return checked
 
 
@@ -357,7 +383,7 @@ def _convert_to_first(value: Any, hints: tuple) -> Any:
 def _number(value: int | float | str, type_: type) -> int | float:
     try:
         return type_(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise _WrongType from None
 
 

@@ -69,7 +69,7 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
 def test_numbers_that_are_not_finite_are_not_written(tmp_path, number):
     path = tmp_path / "results.json"
-    with pytest.raises(UserError, match=r"kl\.m\.1 is .*not finite.* results.json"):
+    with pytest.raises(UserError, match=r"kl\.m\.1 is .*not finite.*results.json"):
         write_json(path, {"kl": {"m": [0.0, number]}})
     with pytest.raises(UserError, match="loss is .*not finite"):
         append_jsonl(path, {"loss": number})
