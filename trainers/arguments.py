@@ -11,7 +11,7 @@ abbreviated flags, a key given twice, a value of the wrong type, `null` where a 
 
 import difflib
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
 from functools import partial
@@ -138,6 +138,7 @@ class _Parser(TrlParser):
 
     def __init__(self, *types: Any, **options: Any):
         super().__init__(*types, **options)
+        hints = {name: hint for type_ in self.dataclass_types for name, hint in get_type_hints(type_).items()}
         defaults = {field.name: field.default for type_ in self.dataclass_types for field in fields(type_)}
         for action in self._actions:
             flag = action.option_strings[0]
@@ -149,8 +150,8 @@ class _Parser(TrlParser):
                 action.type = partial(_inline_list, flag, action.type)
             elif (get_origin(action.type) or action.type) is dict:
                 action.type, action.metavar = partial(_inline_yaml, flag), "YAML"
-            elif action.type is float:
-                action.type = partial(_finite_number, flag)
+            elif float in {hints.get(action.dest), *get_args(hints.get(action.dest))}:
+                action.type = partial(_finite_number, flag, action.type)
             elif action.nargs == "+" and action.type is str:
                 action.type = partial(_word, flag)
 
@@ -172,9 +173,10 @@ def _word(flag: str, text: str) -> str:
     return text
 
 
-def _finite_number(flag: str, text: str) -> float:
+def _finite_number(flag: str, read: Callable[[str], float | None], text: str) -> float | None:
+    """What `read` makes of the text, a number or None."""
     try:
-        number = float(text)
+        number = read(text)
     except ValueError:
         raise UserError(f"{flag} is {text!r}, but it takes a number") from None
     check_finite(flag, number)
