@@ -17,7 +17,7 @@ from enum import Enum
 from functools import partial
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, Union, cast, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers import TrainingArguments
@@ -151,7 +151,7 @@ class _Parser(TrlParser):
             elif (get_origin(action.type) or action.type) is dict:
                 action.type, action.metavar = partial(_inline_yaml, flag), "YAML"
             elif float in {hints.get(action.dest), *get_args(hints.get(action.dest))}:
-                action.type = partial(_finite_number, flag, action.type)
+                action.type = partial(_finite_number, flag, cast(Callable, action.type))
             elif action.nargs == "+" and action.type is str:
                 action.type = partial(_word, flag)
 
