@@ -11,13 +11,13 @@ abbreviated flags, a key given twice, a value of the wrong type, `null` where a 
 
 import difflib
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
 from functools import partial
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, NoReturn, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers import TrainingArguments
@@ -45,12 +45,14 @@ def parse(*dataclass_types: type, arguments: list[str] | None = None) -> tuple:
         *instances, _, unknown = parser.parse_args_into_dataclasses(
             arguments, return_remaining_strings=True, look_for_args_file=False
         )
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         # How transformers and TRL report impossible combinations of their own options.
         raise UserError(_one_line(error)) from error
     if unknown:
         flags = [flag for action in parser._actions for flag in action.option_strings]
         raise UserError(f"unknown argument {unknown[0]}{did_you_mean(unknown[0].split('=')[0], flags)}")
+    for instance in instances:
+        check_numbers(instance)
     return tuple(instances)
 
 
@@ -101,6 +103,12 @@ def check_finite(name: str, value: Any) -> None:
         raise UserError(f"{name} is {value}; give finite numbers")
 
 
+def check_numbers(options: Any) -> None:
+    """Raise `UserError` if an option of the dataclass instance `options` is, or holds, NaN or infinity."""
+    for declared in fields(options):
+        check_finite(declared.name, getattr(options, declared.name, None))
+
+
 def check_choice(name: str, value: str, choices: Collection[str]) -> None:
     """Raise `UserError` unless `value` is one of `choices`."""
     if value not in choices:
@@ -138,7 +146,6 @@ class _Parser(TrlParser):
 
     def __init__(self, *types: Any, **options: Any):
         super().__init__(*types, **options)
-        hints = {name: hint for type_ in self.dataclass_types for name, hint in get_type_hints(type_).items()}
         defaults = {field.name: field.default for type_ in self.dataclass_types for field in fields(type_)}
         for action in self._actions:
             flag = action.option_strings[0]
@@ -150,8 +157,6 @@ class _Parser(TrlParser):
                 action.type = partial(_inline_list, flag, action.type)
             elif (get_origin(action.type) or action.type) is dict:
                 action.type, action.metavar = partial(_inline_yaml, flag), "YAML"
-            elif float in {hints.get(action.dest), *get_args(hints.get(action.dest))}:
-                action.type = partial(_finite_number, flag, cast(Callable, action.type))
             elif action.nargs == "+" and action.type is str:
                 action.type = partial(_word, flag)
 
@@ -173,23 +178,11 @@ def _word(flag: str, text: str) -> str:
     return text
 
 
-def _finite_number(flag: str, read: Callable[[str], float | None], text: str) -> float | None:
-    """What `read` makes of the text, a number or None."""
-    try:
-        number = read(text)
-    except ValueError:
-        raise UserError(f"{flag} is {text!r}, but it takes a number") from None
-    check_finite(flag, number)
-    return number
-
-
 def _inline_yaml(flag: str, text: str) -> Any:
     try:
-        value = yaml.safe_load(text)
+        return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{flag} {text!r} is not valid YAML: {_one_line(error)}") from error
-    check_finite(flag, value)
-    return value
 
 
 def _inline_list(flag: str, type_: type, text: str) -> list:
@@ -266,7 +259,6 @@ def _checked(values: dict[str, Any], dataclass_types: tuple[type, ...], place: s
         except _WrongType:
             takes = _describe(hints[key]) + _advice(value, hints[key])
             raise UserError(f"{place}: {key} is {_as_yaml(value)}, but it takes {takes}") from None
-        check_finite(f"{place}: {key}", checked[key])
     return checked
 
 
@@ -292,9 +284,11 @@ def _build(type_: type, values: dict[str, Any], place: str) -> Any:
     if missing := [name for name in required if name not in values]:
         raise UserError(f"{place}{' and '.join(missing)} missing; give a value")
     try:
-        return type_(**{field.name: values[field.name] for field in own if field.name in values})
-    except (UserError, ValueError) as error:
+        instance = type_(**{field.name: values[field.name] for field in own if field.name in values})
+        check_numbers(instance)
+    except (UserError, ValueError, OverflowError) as error:
         raise UserError(f"{place}{_one_line(error)}") from error
+    return instance
 
 
 def _dataclass_of_list(hint: Any) -> type | None:

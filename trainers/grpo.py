@@ -35,7 +35,7 @@ from eval.rollout.chat import accepted_messages, answer_text, end_token_ids
 from eval.rollout.loading import load_model
 from eval.storage import new_folder, read_json
 from eval.tasks import Task, get_task
-from trainers.arguments import check_at_least, check_choice, check_positive, did_you_mean
+from trainers.arguments import check_at_least, check_choice, check_numbers, check_positive, did_you_mean
 from trainers.earlier_tasks import EarlierTasks, MixedTask, check_replay, replay_names, replayed_prompts
 from trainers.ending import check_budgets
 from trainers.launch import is_main_process
@@ -170,6 +170,7 @@ class GRPOConfig(trl.GRPOConfig):
     )
 
     def __post_init__(self):
+        check_numbers(self)
         for name in ("num_generations", "max_completion_length"):
             if getattr(self, name) is None:
                 raise UserError(f"{name} is null; give a number")

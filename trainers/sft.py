@@ -29,6 +29,7 @@ from eval.rollout.base import Sampling
 from eval.rollout.hf import HFEngine
 from eval.storage import append_jsonl, read_json, read_jsonl, truncate_jsonl
 from eval.tasks import Task, get_task
+from trainers.arguments import check_numbers
 from trainers.ending import check_budgets
 from trainers.launch import is_main_process
 from trainers.options import PositiveFloat, PositiveInt, option
@@ -95,6 +96,7 @@ class SFTConfig(trl.SFTConfig):
     max_length: int | None = field(default=None, metadata={"help": "Has to be null; see max_completion_length."})
 
     def __post_init__(self):
+        check_numbers(self)
         super().__post_init__()
         check_options(self, FIXED_IN_SFT, "runs/tiny/sft")
         if self.num_train_epochs != int(self.num_train_epochs) or self.num_train_epochs < 1:

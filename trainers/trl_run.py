@@ -16,7 +16,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
@@ -57,7 +57,7 @@ from eval.storage import (
     write_text,
 )
 from eval.tasks import Task
-from trainers.arguments import check_at_least, check_between, check_finite
+from trainers.arguments import check_at_least, check_between
 from trainers.ending import diverged, ended_by
 from trainers.launch import is_main_process
 from trainers.options import NonNegativeInt, check_bounds, option
@@ -138,8 +138,6 @@ def check_options(config: TrainingArguments, fixed: Mapping[str, tuple[Any, str]
     """
     if config.output_dir == "trainer_output":  # transformers' default
         raise UserError(f"output_dir is not set; give the folder of this run, such as output_dir: {example}")
-    for declared in fields(config):
-        check_finite(declared.name, getattr(config, declared.name, None))
     check_bounds_of(config, BOUNDS)
     for name, (value, reason) in fixed.items():
         if getattr(config, name) != value:
