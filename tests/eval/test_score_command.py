@@ -342,7 +342,7 @@ def test_evaluate_without_weights_keeps_the_old_results(tmp_path, monkeypatch, m
     output = tmp_path / "evaluation"
     output.mkdir()
     (output / "results.json").write_text("old\n")
-    with pytest.raises(UserError, match=r"no \*.safetensors weights"):
+    with pytest.raises(UserError, match="holds no weights"):
         run(monkeypatch, "evaluate", "--model", model, "--tasks", "countdown", "--output", output)
     assert (output / "results.json").read_text() == "old\n"
     assert os.listdir(output) == ["results.json"]
