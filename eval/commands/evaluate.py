@@ -22,7 +22,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--model", required=True, metavar="DIR", help="Hugging Face checkpoint folder, or the name of a hub model"
     )
     parser.add_argument(
-        "--tasks", required=True, metavar="NAME,NAME", help=f"names of tasks, separated by commas: {known_names()}"
+        "--tasks",
+        nargs="+",
+        required=True,
+        metavar="TASK",
+        help=f"names of tasks, separated by spaces or commas: {known_names()}",
     )
     parser.add_argument(
         "--output", required=True, type=Path, metavar="DIR", help="folder to write to; made if it does not exist"
@@ -78,10 +82,10 @@ def _temperature(text: str) -> float:
 
 def run(arguments: argparse.Namespace) -> None:
     """results.json is removed first and written last, so that the records beside it are its own."""
-    tasks = [get_task(name.strip()) for name in arguments.tasks.split(",")]
+    tasks = [get_task(name.strip()) for entry in arguments.tasks for name in entry.split(",")]
     names = [task.name for task in tasks]
     if len(set(names)) < len(names):
-        raise UserError(f"--tasks {arguments.tasks} names a task twice; name each once")
+        raise UserError(f"--tasks {' '.join(arguments.tasks)} names a task twice; name each once")
     if arguments.samples > 1 and arguments.temperature == 0:
         raise UserError(f"--samples {arguments.samples} without --temperature would all be the same; give both")
     require_writable(arguments.output)
