@@ -89,6 +89,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.samples > 1 and arguments.temperature == 0:
         raise UserError(f"--samples {arguments.samples} without --temperature would all be the same; give both")
     require_writable(arguments.output)
+    from eval.digests import data_digests, model_digest
     from eval.harness import evaluate_task
     from eval.rollout.base import Sampling
     from eval.rollout.hf import HFEngine
@@ -121,6 +122,11 @@ def run(arguments: argparse.Namespace) -> None:
         # A reasoning-gym task has a slash in its name.
         write_jsonl(arguments.output / f"{task.name.replace('/', '-')}.jsonl", result.pop("records"))
         results["tasks"][task.name] = result
+    sizes = [(name, arguments.size) for entry in arguments.tasks for name in entry.split(",")]
+    results["digests"] = {
+        "models": {"model": model_digest(arguments.model)},
+        "data": data_digests(sizes, arguments.split, arguments.seed),
+    }
     write_json(results_file, results)
     for name, result in results["tasks"].items():
         print(f"{name:16} {_describe(result)}")

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast, broadcast_object_list
 from safetensors.torch import load_file
 
+from eval.digests import data_digests, rows_digest, run_digests
 from eval.harness import evaluate_task
 from eval.results_file import write_results
 from eval.rollout.base import RolloutEngine, Sampling
@@ -81,14 +82,14 @@ class ESRun:
         self.folder = Path(config.output_dir)
         self.engine = make_engine(config, accelerator)
         self.task = get_task(config.task)
-        rows = TrainingRows(config)
+        self.rows = TrainingRows(config)
         base = starting_weights(config, self.engine, accelerator)
         self.parameters = sum(weight.numel() for weight in base.values())
         needed = 4 * self.parameters * (config.keep + 2)
         require_free_space(self.folder, needed, "the checkpoints and the model of this run")
         done = self._resume()
         self.tracking = Tracking(tracker_names(config.report_to) if accelerator.is_main_process else [], self.folder)
-        rollout = MemberRollout(config, self.engine, rows, accelerator, self.folder)
+        rollout = MemberRollout(config, self.engine, self.rows, accelerator, self.folder)
         make_search = vector_search if config.on_subspace else evolution_strategy
         self.search = make_search(config, rollout, base, accelerator, done)
         require_equal_weights(accelerator, self.search.weights, done)
@@ -194,10 +195,18 @@ class ESRun:
                 "ended_by": ended,
                 "updates": sum(not row["members_tied"] for row in rows),
                 **self.progress,
+                "digests": self._digests(),
             }
             write_results(self.folder / "results.json", "training", results)
             results = read_json(self.folder / "results.json")
         return broadcast_object_list([results])[0]
+
+    def _digests(self) -> dict[str, Any]:
+        config = self.config
+        data = {f"{self.rows.task.name}, {len(self.rows.rows)} rows of train": rows_digest(self.rows.rows)}
+        if config.eval_every:
+            data |= data_digests([(config.task, config.eval_size)], "validation", config.data_seed)
+        return run_digests(self.folder, {"start": config.model, "model": self.folder / "model"}, data)
 
 
 def starting_weights(config: ESConfig, engine: RolloutEngine, accelerator: Accelerator) -> Weights:
