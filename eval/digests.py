@@ -35,8 +35,6 @@ RUN_FILES = (
     "data.safetensors",
 )
 
-Rows = Iterable[Mapping[str, Any]]
-
 
 def file_digest(path: Path) -> str:
     """SHA-256 of a file, read piece by piece."""
@@ -68,7 +66,7 @@ def model_digest(model: str | Path) -> str:
         return str(model)
 
 
-def rows_digest(rows: Rows) -> str:
+def rows_digest(rows: Iterable[Any]) -> str:
     """SHA-256 over the rows of a task in their order: prompt, reference and every other column that a score may read.
 
     A row is one line of JSON with its keys sorted, so that neither the order of the columns nor the library that holds

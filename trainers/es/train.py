@@ -90,8 +90,12 @@ class ESRun:
         done = self._resume()
         self.tracking = Tracking(tracker_names(config.report_to) if accelerator.is_main_process else [], self.folder)
         rollout = MemberRollout(config, self.engine, self.rows, accelerator, self.folder)
-        make_search = vector_search if config.on_subspace else evolution_strategy
-        self.search = make_search(config, rollout, base, accelerator, done)
+        if config.on_subspace:
+            rows = read_jsonl(self.folder / VectorSearch.log) if accelerator.is_main_process else []
+            [recorded] = broadcast_object_list([[row["fitness"] for row in rows]])
+            self.search = vector_search(config, rollout, base, recorded)
+        else:
+            self.search = evolution_strategy(config, rollout, base, accelerator, done)
         require_equal_weights(accelerator, self.search.weights, done)
 
     def train(self) -> dict[str, Any]:
@@ -250,11 +254,12 @@ def evolution_strategy(
 
 
 def vector_search(
-    config: ESConfig, rollout: MemberRollout, base: Weights, accelerator: Accelerator, done: int
+    config: ESConfig,
+    rollout: MemberRollout,
+    base: Weights,
+    recorded: list[list[float]],
 ) -> VectorSearch:
-    """One of evotorch's algorithms on a subspace, brought to where it was after `done` steps by their fitnesses."""
-    rows = read_jsonl(Path(config.output_dir) / VectorSearch.log) if accelerator.is_main_process else []
-    [recorded] = broadcast_object_list([[row["fitness"] for row in rows]])
+    """One of evotorch's algorithms on a subspace, brought to where it was by the fitnesses of the steps so far."""
     space = Subspace(base, config.space, config.space_rank, config.seed)
     check_length(config.algorithm, space)
     problem = VectorProblem(rollout, space, config.prompt_baseline, config.fitness_shaping, config.seed, recorded)
