@@ -258,7 +258,7 @@ def train_grpo(arguments: GRPOArguments, config: GRPOConfig) -> dict[str, Any]:
         folder, lambda newest: _train(arguments, config, task, model, tokenizer, problems, newest)
     )
     if is_main_process():
-        _finish(folder, arguments, checkpoint)
+        _finish(folder, arguments, config, problems, checkpoint)
     PartialState().wait_for_everyone()
     return read_json(folder / "results.json")
 
@@ -353,7 +353,9 @@ def _repack_after_sync(generation: VLLMGeneration) -> None:
     generation.sync_weights = sync_and_repack
 
 
-def _finish(folder: Path, arguments: GRPOArguments, checkpoint: Path) -> None:
+def _finish(
+    folder: Path, arguments: GRPOArguments, config: GRPOConfig, problems: datasets.Dataset, checkpoint: Path
+) -> None:
     """Write model/, adapter/ and results.json from the last checkpoint."""
     if arguments.lora_rank:
         base, tokenizer = load_model(arguments.model, torch.float32)
@@ -364,4 +366,4 @@ def _finish(folder: Path, arguments: GRPOArguments, checkpoint: Path) -> None:
     else:
         model, tokenizer = load_trained_model(checkpoint)
     own = {"lora_rank": arguments.lora_rank}
-    write_finished_run(folder, "grpo", arguments, model, tokenizer, checkpoint, own)
+    write_finished_run(folder, "grpo", arguments, config, problems, model, tokenizer, checkpoint, own)

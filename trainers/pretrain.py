@@ -24,6 +24,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BatchEncoding, PreTra
 
 from eval.circuit_tasks import CIRCUIT_TASKS, CircuitTask, get_circuit_task
 from eval.circuit_tasks.accuracy import pair_accuracy
+from eval.digests import run_digests
 from eval.errors import UserError
 from eval.harness import evaluate_task
 from eval.results_file import write_results
@@ -132,6 +133,8 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
             # Rounded like the checkpoints that real models are released as.
             training.save_weights(folder, torch.bfloat16)
         results["validation"] = read_jsonl(run / "validation.jsonl")[-1]
+        # The problems of every step are drawn from the seed and its number: config.yaml stands for the data.
+        results["digests"] = run_digests(run, {"model": run / "model"}, {})
         write_results(run / "results.json", "training", results)
         results = read_json(run / "results.json")
     accelerator.wait_for_everyone()

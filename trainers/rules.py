@@ -25,6 +25,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from eval.criteria import RULE_LEARNED
+from eval.digests import file_digest, run_digests
 from eval.errors import UserError
 from eval.generative.checkpoint import MODELS, GenerativeModel, build_model, load_weights, save_weights, steps_of
 from eval.generative.measure import copies_beyond_control, losses_of_strings, measure_samples
@@ -253,6 +254,11 @@ class _RuleTraining:
         }
         if self.accelerator.is_main_process:
             results["evaluation"] = read_jsonl(self.run / "evaluations.jsonl")[-1]
+            # Not of the whole folder, whose optimiser state goes when the run goes on.
+            folder = checkpoint_folder(self.run, self.step)
+            weights = [folder / name for name in ("model.safetensors", AVERAGED) if (folder / name).exists()]
+            models = {str(path.relative_to(self.run)): file_digest(path) for path in weights}
+            results["digests"] = run_digests(self.run, {}, {}) | {"models": models}
         return results
 
     def _prepare_folder(self) -> None:

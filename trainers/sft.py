@@ -135,7 +135,7 @@ def train_sft(arguments: SFTArguments, config: SFTConfig) -> dict[str, Any]:
         folder, lambda newest: _train(arguments, config, task, model, tokenizer, sampled, newest)
     )
     if is_main_process():
-        _finish(folder, arguments, sampled, checkpoint)
+        _finish(folder, arguments, config, problems, sampled, checkpoint)
     PartialState().wait_for_everyone()
     return read_json(folder / "results.json")
 
@@ -254,10 +254,17 @@ def _train(
     run_trainer(trainer, recorder, arguments, checkpoint)
 
 
-def _finish(folder: Path, arguments: SFTArguments, sampled: Sampled, checkpoint: Path) -> None:
+def _finish(
+    folder: Path,
+    arguments: SFTArguments,
+    config: SFTConfig,
+    problems: datasets.Dataset,
+    sampled: Sampled,
+    checkpoint: Path,
+) -> None:
     """Write model/ and results.json from the last checkpoint."""
     model, tokenizer = load_trained_model(checkpoint)
     own = {"correct": sampled.correct, "kept": len(sampled.kept)}
     spent = arguments.stop_at_tokens and sampled.tokens >= arguments.stop_at_tokens
     ended_by = "tokens" if spent else None
-    write_finished_run(folder, "sft", arguments, model, tokenizer, checkpoint, own, ended_by)
+    write_finished_run(folder, "sft", arguments, config, problems, model, tokenizer, checkpoint, own, ended_by)

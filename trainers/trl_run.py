@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
+import datasets
 import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
@@ -37,6 +38,7 @@ from transformers import (
 )
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from eval.digests import data_digests, rows_digest, run_digests
 from eval.errors import UserError
 from eval.harness import evaluate_task
 from eval.results_file import write_results
@@ -422,13 +424,19 @@ def write_finished_run(
     folder: Path,
     method: str,
     arguments: TRLArguments,
+    config: TrainingArguments,
+    problems: datasets.Dataset,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     checkpoint: Path,
     own: dict[str, Any],
     ended_early_by: str | None = None,
 ) -> None:
-    """Write model/ and results.json. own: results of this method alone. ended_early_by: what ended its sampling."""
+    """Write model/ and results.json.
+
+    problems: in the order in which the run took them. own: results of this method alone. ended_early_by: what ended
+        its sampling.
+    """
     require_free_space(folder, _model_bytes(model), "the final model")
     with new_folder(folder / "model") as unfinished:
         model.save_pretrained(str(unfinished))
@@ -438,6 +446,9 @@ def write_finished_run(
     if ended_early_by is not None:
         reached["ended_by"] = ended_early_by
     evaluations = read_jsonl(folder / "evaluations.jsonl")
+    data = {f"{arguments.task}, {len(problems)} rows of train": rows_digest(problems)}
+    if arguments.eval_every:
+        data |= data_digests([(arguments.task, arguments.eval_size)], "validation", seed_of_problems(config))
     results = {
         "method": method,
         "task": arguments.task,
@@ -446,6 +457,7 @@ def write_finished_run(
         **reached,
         "first_evaluation": evaluations[0] if evaluations else None,
         "last_evaluation": evaluations[-1] if evaluations else None,
+        "digests": run_digests(folder, {"start": arguments.model, "model": folder / "model"}, data),
     }
     write_results(folder / "results.json", "training", results)
 

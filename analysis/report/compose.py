@@ -7,7 +7,7 @@ from analysis.report.provenance import functions_of
 from analysis.report.results import Results, absent, lookup
 from analysis.report.section import Chapter, Section
 from analysis.report.style import draw
-from analysis.report.tables import Table, settings
+from analysis.report.tables import Table, digests, settings
 from eval.results_file import kind_of
 
 
@@ -34,6 +34,7 @@ def compose(chapter: Chapter, results: Results) -> Document:
         parts=parts,
         numbers=[table for table in numbers if table.rows],
         budget=with_sources(budget, kind) if budget is not None and budget.rows else None,
+        measured=digests(results),
         definitions=list(dict(terms).items()),
         environment=settings(results, "environment", "Environment"),
         config=settings(results, "config", "Configuration"),
