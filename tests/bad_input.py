@@ -3,14 +3,8 @@
 `{tmp}` stands for the folder of the test. Files and folders are made by the functions at the end.
 """
 
-import json
-import struct
-from pathlib import Path
 
-import torch
-from safetensors.torch import load_file, save_file
 
-from tests.recipe_files import ROOT
 
 
 # The YAML that the changed options of a recipe go before.
@@ -42,9 +36,10 @@ OPTIONS = {
         ("population: 1000000000", "population"),
         ("population: 1", "population"),
         ("population: -4", "population"),
-        ("prompts_per_step: 1000000000\ntrain_size: 1000000000", "train_size"),
+        ("prompts_per_step: 20000000\ntrain_size: 20000000", "train_size"),
         ("train_size: 1000000000", "train_size"),
-        ("samples: 1000000000", "memory"),
+        ("samples: 1000000000", "samples"),
+        ("samples: 1000000", "memory"),
         ("eval_size: 1000000000", "eval_size"),
         ("max_new_tokens: 1000000000", "max_new_tokens"),
         ("max_new_tokens: 0", "max_new_tokens"),
@@ -89,12 +84,11 @@ OPTIONS = {
         ("antithetic: 3", "antithetic"),
         ("rank: 1000000000\nnoise: low_rank", "rank"),
         ("keep: 0", "keep"),
-        ("keep: 1000000000000", "MB"),
+        ("keep: 1000000000000", "keep"),
         ("algorithm: xnes\nspace_rank: 1000000000", "space_rank"),
-        ("algorithm: cmaes", "cmaes"),
         ("algorithm: pgpe", "center_learning_rate"),
         ("algorithm: cem\npopulation: 2", "elites"),
-        ("memory_gb: 0.00001", "memory"),
+        ("memory_gb: 0.00001", "this run takes"),
         ("population_gb: 0", "population_gb"),
         ("population_gb: 1e12", "population_gb"),
         ("report_to: nothing_known", "report_to"),
@@ -258,7 +252,10 @@ OPTIONS = {
         ("arms: [{name: a, method: ppo, config: recipes/tiny/es.yaml}]", "method"),
         ("arms: [{name: a, method: es, config: {tmp}/nowhere.yaml}]", "nowhere"),
         ("arms: [{name: a, method: es, config: recipes/tiny/es.yaml, options: {population: 1}}]", "population"),
-        ("arms: [{name: a, method: es, config: recipes/tiny/es.yaml, options: {population: 1000000000}}]", "completions"),
+        (
+            "arms: [{name: a, method: es, config: recipes/tiny/es.yaml, options: {population: 1000000000}}]",
+            "completions",
+        ),
         ("arms: [{name: a, method: es, config: recipes/tiny/es.yaml, options: {seed: 3}}]", "seed"),
         ("arms: [{name: a, method: es, config: recipes/tiny/es.yaml, options: 7}]", "options"),
         ("arms: [{name: a, method: es}]", "config"),
@@ -284,9 +281,18 @@ OPTIONS = {
         ("models: [small]", "mapping"),
         ("models: [{name: a, source: b}, {name: a, source: c}]", "own name"),
         ("models: [{name: 'a|b', source: c}]", "name"),
-        ("models: [{name: '', source: recipes/tiny/models/llama-small}]\ntransfers: []\npost_trained: []\nchange_base: null", "name"),
-        ("models: [{name: .., source: recipes/tiny/models/llama-small}]\ntransfers: []\npost_trained: []\nchange_base: null", "name"),
-        ("models: [{name: a, source: {tmp}/nowhere.yaml}]\ntransfers: []\npost_trained: []\nchange_base: null", "nowhere"),
+        (
+            "models: [{name: '', source: recipes/tiny/models/llama-small}]\ntransfers: []\npost_trained: []\nchange_base: null",
+            "name",
+        ),
+        (
+            "models: [{name: .., source: recipes/tiny/models/llama-small}]\ntransfers: []\npost_trained: []\nchange_base: null",
+            "name",
+        ),
+        (
+            "models: [{name: a, source: {tmp}/nowhere.yaml}]\ntransfers: []\npost_trained: []\nchange_base: null",
+            "nowhere",
+        ),
         ("models: [{name: a, source: {tmp}/nowhere}]\ntransfers: []\npost_trained: []\nchange_base: null", "nowhere"),
         ("tasks: [nothing]", "nothing"),
         ("tasks: []\nchange_tasks: []", "tasks"),

@@ -24,17 +24,22 @@ from transformers import TrainingArguments
 from trl import TrlParser
 
 from eval.errors import UserError
+from eval.folders import check_writable
 
 
 # A file of options has some hundreds of values at most; more, in a small file, are aliases of aliases.
 MOST_VALUES = 100_000
+# Of steps, members, tokens, units of a layer: no run has as many, and a number beyond it is a slip of the finger.
+MOST = 99_999_999
+# numpy's; torch takes more.
+LARGEST_SEED = 2**32 - 1
 
 
 def parse(*dataclass_types: type, arguments: list[str] | None = None) -> tuple:
     """One instance of each dataclass, in order, from `arguments` (default: the command line of this process).
 
     Raises `UserError` for every mistake in the file or on the command line, also for those that a `__post_init__`
-    reports as `UserError` or `ValueError`. `--help` prints every field with its `metadata={"help": ...}`.
+    reports as `UserError` or `ValueError`, and for an `output_dir` where no folder can be. `--help` prints every field with its `metadata={"help": ...}`.
     """
     parser = _Parser(dataclass_types, allow_abbrev=False)
     _add_config_option(parser)
@@ -55,6 +60,9 @@ def parse(*dataclass_types: type, arguments: list[str] | None = None) -> tuple:
     if unknown:
         flags = [flag for action in parser._actions for flag in action.option_strings]
         raise UserError(f"unknown argument {unknown[0]}{did_you_mean(unknown[0].split('=')[0], flags)}")
+    for instance in instances:
+        if isinstance(folder := getattr(instance, "output_dir", None), str):
+            check_writable(folder, "output_dir")
     return tuple(instances)
 
 
@@ -111,6 +119,24 @@ def check_positive(name: str, value: float) -> None:
     """Raise `UserError` unless `value` is finite and greater than 0."""
     if not (math.isfinite(value) and value > 0):
         raise UserError(f"{name} is {value}; give a positive number")
+
+
+def check_count(name: str, value: int) -> None:
+    """Raise `UserError` unless `value` is from 1 to `MOST`."""
+    check_positive(name, value)
+    check_at_most(name, value, MOST, "nothing in a run is counted that far")
+
+
+def check_at_most(name: str, value: float, maximum: float, reason: str) -> None:
+    """Raise `UserError`, with the reason, if `value` is above `maximum`."""
+    if not value <= maximum:
+        raise UserError(f"{name} is {value}, above {maximum:,}: {reason}; give less")
+
+
+def check_seed(name: str, value: int) -> None:
+    """Raise `UserError` unless `value` is a seed that torch, numpy and transformers take alike."""
+    if not 0 <= value <= LARGEST_SEED:
+        raise UserError(f"{name} is {value}, and seeds go from 0 to {LARGEST_SEED}; give one of them")
 
 
 def check_at_least(name: str, value: float, minimum: float) -> None:
@@ -173,7 +199,11 @@ def _inline_list(flag: str, type_: type, text: str) -> list:
 
 def _layers(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
     """(file, its own options) of a YAML file and its bases, the last base first. above: the files it is a base of."""
-    if path.resolve() in [file.resolve() for file in above]:
+    try:
+        returns = path.resolve() in [file.resolve() for file in above]
+    except (OSError, ValueError, RuntimeError) as error:  # a null byte; a link that leads back to itself
+        raise UserError(f"cannot read the config file {str(path)!r}: {_one_line(error)}") from error
+    if returns:
         raise UserError(
             f"{above[-1]}: base: {path} leads back to itself; remove one base of {', '.join(map(str, above))}"
         )
