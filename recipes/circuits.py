@@ -28,9 +28,11 @@ from eval.tasks import get_task
 from trainers.arguments import (
     as_flat_dict,
     check_at_least,
+    check_at_most,
     check_between,
     check_choice,
-    check_positive,
+    check_count,
+    check_seed,
     from_yaml,
     parse,
 )
@@ -38,6 +40,7 @@ from trainers.budget import es_at_budget, grpo_at_budget
 from trainers.es.train import train_es
 from trainers.grpo import train_grpo
 from trainers.launch import make_accelerator
+from trainers.options import check_processes, check_rows
 from trainers.pretrain import PretrainConfig, pretrain
 from trainers.run_folder import start_run
 
@@ -93,7 +96,15 @@ class CircuitsConfig(StudyOptions):
     def __post_init__(self):
         whole = [one.name for one in fields(self) if one.type is int and one.name not in ("seed", "critical_layers")]
         for name in whole:
-            check_positive(name, getattr(self, name))
+            check_count(name, getattr(self, name))
+        check_seed("seed", self.seed)
+        for name in ("examples", "test_examples", "train_examples", "resamples", "rows"):
+            check_rows(name, getattr(self, name))
+        check_processes("parallel", self.parallel)
+        check_at_most("steps", self.steps, 10_000, "integrated gradients have long converged")
+        check_at_most("critical_rank", self.critical_rank, 100_000, "no matrix has as many directions")
+        if not (self.models and self.tasks):
+            raise UserError("models and tasks each need one entry at least")
         check_at_least("critical_layers", self.critical_layers, 0)
         check_between("smallest_share", self.smallest_share, 0.0, 1.0)
         check_between("circuit_share", self.circuit_share, 0.0, 1.0)
@@ -108,7 +119,7 @@ class CircuitsConfig(StudyOptions):
             check_choice("a preset", preset, PRESETS)
         names = [one.name for one in (*self.models, *self.post_trained)]
         for name in names:
-            if names.count(name) > 1 or any(sign in name for sign in "|>,/"):
+            if names.count(name) > 1 or any(sign in name for sign in "|>,/\n\0") or name in ("", ".", ".."):
                 raise UserError(f"models and post_trained have {name!r}; give each its own name, without | > , /")
         for name in (name for transfer in self.transfers for name in vars(transfer).values()):
             check_choice("a model of transfers", name, [model.name for model in self.models])

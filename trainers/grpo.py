@@ -32,12 +32,12 @@ from eval.errors import UserError
 from eval.rollout.loading import load_model
 from eval.storage import new_folder, read_json
 from eval.tasks import Task, get_task
-from trainers.arguments import check_at_least, check_choice
+from trainers.arguments import check_at_least, check_at_most, check_choice
 from trainers.earlier_tasks import EarlierTasks, MixedTask, check_replay, replay_names, replayed_prompts
 from trainers.ending import check_budgets
 from trainers.launch import is_main_process
 from trainers.lora import check_lora_patterns, check_lora_targets, read_lora_patterns
-from trainers.options import NonNegativeInt, Share, option
+from trainers.options import NonNegativeInt, Share, check_rows, option
 from trainers.run_folder import start_run
 from trainers.tracking import tracker_names
 from trainers.trl_run import (
@@ -45,6 +45,7 @@ from trainers.trl_run import (
     MAY_CHANGE,
     RunRecorder,
     TRLArguments,
+    check_numbers,
     check_options,
     check_run,
     greedy_evaluation,
@@ -95,7 +96,12 @@ class GRPOArguments(TRLArguments):
     def __post_init__(self):
         super().__post_init__()
         if self.train_size is not None:
-            check_at_least("train_size", self.train_size, 1)
+            check_rows("train_size", self.train_size)
+        check_at_most("lora_rank", self.lora_rank, 100_000, "no matrix has as many directions")
+        if self.lora_dropout == 1:
+            raise UserError("lora_dropout is 1, which leaves nothing to train on; give less")
+        if self.lora_target_modules == []:
+            raise UserError("lora_target_modules is empty; name a module, or leave it out for all linear layers")
         check_budgets(self.stop_at_tokens, self.stop_at_seconds)
         check_replay(self.task, self.replay, self.replay_share)
         check_at_least("lora_alpha", self.lora_alpha, 1)
@@ -133,6 +139,8 @@ class GRPOConfig(trl.GRPOConfig):
         for name in ("num_generations", "max_completion_length"):
             if getattr(self, name) is None:
                 raise UserError(f"{name} is null; give a number")
+        check_numbers(self)
+        check_at_least("num_generations (answers are compared with one another)", cast(int, self.num_generations), 2)
         super().__post_init__()
         check_options(self, FIXED_IN_GRPO, "runs/tiny/grpo")
         check_at_least("max_steps", self.max_steps, 1)

@@ -31,7 +31,7 @@ from eval.storage import append_jsonl, read_json, read_jsonl, truncate_jsonl
 from eval.tasks import Task, get_task
 from trainers.ending import check_budgets
 from trainers.launch import is_main_process
-from trainers.options import PositiveFloat, PositiveInt, option
+from trainers.options import PositiveFloat, PositiveInt, Rows, option
 from trainers.run_folder import start_run
 from trainers.tracking import tracker_names
 from trainers.trl_run import (
@@ -39,6 +39,7 @@ from trainers.trl_run import (
     MAY_CHANGE,
     RunRecorder,
     TRLArguments,
+    check_numbers,
     check_options,
     check_run,
     greedy_evaluation,
@@ -58,7 +59,7 @@ from trainers.trl_run import (
 class SFTArguments(TRLArguments):
     """What the lab adds to TRL's `SFTConfig`; both are read from the same flat YAML."""
 
-    problems: PositiveInt = option(1920, "Training problems that the model answers.")
+    problems: Rows = option(1920, "Training problems that the model answers.")
     samples: PositiveInt = option(8, "Answers to each of them.")
     temperature: PositiveFloat = option(1.0, "At which they are sampled.")
     max_completion_length: PositiveInt = option(256, "Longest answer, in tokens.")
@@ -91,6 +92,7 @@ class SFTConfig(trl.SFTConfig):
     max_length: int | None = field(default=None, metadata={"help": "Has to be null; see max_completion_length."})
 
     def __post_init__(self):
+        check_numbers(self)
         super().__post_init__()
         check_options(self, FIXED_IN_SFT, "runs/tiny/sft")
         if self.num_train_epochs != int(self.num_train_epochs) or self.num_train_epochs < 1:
