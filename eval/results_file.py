@@ -4,7 +4,6 @@ A file says its `kind`, by which page, gallery and table choose, and `schema_ver
 changes its meaning.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +26,7 @@ def write_results(path: Path, kind: str, results: Results) -> None:
 
 def read_results_file(path: Path) -> Results:
     """The content of one results.json. Raises UserError if it is not a JSON object."""
-    try:
-        results = read_json(path)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not JSON ({error}); move it away and start the same command again") from error
+    results = read_json(path)
     if not isinstance(results, dict):
         raise UserError(f"{path} is not a JSON object; move it away and start the same command again")
     return results

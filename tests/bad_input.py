@@ -3,10 +3,6 @@
 `{tmp}` stands for the folder of the test. Files and folders are made by the functions at the end.
 """
 
-
-
-
-
 # The YAML that the changed options of a recipe go before.
 BASES = {
     "es": "recipes/tiny/es.yaml",
@@ -23,6 +19,8 @@ BASES = {
 }
 
 # {recipe: [(its options as YAML, words of the message)]}
+# A study of circuits of models alone, without what the file says of transfers and of post-training.
+ALONE = "\ntransfers: []\npost_trained: []\nchange_base: null"
 OPTIONS = {
     "es": [
         ("seed: -1", "seed"),
@@ -282,18 +280,18 @@ OPTIONS = {
         ("models: [{name: a, source: b}, {name: a, source: c}]", "own name"),
         ("models: [{name: 'a|b', source: c}]", "name"),
         (
-            "models: [{name: '', source: recipes/tiny/models/llama-small}]\ntransfers: []\npost_trained: []\nchange_base: null",
+            "models: [{name: '', source: recipes/tiny/models/llama-small}]" + ALONE,
             "name",
         ),
         (
-            "models: [{name: .., source: recipes/tiny/models/llama-small}]\ntransfers: []\npost_trained: []\nchange_base: null",
+            "models: [{name: .., source: recipes/tiny/models/llama-small}]" + ALONE,
             "name",
         ),
         (
-            "models: [{name: a, source: {tmp}/nowhere.yaml}]\ntransfers: []\npost_trained: []\nchange_base: null",
+            "models: [{name: a, source: {tmp}/nowhere.yaml}]" + ALONE,
             "nowhere",
         ),
-        ("models: [{name: a, source: {tmp}/nowhere}]\ntransfers: []\npost_trained: []\nchange_base: null", "nowhere"),
+        ("models: [{name: a, source: {tmp}/nowhere}]" + ALONE, "nowhere"),
         ("tasks: [nothing]", "nothing"),
         ("tasks: []\nchange_tasks: []", "tasks"),
         ("tasks: [os:system]", "os:system"),

@@ -44,6 +44,7 @@ from eval.tasks import get_task
 from eval.tasks.base import GeneratedTask
 from eval.tasks.generate import conversation, hash64, problems
 from trainers.arguments import check_at_most, check_choice
+from trainers.ending import diverged
 from trainers.launch import make_accelerator
 from trainers.machine import require_training_memory
 from trainers.optimizer_state import load_optimizer, save_optimizer
@@ -190,7 +191,10 @@ class _Pretraining:
         self.prepared, self.optimizer = accelerator.prepare(self.model, optimizer)
 
     def step(self, step: int) -> tuple[float, float]:
-        """One step of the optimiser; returns the loss and the norm of its gradient."""
+        """One step of the optimiser; returns the loss and the norm of its gradient.
+
+        Raises `UserError` if one of them is not finite.
+        """
         config, accelerator = self.config, self.accelerator
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * schedule(step, config.steps, config.warmup_steps)
@@ -210,9 +214,13 @@ class _Pretraining:
             ).loss
             accelerator.backward(part_loss)
             loss += part_loss.item()
-        norm = torch.as_tensor(accelerator.clip_grad_norm_(self.model.parameters(), 1.0))
+        norm = torch.as_tensor(accelerator.clip_grad_norm_(self.model.parameters(), 1.0)).item()
+        # First the norm, which is the same on every process, so that all of them end.
+        for name, value in (("norm of the gradient", norm), ("loss", loss)):
+            if not math.isfinite(value):
+                raise diverged(f"the {name} of step {step + 1} is {value}", "lower learning_rate")
         self.optimizer.step()
-        return loss, norm.item()
+        return loss, norm
 
     def validate(self) -> dict[str, Any]:
         return validate(self.model, self.tokenizer, self.tasks, self.config)

@@ -42,6 +42,7 @@ from trainers.trl_run import (
     check_numbers,
     check_options,
     check_run,
+    end_tokens_only,
     greedy_evaluation,
     last_checkpoint_of_run,
     load_chat_model,
@@ -89,6 +90,9 @@ FIXED_IN_SFT = FIXED | {
 class SFTConfig(trl.SFTConfig):
     """TRL's `SFTConfig`, which refuses with a `UserError` what would go wrong later."""
 
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Has to be false: a loss is logged as it is."}
+    )
     max_length: int | None = field(default=None, metadata={"help": "Has to be null; see max_completion_length."})
 
     def __post_init__(self):
@@ -239,6 +243,7 @@ def _train(
     data = examples(sampled.kept, int(config.num_train_epochs), config.seed)
     # `examples` has all epochs, in the order in which they are taken.
     options = trainer_config(config, checkpoint, num_train_epochs=1, train_sampling_strategy="sequential")
+    generation = end_tokens_only(model, tokenizer)
     trainer = SFTTrainer(model, args=options, train_dataset=data, processing_class=tokenizer)
     recorder = RunRecorder(
         run_folder(config),
@@ -249,6 +254,7 @@ def _train(
         (0, arguments.stop_at_seconds),
         checkpoint,
         tracker_names(config.report_to),
+        generation=generation,
         seconds=sampled.seconds,
         # TRL's count of the tokens trained on starts again at 0 when a run is resumed.
         left_out=("num_tokens",),

@@ -25,7 +25,7 @@ from eval.storage import (
     write_json,
 )
 from eval.tasks import get_task
-from trainers.ending import ended_by
+from trainers.ending import diverged, ended_by
 from trainers.es.checksum import require_equal_weights
 from trainers.es.config import ESConfig
 from trainers.es.engine import check_memory, make_engine
@@ -137,6 +137,9 @@ class ESRun:
         began = time.perf_counter()
         self.engine.set_weights(search.pristine.items())
         search.step()
+        if not math.isfinite(search.update_norm):
+            what = f"the norm of the update of step {search.steps_count} is {search.update_norm}"
+            raise diverged(what, "lower the step size (alpha, center_learning_rate) or sigma")
         progress["completions"] += search.evaluation.completions
         progress["tokens"] += search.evaluation.tokens
         reached = progress | {"seconds": progress["seconds"] + time.perf_counter() - began}
