@@ -35,12 +35,12 @@ from eval.rollout.chat import accepted_messages, answer_text, end_token_ids
 from eval.rollout.loading import load_model
 from eval.storage import new_folder, read_json
 from eval.tasks import Task, get_task
-from trainers.arguments import check_at_least, check_choice, check_numbers, check_positive, did_you_mean
+from trainers.arguments import check_at_least, check_at_most, check_choice, did_you_mean
 from trainers.earlier_tasks import EarlierTasks, MixedTask, check_replay, replay_names, replayed_prompts
 from trainers.ending import check_budgets
 from trainers.launch import is_main_process
 from trainers.lora import check_lora_patterns, check_lora_targets, read_lora_patterns
-from trainers.options import NonNegativeInt, Share, option
+from trainers.options import NonNegativeInt, Share, check_rows, option
 from trainers.run_folder import start_run
 from trainers.tracking import tracker_names
 from trainers.trl_run import (
@@ -48,7 +48,7 @@ from trainers.trl_run import (
     MAY_CHANGE,
     RunRecorder,
     TRLArguments,
-    check_bounds_of,
+    check_numbers,
     check_options,
     check_run,
     end_tokens_only,
@@ -101,7 +101,12 @@ class GRPOArguments(TRLArguments):
     def __post_init__(self):
         super().__post_init__()
         if self.train_size is not None:
-            check_at_least("train_size", self.train_size, 1)
+            check_rows("train_size", self.train_size)
+        check_at_most("lora_rank", self.lora_rank, 100_000, "no matrix has as many directions")
+        if self.lora_dropout == 1:
+            raise UserError("lora_dropout is 1, which leaves nothing to train on; give less")
+        if self.lora_target_modules == []:
+            raise UserError("lora_target_modules is empty; name a module, or leave it out for all linear layers")
         check_budgets(self.stop_at_tokens, self.stop_at_seconds)
         check_replay(self.task, self.replay, self.replay_share)
         check_at_least("lora_alpha", self.lora_alpha, 1)
@@ -128,25 +133,6 @@ CHOICES = {
 }
 
 
-# The same for numbers, {option: (minimum, maximum)}.
-GRPO_BOUNDS = {
-    "top_p": (0, 1),
-    "top_k": (0, math.inf),
-    "min_p": (0, 1),
-    "beta": (0, math.inf),
-    "epsilon": (0, math.inf),
-    "epsilon_high": (0, math.inf),
-    "top_entropy_quantile": (0, 1),
-    "vllm_gpu_memory_utilization": (0, 1),
-}
-POSITIVE = (
-    "temperature",
-    "top_p",
-    "repetition_penalty",
-    "delta",
-    "vllm_server_timeout",
-    "vllm_gpu_memory_utilization",
-)
 # Of generation_kwargs: what TRL's trainer cannot do without.
 OF_THE_TRAINER = {
     "num_return_sequences": "num_generations says how many completions a prompt gets",
@@ -170,19 +156,16 @@ class GRPOConfig(trl.GRPOConfig):
     )
 
     def __post_init__(self):
-        check_numbers(self)
         for name in ("num_generations", "max_completion_length"):
             if getattr(self, name) is None:
                 raise UserError(f"{name} is null; give a number")
+        check_numbers(self)
+        check_at_least("num_generations (answers are compared with one another)", cast(int, self.num_generations), 2)
         super().__post_init__()
         check_options(self, FIXED_IN_GRPO, "runs/tiny/grpo")
         check_at_least("max_steps", self.max_steps, 1)
         for name, choices in CHOICES.items():
             check_choice(name, getattr(self, name), choices)
-        check_bounds_of(self, GRPO_BOUNDS)
-        for name in POSITIVE:
-            if getattr(self, name) is not None:
-                check_positive(name, getattr(self, name))
         self._check_generation_kwargs()
         self._check_generation_boundary()
 
@@ -332,7 +315,7 @@ def train_grpo(arguments: GRPOArguments, config: GRPOConfig) -> dict[str, Any]:
         folder, lambda newest: _train(arguments, config, task, model, tokenizer, problems, newest)
     )
     if is_main_process():
-        _finish(folder, arguments, checkpoint)
+        _finish(folder, arguments, config, problems, checkpoint)
     PartialState().wait_for_everyone()
     return read_json(folder / "results.json")
 
@@ -433,7 +416,9 @@ def _repack_after_sync(generation: VLLMGeneration) -> None:
     generation.sync_weights = sync_and_repack
 
 
-def _finish(folder: Path, arguments: GRPOArguments, checkpoint: Path) -> None:
+def _finish(
+    folder: Path, arguments: GRPOArguments, config: GRPOConfig, problems: datasets.Dataset, checkpoint: Path
+) -> None:
     """Write model/, adapter/ and results.json from the last checkpoint."""
     if arguments.lora_rank:
         base, tokenizer = load_model(arguments.model, torch.float32)
@@ -444,4 +429,4 @@ def _finish(folder: Path, arguments: GRPOArguments, checkpoint: Path) -> None:
     else:
         model, tokenizer = load_trained_model(checkpoint)
     own = {"lora_rank": arguments.lora_rank}
-    write_finished_run(folder, "grpo", arguments, model, tokenizer, checkpoint, own)
+    write_finished_run(folder, "grpo", arguments, config, problems, model, tokenizer, checkpoint, own)

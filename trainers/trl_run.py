@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
+import datasets
 import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
@@ -39,6 +40,7 @@ from transformers import (
 )
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from eval.digests import data_digests, rows_digest, run_digests
 from eval.errors import UserError
 from eval.harness import evaluate_task
 from eval.results_file import write_results
@@ -57,10 +59,17 @@ from eval.storage import (
     write_text,
 )
 from eval.tasks import Task
-from trainers.arguments import check_at_least, check_between
+from trainers.arguments import (
+    MOST,
+    check_all_finite,
+    check_at_least,
+    check_count,
+    check_positive,
+    check_seed,
+)
 from trainers.ending import diverged, ended_by
 from trainers.launch import is_main_process
-from trainers.options import NonNegativeInt, check_bounds, option
+from trainers.options import NonNegativeInt, Rows, check_bounds, check_not_negative, check_share, option
 from trainers.run_folder import start_run
 from trainers.tracking import Tracking, tracker_names
 
@@ -85,17 +94,6 @@ MAY_CHANGE = ("save_total_limit", "report_to", "logging_nan_inf_filter")
 # What is logged of the model itself: NaN there is a divergence. A reward is NaN where nothing could be scored.
 OF_THE_MODEL = ("loss", "grad_norm", "kl", "entropy")
 ADVICE = "lower learning_rate, or max_grad_norm"
-# Options of transformers with the smallest and the largest value that means something.
-BOUNDS = {
-    "learning_rate": (0, math.inf),
-    "weight_decay": (0, math.inf),
-    "max_grad_norm": (0, math.inf),
-    "adam_beta1": (0, 1),
-    "adam_beta2": (0, 1),
-    "adam_epsilon": (0, math.inf),
-    "warmup_steps": (0, math.inf),
-    "label_smoothing_factor": (0, 1),
-}
 MARKER = "complete.json"
 # Room for the tokenizer and other small files of a checkpoint, in bytes.
 BESIDE_WEIGHTS = 16 * 1024**2
@@ -112,7 +110,7 @@ class TRLArguments:
         "Optimiser steps between greedy evaluations on validation problems; there is also one before the first step "
         "and one after the last. 0: no evaluation at all.",
     )
-    eval_size: int = option(200, "Validation problems of each evaluation.")
+    eval_size: Rows = option(200, "Validation problems of each evaluation.")
     optimizer_from: str = option(
         "",
         "Run folder of an earlier run of the same method: the optimizer starts with the state it had at that run's "
@@ -131,6 +129,62 @@ class Generated(Protocol):
     tokens: int
 
 
+# Of transformers and TRL, by what they take; those that a trainer does not have are left out.
+COUNTS = (
+    "num_generations",
+    "max_completion_length",
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+    "steps_per_generation",
+    "generation_batch_size",
+    "num_iterations",
+    "num_train_epochs",
+)
+POSITIVE = ("temperature", "repetition_penalty", "adam_epsilon", "delta", "vllm_server_timeout")
+NOT_NEGATIVE = (
+    "learning_rate",
+    "weight_decay",
+    "max_grad_norm",
+    "warmup_steps",
+    "beta",
+    "epsilon",
+    "epsilon_high",
+    "top_k",
+)
+SHARES = (
+    "adam_beta1",
+    "adam_beta2",
+    "top_p",
+    "min_p",
+    "label_smoothing_factor",
+    "top_entropy_quantile",
+    "vllm_gpu_memory_utilization",
+)
+ABOVE_ZERO = ("top_p", "vllm_gpu_memory_utilization")
+
+
+def check_numbers(config: TrainingArguments) -> None:
+    """Raise `UserError` for numbers that transformers and TRL take without a look, before they compute with them.
+
+    None may be NaN or infinite.
+    """
+    check_all_finite(config)
+    checks = {check_count: COUNTS, check_positive: POSITIVE, check_not_negative: NOT_NEGATIVE, check_share: SHARES}
+    for check, names in checks.items():
+        for name in names:
+            if isinstance(value := getattr(config, name, None), int | float):
+                check(name, value)
+    for name in ABOVE_ZERO:
+        if getattr(config, name, None) == 0:
+            raise UserError(f"{name} is 0, which leaves nothing; give a share above 0")
+    if config.max_steps > MOST:
+        raise UserError(f"max_steps is {config.max_steps}, above {MOST:,}: no run is as long; give less")
+    for name in ("seed", "data_seed"):
+        if getattr(config, name) is not None:
+            check_seed(name, getattr(config, name))
+
+
 def check_options(config: TrainingArguments, fixed: Mapping[str, tuple[Any, str]], example: str) -> None:
     """Raise `UserError` for options of transformers that would go wrong later.
 
@@ -138,7 +192,6 @@ def check_options(config: TrainingArguments, fixed: Mapping[str, tuple[Any, str]
     """
     if config.output_dir == "trainer_output":  # transformers' default
         raise UserError(f"output_dir is not set; give the folder of this run, such as output_dir: {example}")
-    check_bounds_of(config, BOUNDS)
     for name, (value, reason) in fixed.items():
         if getattr(config, name) != value:
             raise UserError(f"{name} has to be {NAMES_IN_YAML.get(value, value)}, because {reason}")
@@ -147,17 +200,9 @@ def check_options(config: TrainingArguments, fixed: Mapping[str, tuple[Any, str]
         raise UserError("save_total_limit: 1 leaves moments without a complete checkpoint; give 2 or more")
     if config.save_steps != int(config.save_steps) or config.save_steps < 1:
         raise UserError(f"save_steps is {config.save_steps}; give a whole number of optimiser steps, at least 1")
+    if config.save_total_limit is not None:
+        check_at_least("save_total_limit", config.save_total_limit, 2)
     tracker_names(config.report_to)
-
-
-def check_bounds_of(config: TrainingArguments, bounds: Mapping[str, tuple[float, float]]) -> None:
-    """Raise `UserError` for a number outside its bounds, {option: (minimum, maximum)}; null is left as it is."""
-    for name, (minimum, maximum) in bounds.items():
-        value = getattr(config, name)
-        if value is not None and maximum == math.inf:
-            check_at_least(name, value, minimum)
-        elif value is not None:
-            check_between(name, value, minimum, maximum)
 
 
 def check_run(arguments: TRLArguments, config: TrainingArguments) -> None:
@@ -501,13 +546,19 @@ def write_finished_run(
     folder: Path,
     method: str,
     arguments: TRLArguments,
+    config: TrainingArguments,
+    problems: datasets.Dataset,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     checkpoint: Path,
     own: dict[str, Any],
     ended_early_by: str | None = None,
 ) -> None:
-    """Write model/ and results.json. own: results of this method alone. ended_early_by: what ended its sampling."""
+    """Write model/ and results.json.
+
+    problems: in the order in which the run took them. own: results of this method alone. ended_early_by: what ended
+        its sampling.
+    """
     require_free_space(folder, _model_bytes(model), "the final model")
     with new_folder(folder / "model") as unfinished:
         # `save_pretrained` refuses what many models have in their generation configuration.
@@ -521,6 +572,9 @@ def write_finished_run(
     if ended_early_by is not None:
         reached["ended_by"] = ended_early_by
     evaluations = read_jsonl(folder / "evaluations.jsonl")
+    data = {f"{arguments.task}, {len(problems)} rows of train": rows_digest(problems)}
+    if arguments.eval_every:
+        data |= data_digests([(arguments.task, arguments.eval_size)], "validation", seed_of_problems(config))
     results = {
         "method": method,
         "task": arguments.task,
@@ -529,6 +583,7 @@ def write_finished_run(
         **reached,
         "first_evaluation": evaluations[0] if evaluations else None,
         "last_evaluation": evaluations[-1] if evaluations else None,
+        "digests": run_digests(folder, {"start": arguments.model, "model": folder / "model"}, data),
     }
     write_results(folder / "results.json", "training", results)
 
