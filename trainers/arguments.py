@@ -55,13 +55,14 @@ def parse(*dataclass_types: type, arguments: list[str] | None = None) -> tuple:
         *instances, _, unknown = parser.parse_args_into_dataclasses(
             arguments, return_remaining_strings=True, look_for_args_file=False
         )
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         # How transformers and TRL report impossible combinations of their own options.
         raise UserError(_one_line(error)) from error
     if unknown:
         flags = [flag for action in parser._actions for flag in action.option_strings]
         raise UserError(f"unknown argument {unknown[0]}{did_you_mean(unknown[0].split('=')[0], flags)}")
     for instance in instances:
+        check_all_finite(instance)
         if isinstance(folder := getattr(instance, "output_dir", None), str):
             check_writable(folder, "output_dir")
     return tuple(instances)
@@ -112,6 +113,12 @@ def check_finite(name: str, value: Any) -> None:
     """Raise `UserError` if `value`, or a number in it (of dicts and lists), is NaN or infinite."""
     if not _is_finite(value):
         raise UserError(f"{name} is {value}; give finite numbers")
+
+
+def check_all_finite(options: Any) -> None:
+    """Raise `UserError` if an option of the dataclass instance `options` is, or holds, NaN or infinity."""
+    for declared in fields(options):
+        check_finite(declared.name, getattr(options, declared.name, None))
 
 
 def check_choice(name: str, value: str, choices: Collection[str]) -> None:
@@ -180,8 +187,6 @@ class _Parser(TrlParser):
                 action.type = partial(_inline_list, flag, action.type)
             elif (get_origin(action.type) or action.type) is dict:
                 action.type, action.metavar = partial(_inline_yaml, flag), "YAML"
-            elif action.type is float:
-                action.type = partial(_finite_number, flag)
             elif action.nargs == "+" and action.type is str:
                 action.type = partial(_word, flag)
 
@@ -203,19 +208,8 @@ def _word(flag: str, text: str) -> str:
     return text
 
 
-def _finite_number(flag: str, text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        raise UserError(f"{flag} is {text!r}, but it takes a number") from None
-    check_finite(flag, number)
-    return number
-
-
 def _inline_yaml(flag: str, text: str) -> Any:
-    values, _ = _read_yaml(text, f"{flag} {text!r}")
-    check_finite(flag, values)
-    return values
+    return _read_yaml(text, f"{flag} {text!r}")[0]
 
 
 def _inline_list(flag: str, type_: type, text: str) -> list:
@@ -330,7 +324,6 @@ def _checked(values: dict[str, Any], dataclass_types: tuple[type, ...], place: s
         except _WrongType:
             takes = _describe(hints[key]) + _advice(value, hints[key])
             raise UserError(f"{place}: {key} is {_as_yaml(value)}, but it takes {takes}") from None
-        check_finite(f"{place}: {key}", checked[key])
     return checked
 
 
@@ -356,9 +349,11 @@ def _build(type_: type, values: dict[str, Any], place: str) -> Any:
     if missing := [name for name in required if name not in values]:
         raise UserError(f"{place}{' and '.join(missing)} missing; give a value")
     try:
-        return type_(**{field.name: values[field.name] for field in own if field.name in values})
-    except (UserError, ValueError) as error:
+        instance = type_(**{field.name: values[field.name] for field in own if field.name in values})
+        check_all_finite(instance)
+    except (UserError, ValueError, OverflowError) as error:
         raise UserError(f"{place}{_one_line(error)}") from error
+    return instance
 
 
 def _dataclass_of_list(hint: Any) -> type | None:

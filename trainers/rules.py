@@ -254,7 +254,7 @@ class _RuleTraining:
             bar.update()
             saving = self.step in self.evaluated or self.step % config.save_every == 0
             if saving or self.step % config.log_every == 0:
-                mean = self._mean(loss)
+                mean = self._mean(loss, self.step)
                 self.clock["seconds"] = time.perf_counter() - began
                 if accelerator.is_main_process:
                     row = {"step": self.step, "loss": mean, "seconds": round(self.clock["seconds"], 3)}
@@ -310,7 +310,7 @@ class _RuleTraining:
         loss = self.prepared(self.strings[rows.to(device)], *(part.to(device) for part in noise)).mean()
         self.optimizer.zero_grad()
         accelerator.backward(loss)
-        self._require_finite_gradient()
+        self._require_finite_gradient(loss)
         if config.clip_norm:
             accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
         self.optimizer.step()
@@ -319,18 +319,22 @@ class _RuleTraining:
         self.step += 1
         return loss
 
-    def _require_finite_gradient(self) -> None:
-        """Raise `UserError` if the gradient is not finite: on every process, since all have the same gradient."""
+    def _require_finite_gradient(self, loss: torch.Tensor) -> None:
+        """Raise `UserError` if the gradient is not finite: on every process, since all have the same gradient.
+
+        Where the loss is not finite either, it is what the error names.
+        """
         gradients = [weight.grad for weight in self.model.parameters() if weight.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients).item()
         if not math.isfinite(norm):
+            self._mean(loss, self.step + 1)
             raise diverged(f"the norm of the gradient of step {self.step + 1} is {norm}", ADVICE)
 
-    def _mean(self, loss: torch.Tensor) -> float:
-        """The loss over all processes. Raises `UserError` if it is not finite."""
+    def _mean(self, loss: torch.Tensor, step: int) -> float:
+        """The loss of a step over all processes. Raises `UserError` if it is not finite."""
         mean = torch.as_tensor(self.accelerator.reduce(loss.detach(), "mean")).item()
         if not math.isfinite(mean):
-            raise diverged(f"the loss of step {self.step} is {mean}", ADVICE)
+            raise diverged(f"the loss of step {step} is {mean}", ADVICE)
         return mean
 
     def _evaluate(self) -> None:

@@ -16,7 +16,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
@@ -61,9 +61,9 @@ from eval.storage import (
 from eval.tasks import Task
 from trainers.arguments import (
     MOST,
+    check_all_finite,
     check_at_least,
     check_count,
-    check_finite,
     check_positive,
     check_seed,
 )
@@ -165,7 +165,11 @@ ABOVE_ZERO = ("top_p", "vllm_gpu_memory_utilization")
 
 
 def check_numbers(config: TrainingArguments) -> None:
-    """Raise `UserError` for numbers that transformers and TRL take without a look, before they compute with them."""
+    """Raise `UserError` for numbers that transformers and TRL take without a look, before they compute with them.
+
+    None may be NaN or infinite.
+    """
+    check_all_finite(config)
     checks = {check_count: COUNTS, check_positive: POSITIVE, check_not_negative: NOT_NEGATIVE, check_share: SHARES}
     for check, names in checks.items():
         for name in names:
@@ -188,8 +192,6 @@ def check_options(config: TrainingArguments, fixed: Mapping[str, tuple[Any, str]
     """
     if config.output_dir == "trainer_output":  # transformers' default
         raise UserError(f"output_dir is not set; give the folder of this run, such as output_dir: {example}")
-    for declared in fields(config):
-        check_finite(declared.name, getattr(config, declared.name, None))
     for name, (value, reason) in fixed.items():
         if getattr(config, name) != value:
             raise UserError(f"{name} has to be {NAMES_IN_YAML.get(value, value)}, because {reason}")
