@@ -4,8 +4,8 @@ python -m trainers.verify RUN [--steps N]
 
 One line for each check, and status 1 if one of them failed. A run of evolution strategies is replayed from its log,
 and N of its steps are made again with their completions. Other trainings keep no such log: of them the files are
-compared with the digests in results.json. With other versions of the libraries, or on another machine, an unchanged run
-may come out different; what differs is said first. docs/determinism.md says what is promised.
+compared with the digests in results.json. With other versions of the libraries, or on another machine, an unchanged
+run may come out different; what differs is said first. docs/determinism.md says what is promised.
 """
 
 import argparse
