@@ -11,6 +11,7 @@ abbreviated flags, a key given twice, a value of the wrong type, `null` where a 
 
 import difflib
 import math
+import sys
 from collections.abc import Collection, Iterable
 from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
@@ -24,6 +25,8 @@ from transformers import TrainingArguments
 from trl import TrlParser
 
 from eval.errors import UserError
+from eval.paths import expand_home, expand_words, require_path
+from eval.secrets import without_secrets
 
 
 def parse(*dataclass_types: type, arguments: list[str] | None = None) -> tuple:
@@ -32,6 +35,7 @@ def parse(*dataclass_types: type, arguments: list[str] | None = None) -> tuple:
     Raises `UserError` for every mistake in the file or on the command line, also for those that a `__post_init__`
     reports as `UserError` or `ValueError`. `--help` prints every field with its `metadata={"help": ...}`.
     """
+    arguments = expand_words(sys.argv[1:] if arguments is None else arguments)
     parser = _Parser(dataclass_types, allow_abbrev=False)
     _add_config_option(parser)
     config_only = _Parser(add_help=False, allow_abbrev=False)
@@ -51,6 +55,7 @@ def parse(*dataclass_types: type, arguments: list[str] | None = None) -> tuple:
     if unknown:
         flags = [flag for action in parser._actions for flag in action.option_strings]
         raise UserError(f"unknown argument {unknown[0]}{did_you_mean(unknown[0].split('=')[0], flags)}")
+    _require_output_dirs(*instances)
     return tuple(instances)
 
 
@@ -59,16 +64,18 @@ def from_yaml(path: str | Path, dataclass_types: tuple[type, ...], overrides: di
 
     Raises `UserError` as `parse` does.
     """
-    values = _checked_file(Path(path), dataclass_types)
-    values |= _checked(overrides, dataclass_types, f"the options for {path}")
-    return tuple(_build(type_, values, f"{path}: ") for type_ in dataclass_types)
+    values = _checked_file(Path(expand_home(str(path))), dataclass_types)
+    values |= _checked(expand_home(overrides), dataclass_types, f"the options for {path}")
+    instances = tuple(_build(type_, values, f"{path}: ") for type_ in dataclass_types)
+    _require_output_dirs(*instances)
+    return instances
 
 
 def as_flat_dict(*configs: Any) -> dict[str, Any]:
     """The inverse of `parse`: every option of the dataclasses by name, as values that YAML can hold.
 
-    Of transformers' and TRL's arguments two kinds are left out: tokens, which are secrets, and the
-    `generation_batch_size` that GRPO derives from `steps_per_generation` and then refuses to read beside it.
+    Secrets are left out (see `eval.secrets`), and of transformers' and TRL's arguments all tokens, which they hide
+    too, and the `generation_batch_size` that GRPO derives from `steps_per_generation` and refuses to read beside it.
     """
     flat = {}
     for config in configs:
@@ -78,7 +85,7 @@ def as_flat_dict(*configs: Any) -> dict[str, Any]:
             flat |= {key: value for key, value in values.items() if key not in left_out}
         else:
             flat |= {field.name: _plain(getattr(config, field.name)) for field in fields(config) if field.init}
-    return flat
+    return without_secrets(flat)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -86,7 +93,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
     Raises `UserError` if there are none, if a key stands twice in one mapping, or if a base leads back to itself.
     """
-    return {key: value for _, values in _layers(Path(path)) for key, value in values.items()}
+    path = Path(expand_home(str(path)))
+    return {key: value for _, values in _layers(path) for key, value in values.items()}
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -150,6 +158,12 @@ def _add_config_option(parser: _Parser) -> None:
     )
 
 
+def _require_output_dirs(*instances: Any) -> None:
+    for instance in instances:
+        if getattr(instance, "output_dir", None) is not None:
+            require_path(str(instance.output_dir), "output_dir")
+
+
 def _word(flag: str, text: str) -> str:
     """One entry of a list of names."""
     if "," in text:
@@ -160,7 +174,7 @@ def _word(flag: str, text: str) -> str:
 
 def _inline_yaml(flag: str, text: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return expand_home(yaml.safe_load(text))
     except yaml.YAMLError as error:
         raise UserError(f"{flag} {text!r} is not valid YAML: {_one_line(error)}") from error
 
@@ -197,7 +211,7 @@ def _read_mapping(path: Path, role: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no `key: value` lines; write one line per option")
     _refuse_keys_given_twice(document, path)
-    return values
+    return expand_home(values)
 
 
 def _refuse_keys_given_twice(node: yaml.Node, path: Path) -> None:

@@ -46,7 +46,7 @@ from trainers.arguments import check_choice
 from trainers.launch import make_accelerator
 from trainers.optimizer_state import load_optimizer, save_optimizer
 from trainers.options import NonNegativeInt, PositiveFloat, PositiveInt, Share, check_bounds, option
-from trainers.run_folder import checkpoint_folder, last_complete_step, save_checkpoint, start_run
+from trainers.run_folder import checkpoint_folder, end_run, last_complete_step, save_checkpoint, start_run
 from trainers.tiny_tokenizer import CHAT_TEMPLATE, PLAIN_TEMPLATE, character_tokenizer
 
 
@@ -135,6 +135,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
         write_results(run / "results.json", "training", results)
         results = read_json(run / "results.json")
     accelerator.wait_for_everyone()
+    end_run(run)
     return results
 
 
