@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def recipes() -> dict[str, Path]:
     """{name: script} of every recipe."""
-    return {path.stem: path for path in sorted((ROOT / "recipes").glob("*.py"))}
+    return {path.stem: path for path in sorted((ROOT / "recipes").glob("[!_]*.py"))}
 
 
 def first_line(path: Path) -> str:

@@ -79,6 +79,7 @@ def test_section_length_by_layer():
     assert lacking.parts[0].drawing is None and ("geometry",) in lacking.missing
 
 
+@pytest.mark.slow
 def test_method_random_guesses(tmp_path):
     command = [sys.executable, "examples/random_guesses.py", "--model", "recipes/tiny/models/llama-small"]
     command += ["--output_dir", str(tmp_path / "run"), "--guesses", "3", "--problems", "8"]

@@ -25,15 +25,24 @@ from transformers import TrainingArguments
 from trl import TrlParser
 
 from eval.errors import UserError
+from eval.folders import check_writable
 from eval.paths import expand_home, expand_words, require_path
 from eval.secrets import without_secrets
+
+
+# A file of options has some hundreds of values at most; more, in a small file, are aliases of aliases.
+MOST_VALUES = 100_000
+# Of steps, members, tokens, units of a layer: no run has as many, and a number beyond it is a slip of the finger.
+MOST = 99_999_999
+# numpy's; torch takes more.
+LARGEST_SEED = 2**32 - 1
 
 
 def parse(*dataclass_types: type, arguments: list[str] | None = None) -> tuple:
     """One instance of each dataclass, in order, from `arguments` (default: the command line of this process).
 
     Raises `UserError` for every mistake in the file or on the command line, also for those that a `__post_init__`
-    reports as `UserError` or `ValueError`. `--help` prints every field with its `metadata={"help": ...}`.
+    reports as `UserError` or `ValueError`, and for an `output_dir` where no folder can be. `--help` prints every field with its `metadata={"help": ...}`.
     """
     arguments = expand_words(sys.argv[1:] if arguments is None else arguments)
     parser = _Parser(dataclass_types, allow_abbrev=False)
@@ -56,6 +65,9 @@ def parse(*dataclass_types: type, arguments: list[str] | None = None) -> tuple:
         flags = [flag for action in parser._actions for flag in action.option_strings]
         raise UserError(f"unknown argument {unknown[0]}{did_you_mean(unknown[0].split('=')[0], flags)}")
     _require_output_dirs(*instances)
+    for instance in instances:
+        if isinstance(folder := getattr(instance, "output_dir", None), str):
+            check_writable(folder, "output_dir")
     return tuple(instances)
 
 
@@ -117,6 +129,24 @@ def check_positive(name: str, value: float) -> None:
         raise UserError(f"{name} is {value}; give a positive number")
 
 
+def check_count(name: str, value: int) -> None:
+    """Raise `UserError` unless `value` is from 1 to `MOST`."""
+    check_positive(name, value)
+    check_at_most(name, value, MOST, "nothing in a run is counted that far")
+
+
+def check_at_most(name: str, value: float, maximum: float, reason: str) -> None:
+    """Raise `UserError`, with the reason, if `value` is above `maximum`."""
+    if not value <= maximum:
+        raise UserError(f"{name} is {value}, above {maximum:,}: {reason}; give less")
+
+
+def check_seed(name: str, value: int) -> None:
+    """Raise `UserError` unless `value` is a seed that torch, numpy and transformers take alike."""
+    if not 0 <= value <= LARGEST_SEED:
+        raise UserError(f"{name} is {value}, and seeds go from 0 to {LARGEST_SEED}; give one of them")
+
+
 def check_at_least(name: str, value: float, minimum: float) -> None:
     """Raise `UserError` unless `value` is finite and at least `minimum`."""
     if not (math.isfinite(value) and value >= minimum):
@@ -137,7 +167,7 @@ class _Parser(TrlParser):
         defaults = {field.name: field.default for type_ in self.dataclass_types for field in fields(type_)}
         for action in self._actions:
             flag = action.option_strings[0]
-            if action.default is None and defaults.get(action.dest, MISSING) is not MISSING:
+            if action.type is str and action.default is None and defaults.get(action.dest, MISSING) is not MISSING:
                 # transformers loses the default of a list that may also be text, such as report_to.
                 action.default = defaults[action.dest]
             if isinstance(action.type, type) and is_dataclass(action.type):
@@ -173,10 +203,8 @@ def _word(flag: str, text: str) -> str:
 
 
 def _inline_yaml(flag: str, text: str) -> Any:
-    try:
-        return expand_home(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise UserError(f"{flag} {text!r} is not valid YAML: {_one_line(error)}") from error
+    values, _ = _read_yaml(text, f"{flag} {text!r}")
+    return expand_home(values)
 
 
 def _inline_list(flag: str, type_: type, text: str) -> list:
@@ -185,7 +213,11 @@ def _inline_list(flag: str, type_: type, text: str) -> list:
 
 def _layers(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
     """(file, its own options) of a YAML file and its bases, the last base first. above: the files it is a base of."""
-    if path.resolve() in [file.resolve() for file in above]:
+    try:
+        returns = path.resolve() in [file.resolve() for file in above]
+    except (OSError, ValueError, RuntimeError) as error:  # a null byte; a link that leads back to itself
+        raise UserError(f"cannot read the config file {str(path)!r}: {_one_line(error)}") from error
+    if returns:
         raise UserError(
             f"{above[-1]}: base: {path} leads back to itself; remove one base of {', '.join(map(str, above))}"
         )
@@ -201,22 +233,56 @@ def _layers(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, dict[s
 def _read_mapping(path: Path, role: str) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
-        values, document = yaml.safe_load(text), yaml.compose(text)
     except FileNotFoundError:
         raise UserError(f"there is no config file {path}{role}; give the path of a YAML file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the config file {path}{role}: {error}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {_one_line(error)}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the config file {str(path)!r}{role}: {_one_line(error)}") from error
+    values, document = _read_yaml(text, str(path))
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no `key: value` lines; write one line per option")
     _refuse_keys_given_twice(document, path)
     return expand_home(values)
 
 
-def _refuse_keys_given_twice(node: yaml.Node, path: Path) -> None:
+def _read_yaml(text: str, what: str) -> tuple[Any, yaml.Node | None]:
+    """The value in a YAML text, and the nodes that it is made of. Raises `UserError`, beginning with `what`."""
+    try:
+        document = yaml.compose(text, Loader=yaml.SafeLoader)
+        _refuse_too_much(document, what)
+        return yaml.safe_load(text), document
+    except RecursionError as error:
+        raise UserError(f"{what} is nested too deeply for a file of options; write it with fewer brackets") from error
+    # What PyYAML's constructors let through: an impossible date, `!!int abc`, a key that is a list.
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError) as error:
+        raise UserError(f"{what} is not valid YAML: {_one_line(error)}") from error
+
+
+def _refuse_too_much(document: yaml.Node | None, what: str) -> None:
+    """Raise `UserError` for what a few aliases would blow up: written out, the longest recipe has some hundred.
+
+    An alias is the same node at several places, so that a node's size is counted once and added up.
+    """
+    sizes: dict[int, int] = {}
+    above: set[int] = set()
+
+    def size(node: yaml.Node) -> int:
+        if id(node) in above:
+            raise UserError(f"{what} has an alias that leads back to itself; write the value out")
+        if id(node) not in sizes:
+            above.add(id(node))
+            inner = node.value if isinstance(node, yaml.CollectionNode) else ()
+            parts = (part for child in inner for part in (child if isinstance(child, tuple) else (child,)))
+            sizes[id(node)] = 1 + sum(map(size, parts))
+            above.remove(id(node))
+        return sizes[id(node)]
+
+    if document is not None and size(document) > MOST_VALUES:
+        raise UserError(f"{what} holds more than {MOST_VALUES:,} values, aliases written out; give it fewer")
+
+
+def _refuse_keys_given_twice(node: yaml.Node | None, path: Path) -> None:
     if isinstance(node, yaml.MappingNode):
-        keys = [key.value for key, _ in node.value]
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         for key in keys:
             if keys.count(key) > 1:
                 raise UserError(f"{path}: {key} stands there {keys.count(key)} times; keep one line")
@@ -383,7 +449,8 @@ def _advice(value: Any, hint: Any) -> str:
         return f"; write [{', '.join(names)}]"
     if get_origin(hint) is Literal and isinstance(value, str):
         return did_you_mean(value, map(str, get_args(hint)))
-    if not isinstance(value, str) and (hint is str or str in get_args(hint)):
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else [hint]
+    if str in options and not isinstance(value, str):
         return "; put quotes around it"
     return ""
 

@@ -32,12 +32,12 @@ from eval.errors import UserError
 from eval.rollout.loading import load_model
 from eval.storage import new_folder, read_json
 from eval.tasks import Task, get_task
-from trainers.arguments import check_at_least, check_choice
+from trainers.arguments import check_at_least, check_at_most, check_choice
 from trainers.earlier_tasks import EarlierTasks, MixedTask, check_replay, replay_names, replayed_prompts
 from trainers.ending import check_budgets
 from trainers.launch import is_main_process
 from trainers.lora import check_lora_patterns, check_lora_targets, read_lora_patterns
-from trainers.options import NonNegativeInt, Share, option
+from trainers.options import NonNegativeInt, Share, check_rows, option
 from trainers.run_folder import end_run, start_run
 from trainers.tracking import tracker_names
 from trainers.trl_run import (
@@ -45,6 +45,7 @@ from trainers.trl_run import (
     MAY_CHANGE,
     RunRecorder,
     TRLArguments,
+    check_numbers,
     check_options,
     check_run,
     greedy_evaluation,
@@ -95,7 +96,12 @@ class GRPOArguments(TRLArguments):
     def __post_init__(self):
         super().__post_init__()
         if self.train_size is not None:
-            check_at_least("train_size", self.train_size, 1)
+            check_rows("train_size", self.train_size)
+        check_at_most("lora_rank", self.lora_rank, 100_000, "no matrix has as many directions")
+        if self.lora_dropout == 1:
+            raise UserError("lora_dropout is 1, which leaves nothing to train on; give less")
+        if self.lora_target_modules == []:
+            raise UserError("lora_target_modules is empty; name a module, or leave it out for all linear layers")
         check_budgets(self.stop_at_tokens, self.stop_at_seconds)
         check_replay(self.task, self.replay, self.replay_share)
         check_at_least("lora_alpha", self.lora_alpha, 1)
@@ -133,6 +139,8 @@ class GRPOConfig(trl.GRPOConfig):
         for name in ("num_generations", "max_completion_length"):
             if getattr(self, name) is None:
                 raise UserError(f"{name} is null; give a number")
+        check_numbers(self)
+        check_at_least("num_generations (answers are compared with one another)", cast(int, self.num_generations), 2)
         super().__post_init__()
         check_options(self, FIXED_IN_GRPO, "runs/tiny/grpo")
         check_at_least("max_steps", self.max_steps, 1)
@@ -258,7 +266,7 @@ def train_grpo(arguments: GRPOArguments, config: GRPOConfig) -> dict[str, Any]:
         folder, lambda newest: _train(arguments, config, task, model, tokenizer, problems, newest)
     )
     if is_main_process():
-        _finish(folder, arguments, checkpoint)
+        _finish(folder, arguments, config, problems, checkpoint)
     PartialState().wait_for_everyone()
     end_run(folder)
     return read_json(folder / "results.json")
@@ -355,7 +363,9 @@ def _repack_after_sync(generation: VLLMGeneration) -> None:
     generation.sync_weights = sync_and_repack
 
 
-def _finish(folder: Path, arguments: GRPOArguments, checkpoint: Path) -> None:
+def _finish(
+    folder: Path, arguments: GRPOArguments, config: GRPOConfig, problems: datasets.Dataset, checkpoint: Path
+) -> None:
     """Write model/, adapter/ and results.json from the last checkpoint."""
     if arguments.lora_rank:
         base, tokenizer = load_model(arguments.model, torch.float32)
@@ -366,4 +376,4 @@ def _finish(folder: Path, arguments: GRPOArguments, checkpoint: Path) -> None:
     else:
         model, tokenizer = load_trained_model(checkpoint)
     own = {"lora_rank": arguments.lora_rank}
-    write_finished_run(folder, "grpo", arguments, model, tokenizer, checkpoint, own)
+    write_finished_run(folder, "grpo", arguments, config, problems, model, tokenizer, checkpoint, own)

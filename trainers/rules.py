@@ -24,6 +24,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from eval.criteria import RULE_LEARNED
+from eval.digests import file_digest, run_digests
 from eval.errors import UserError
 from eval.generative.checkpoint import MODELS, GenerativeModel, build_model, load_weights, save_weights, steps_of
 from eval.generative.measure import copies_beyond_control, losses_of_strings, measure_samples
@@ -32,10 +33,22 @@ from eval.results_file import write_results
 from eval.rules import OPTIONS, Rule, Split, make_rule
 from eval.storage import append_jsonl, read_json, read_jsonl, require_free_space, truncate_jsonl, write_json
 from eval.tasks.generate import hash64
-from trainers.arguments import as_flat_dict, check_between, check_choice
+from trainers.arguments import as_flat_dict, check_at_most, check_between, check_choice
 from trainers.launch import make_accelerator, refuse_sharding
+from trainers.machine import require_training_memory
 from trainers.optimizer_state import OPTIMIZER_FILE, load_optimizer, save_optimizer
-from trainers.options import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Share, check_bounds, option
+from trainers.options import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Processes,
+    Rows,
+    Seed,
+    Share,
+    check_bounds,
+    option,
+)
 from trainers.run_folder import checkpoint_folder, end_run, last_complete_step, save_checkpoint, start_run
 
 
@@ -57,9 +70,9 @@ class RulesConfig:
     group: int | None = option(None, "of parity: bits in a group")
     ones: int | None = option(None, "of threshold and fixed_weight: how many ones")
     symbols: int | None = option(None, "of raven: how many numbers")
-    train_size: PositiveInt = option(512, "training strings; the control set has as many")
-    held_out_size: PositiveInt = option(512, "held-out valid strings")
-    data_seed: int = option(0, "fixes the three sets")
+    train_size: Rows = option(512, "training strings; the control set has as many")
+    held_out_size: Rows = option(512, "held-out valid strings")
+    data_seed: Seed = option(0, "fixes the three sets")
     # The model
     model: str = option("mlp", f"one of {', '.join(MODELS)}")
     width: PositiveInt = option(128, "width of the residual stream")
@@ -82,18 +95,18 @@ class RulesConfig:
     churn_noise: NonNegativeFloat = option(1.0, "scale of that noise")
     # The optimiser
     steps: PositiveInt = option(10000, "optimiser steps at most")
-    batch_size: PositiveInt = option(128, "strings per step, drawn with replacement, all processes")
+    batch_size: Rows = option(128, "strings per step, drawn with replacement, all processes")
     learning_rate: PositiveFloat = option(1e-3, "AdamW's learning rate, constant after warm-up")
     warmup_steps: NonNegativeInt = option(0, "linear warm-up of the learning rate")
     weight_decay: NonNegativeFloat = option(0.0, "AdamW's weight decay, on every weight")
     clip_norm: NonNegativeFloat = option(0.0, "largest norm of a gradient; 0 does not clip")
     ema_decay: float = option(0.0, "moving average of the weights; 0 keeps none")
     mixed_precision: str = option("no", "no or bf16; weights stay in float32")
-    seed: int = option(0, "fixes initial weights, batches, noise and samples")
+    seed: Seed = option(0, "fixes initial weights, batches, noise and samples")
     # Evaluation
     evaluate_from: PositiveInt = option(32, "first evaluated step")
     evaluations_per_decade: PositiveInt = option(8, "evaluated steps per factor 10")
-    evaluate_samples: PositiveInt = option(512, "samples per evaluation at most")
+    evaluate_samples: Rows = option(512, "samples per evaluation at most")
     evaluate_samples_min: PositiveInt = option(64, "samples per evaluation at least")
     evaluation_share: NonNegativeFloat = option(
         0.1, "samples are at most so many that they cost this share of the steps before"
@@ -108,7 +121,7 @@ class RulesConfig:
     # The machine
     save_every: PositiveInt = option(2000, "longest stretch of steps without a checkpoint")
     log_every: PositiveInt = option(10, "steps between rows of metrics.jsonl")
-    threads: PositiveInt = option(1, "CPU threads; part of what makes a run bit-reproducible")
+    threads: Processes = option(1, "CPU threads; part of what makes a run bit-reproducible")
 
     def __post_init__(self):
         check_choice("model", self.model, MODELS)
@@ -117,6 +130,11 @@ class RulesConfig:
         check_choice("stop", self.stop, STOPS)
         check_bounds(self)
         check_between("ema_decay", self.ema_decay, 0.0, 0.999999)
+        check_at_most("depth", self.depth, 1000, "no model has as many blocks")
+        check_at_most("sampler_steps", self.sampler_steps, 100_000, "the sampler's error is long below float32's")
+        check_at_most("evaluations_per_decade", self.evaluations_per_decade, 10_000, "each keeps a checkpoint")
+        if int(self.mlp_ratio * self.width) < 1:
+            raise UserError(f"mlp_ratio is {self.mlp_ratio}, which leaves a block no inner width; give more")
         if self.sigma_max <= self.sigma_min:
             raise UserError(f"sigma_max is {self.sigma_max}, not above sigma_min, {self.sigma_min}; exchange them")
         if self.evaluate_samples < self.evaluate_samples_min:
@@ -159,6 +177,8 @@ def train_rules(config: RulesConfig, progress: bool = True) -> dict[str, Any]:
             f"batch_size is {config.batch_size}, which {accelerator.num_processes} processes cannot share evenly; "
             "change batch_size or the number of processes"
         )
+    block = 2 * config.mlp_ratio * config.width**2
+    require_training_memory(int(config.depth * block), "width, depth or mlp_ratio")
     start_run(run, config, may_change=MAY_CHANGE)
     if (run / "results.json").exists():
         results = read_json(run / "results.json")
@@ -256,6 +276,11 @@ class _RuleTraining:
         }
         if self.accelerator.is_main_process:
             results["evaluation"] = read_jsonl(self.run / "evaluations.jsonl")[-1]
+            # Not of the whole folder, whose optimiser state goes when the run goes on.
+            folder = checkpoint_folder(self.run, self.step)
+            weights = [folder / name for name in ("model.safetensors", AVERAGED) if (folder / name).exists()]
+            models = {str(path.relative_to(self.run)): file_digest(path) for path in weights}
+            results["digests"] = run_digests(self.run, {}, {}) | {"models": models}
         return results
 
     def _prepare_folder(self) -> None:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
+import datasets
 import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
@@ -38,6 +39,7 @@ from transformers import (
 )
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from eval.digests import data_digests, rows_digest, run_digests
 from eval.errors import UserError
 from eval.harness import evaluate_task
 from eval.ownership import files_in, read_marker, remove_made, require_ours, run_at, write_marker
@@ -56,10 +58,10 @@ from eval.storage import (
     write_json,
 )
 from eval.tasks import Task
-from trainers.arguments import check_at_least
+from trainers.arguments import MOST, check_at_least, check_count, check_positive, check_seed
 from trainers.ending import ended_by
 from trainers.launch import is_main_process
-from trainers.options import NonNegativeInt, check_bounds, option
+from trainers.options import NonNegativeInt, Rows, check_bounds, check_not_negative, check_share, option
 from trainers.run_folder import end_run, start_run
 from trainers.tracking import Tracking, tracker_names
 
@@ -95,7 +97,7 @@ class TRLArguments:
         "Optimiser steps between greedy evaluations on validation problems; there is also one before the first step "
         "and one after the last. 0: no evaluation at all.",
     )
-    eval_size: int = option(200, "Validation problems of each evaluation.")
+    eval_size: Rows = option(200, "Validation problems of each evaluation.")
     optimizer_from: str = option(
         "",
         "Run folder of an earlier run of the same method: the optimizer starts with the state it had at that run's "
@@ -114,6 +116,39 @@ class Generated(Protocol):
     tokens: int
 
 
+# Of transformers and TRL, by what they take; those that a trainer does not have are left out.
+COUNTS = (
+    "num_generations",
+    "max_completion_length",
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+    "steps_per_generation",
+    "generation_batch_size",
+    "num_iterations",
+    "num_train_epochs",
+)
+POSITIVE = ("temperature", "repetition_penalty", "adam_epsilon")
+NOT_NEGATIVE = ("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "beta", "epsilon", "top_k")
+SHARES = ("adam_beta1", "adam_beta2", "top_p", "min_p")
+
+
+def check_numbers(config: TrainingArguments) -> None:
+    """Raise `UserError` for numbers that transformers and TRL take without a look, before they compute with them."""
+    checks = {check_count: COUNTS, check_positive: POSITIVE, check_not_negative: NOT_NEGATIVE, check_share: SHARES}
+    for check, names in checks.items():
+        for name in names:
+            if isinstance(value := getattr(config, name, None), int | float):
+                check(name, value)
+    if getattr(config, "top_p", 1.0) == 0:
+        raise UserError("top_p is 0, which leaves no token; give a share above 0")
+    if config.max_steps > MOST:
+        raise UserError(f"max_steps is {config.max_steps}, above {MOST:,}: no run is as long; give less")
+    for name in ("seed", "data_seed"):
+        if getattr(config, name) is not None:
+            check_seed(name, getattr(config, name))
+
+
 def check_options(config: TrainingArguments, fixed: Mapping[str, tuple[Any, str]], example: str) -> None:
     """Raise `UserError` for options of transformers that would go wrong later.
 
@@ -129,6 +164,8 @@ def check_options(config: TrainingArguments, fixed: Mapping[str, tuple[Any, str]
         raise UserError("save_total_limit: 1 leaves moments without a complete checkpoint; give 2 or more")
     if config.save_steps != int(config.save_steps) or config.save_steps < 1:
         raise UserError(f"save_steps is {config.save_steps}; give a whole number of optimiser steps, at least 1")
+    if config.save_total_limit is not None:
+        check_at_least("save_total_limit", config.save_total_limit, 2)
     tracker_names(config.report_to)
 
 
@@ -464,13 +501,19 @@ def write_finished_run(
     folder: Path,
     method: str,
     arguments: TRLArguments,
+    config: TrainingArguments,
+    problems: datasets.Dataset,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     checkpoint: Path,
     own: dict[str, Any],
     ended_early_by: str | None = None,
 ) -> None:
-    """Write model/ and results.json. own: results of this method alone. ended_early_by: what ended its sampling."""
+    """Write model/ and results.json.
+
+    problems: in the order in which the run took them. own: results of this method alone. ended_early_by: what ended
+        its sampling.
+    """
     require_free_space(folder, _model_bytes(model), "the final model")
     with new_folder(folder / "model") as unfinished:
         model.save_pretrained(str(unfinished))
@@ -480,6 +523,9 @@ def write_finished_run(
     if ended_early_by is not None:
         reached["ended_by"] = ended_early_by
     evaluations = read_jsonl(folder / "evaluations.jsonl")
+    data = {f"{arguments.task}, {len(problems)} rows of train": rows_digest(problems)}
+    if arguments.eval_every:
+        data |= data_digests([(arguments.task, arguments.eval_size)], "validation", seed_of_problems(config))
     results = {
         "method": method,
         "task": arguments.task,
@@ -488,6 +534,7 @@ def write_finished_run(
         **reached,
         "first_evaluation": evaluations[0] if evaluations else None,
         "last_evaluation": evaluations[-1] if evaluations else None,
+        "digests": run_digests(folder, {"start": arguments.model, "model": folder / "model"}, data),
     }
     write_results(folder / "results.json", "training", results)
 

@@ -18,6 +18,7 @@ from analysis.behaviour.probes import probes
 from analysis.geometry.updates import update_geometry
 from analysis.resume import folder_digests, measure_sections, stage
 from analysis.theory.random_walk import random_walk_norm
+from eval.digests import data_digests, run_digests
 from eval.harness import evaluate_task
 from eval.rollout.base import Sampling
 from eval.rollout.hf import HFEngine
@@ -70,6 +71,8 @@ def compare_models(
         sampled | {"task": task, "size": size, "points": points},
         lambda: connectivity(base, models, task, size, points, *generation),
     )
+    sizes = [(name, rows) for rows in (measured_on.test_size, prompts) for name in tasks]
+    data = data_digests([*sizes, (task, size)], "test", measured_on.data_seed)
     walk = random_walk(run / "es", geometry["checkpoints"]["es"]["norm"], geometry["parameters"])
     return {
         "methods": list(methods),
@@ -79,6 +82,7 @@ def compare_models(
         "random_walk": {"es": walk},
         "kl": kl,
         "connectivity": lines,
+        "digests": run_digests(run, {}, data) | {"models": files["checkpoints"]},
     }
 
 

@@ -3,10 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from statistics import NormalDist
 
 import numpy as np
 from scipy.special import log_ndtr
+
+from analysis.criteria import CONFIDENCE
 
 
 # Spread of the residuals, in units of the response, below which the observed points count as lying on the line.
@@ -29,7 +32,7 @@ class Line:
     observed: int
     censored: int
 
-    def interval(self, column: int, confidence: float = 0.95) -> tuple[float, float] | None:
+    def interval(self, column: int, confidence: float = CONFIDENCE) -> tuple[float, float] | None:
         """Wald interval of one coefficient."""
         if self.errors is None:
             return None
@@ -37,22 +40,15 @@ class Line:
         return self.coefficients[column] - half, self.coefficients[column] + half
 
 
-def concordance(
-    low: Sequence[float], high: Sequence[float], low_observed: Sequence[bool], high_observed: Sequence[bool]
-) -> tuple[int, int]:
-    """(pairs in order, comparable pairs) of one time from `low` and one from `high`, in order if low's is smaller.
+def concordance(low: Sequence[tuple[float, float]], high: Sequence[tuple[float, float]]) -> tuple[int, int]:
+    """(pairs in order, comparable pairs) of one value from `low` and one from `high`, in order if low's is smaller.
 
-    Harrell's concordance index (1982, JAMA 247:2543-2546) between two groups: a pair is comparable if both are
-    observed, or if the censored one lies at or beyond the observed one, so that the order is certain. Equal observed
-    times are comparable and not in order.
+    Harrell's concordance index (1982, JAMA 247:2543-2546) between two groups of values, known by (least, largest): a
+    pair is comparable if these leave one order alone. Equal values are comparable and not in order.
     """
-    ordered = comparable = 0
-    for a, a_seen in zip(low, low_observed, strict=True):
-        for b, b_seen in zip(high, high_observed, strict=True):
-            if (a_seen and b_seen) or (a_seen and b >= a) or (b_seen and a >= b):
-                comparable += 1
-                ordered += a < b if a_seen and b_seen else a_seen
-    return ordered, comparable
+    pairs = list(product(low, high))
+    ordered = sum(a_most < b_least for (_, a_most), (b_least, _) in pairs)
+    return ordered, ordered + sum(b_most <= a_least for (a_least, _), (_, b_most) in pairs)
 
 
 def censored_fit(

@@ -12,16 +12,16 @@ order is certain in spite of censoring (Harrell's concordance), and a claim abou
 `AGREEMENT` of these pairs have it. The rule clock is tau_rule_novel throughout: copying alone makes samples valid.
 """
 
-import math
-from collections.abc import Sequence
-from itertools import combinations, product
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 from analysis.clocks.censored import concordance
 from analysis.clocks.measure import QUANTITIES, group_by, varied
 from analysis.clocks.resampled import median_crossing
 from analysis.clocks.runs import RULE_KEYS, Run
-from analysis.clocks.striking import MEMORY, RULE_NOVEL, Crossing
+from analysis.clocks.striking import MEMORY, RULE_NOVEL, Bounds, Crossing
 from analysis.criteria import AGREEMENT, BASIN_FACTOR, INVARIANT_FACTOR, NEARLY_LINEAR
 
 
@@ -40,6 +40,16 @@ CLAIMS = {
 Entry = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """evidence: the numbers in words. runs: those that it rests on. numbers: by their key in results.json."""
+
+    verdict: str
+    evidence: str
+    runs: Sequence[Run]
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+
 def claims_section(runs: Sequence[Run], fits: Sequence[Entry], fields: dict[str, Entry]) -> list[Entry]:
     """One entry for every claim and model (C6: all models together), in the order of CLAIMS.
 
@@ -49,31 +59,40 @@ def claims_section(runs: Sequence[Run], fits: Sequence[Entry], fields: dict[str,
     fits: `fits_section`. fields: {run: its score field}, for the runs that have one.
     """
     by_model = group_by(runs, lambda run: run.model)
-    entries = [_both_clocks(by_model)]
+    judged = {("C6", "all"): _both_clocks(by_model)}
     for model, of_model in by_model.items():
-        entries += [
-            _rule_clock_order(of_model, "C1", model, "complexity", growing=True),
-            _rule_clock_order(of_model, "C2", model, "log10 parameters", growing=False),
-            _invariance(of_model, model),
-            _linearity(of_model, model, fits),
-            _width_order(of_model, "C5a", model, "log10 N", growing=True),
-            _width_order(of_model, "C5b", model, "complexity", growing=False),
-            _vanishing(of_model, model),
-            _basins(of_model, model, fields),
-        ]
-    return sorted(entries, key=lambda entry: list(CLAIMS).index(entry["claim"]))
+        judged |= {
+            ("C1", model): _order(of_model, "complexity", rule_time, "later"),
+            ("C2", model): _order(of_model, "log10 parameters", rule_time, "earlier"),
+            ("C3", model): _invariance(of_model),
+            ("C4", model): _linearity(of_model, [fit for fit in fits if fit["model"] == model]),
+            ("C5a", model): _order(of_model, "log10 N", window_width, "wider"),
+            ("C5b", model): _order(of_model, "complexity", window_width, "narrower"),
+            ("C5c", model): _vanishing(of_model),
+            ("C7", model): _basins(of_model, fields),
+        }
+    return [
+        {
+            "claim": claim,
+            "model": model,
+            "verdict": judgement.verdict,
+            "evidence": judgement.evidence,
+            "seeds": sorted({run.seed for run in judgement.runs}),
+            "runs": len(judgement.runs),
+            **judgement.numbers,
+        }
+        for claim in CLAIMS
+        for (judged_claim, model), judgement in judged.items()
+        if judged_claim == claim
+    ]
 
 
-def _entry(claim: str, model: str, verdict: str, evidence: str, runs: Sequence[Run], **numbers: Any) -> Entry:
-    return {
-        "claim": claim,
-        "model": model,
-        "verdict": verdict,
-        "evidence": evidence,
-        "seeds": sorted({run.seed for run in runs}),
-        "runs": len(runs),
-        **numbers,
-    }
+def rule_time(run: Run) -> Bounds:
+    return run.rule_learned.bounds
+
+
+def window_width(run: Run) -> Bounds:
+    return run.window.bounds
 
 
 def matched_pairs(runs: Sequence[Run], quantity: str) -> list[tuple[list[Run], list[Run]]]:
@@ -85,56 +104,22 @@ def matched_pairs(runs: Sequence[Run], quantity: str) -> list[tuple[list[Run], l
     return pairs
 
 
-def _rule_clock_order(runs: Sequence[Run], claim: str, model: str, quantity: str, growing: bool) -> Entry:
-    """Whether the rule clock strikes later (growing) or earlier as a quantity grows."""
+def _order(runs: Sequence[Run], quantity: str, bounds: Callable[[Run], Bounds], word: str) -> Judgement:
+    """Whether a time or a width is larger ("later", "wider") or smaller as a quantity grows."""
     pairs = matched_pairs(runs, quantity)
-    ordered = comparable = 0
-    for small, large in pairs:
-        first, second = (
-            [run.rule_learned for run in side] for side in ((small, large) if growing else (large, small))
-        )
-        in_order, certain = concordance(
-            [c.time for c in first],
-            [c.time for c in second],
-            [c.observed for c in first],
-            [c.observed for c in second],
-        )
-        ordered, comparable = ordered + in_order, comparable + certain
-    return _pairs_entry(claim, model, ordered, comparable, pairs, "later" if growing else "earlier")
-
-
-def _width_order(runs: Sequence[Run], claim: str, model: str, quantity: str, growing: bool) -> Entry:
-    """Whether the window is wider (growing) or narrower as a quantity grows."""
-    pairs = matched_pairs(runs, quantity)
-    ordered = comparable = 0
-    for small, large in pairs:
-        for narrow, wide in product(*((small, large) if growing else (large, small))):
-            (narrow_low, narrow_high), (wide_low, wide_high) = width_bounds(narrow), width_bounds(wide)
-            ordered += narrow_high < wide_low
-            comparable += narrow_high < wide_low or wide_high <= narrow_low
-    return _pairs_entry(claim, model, ordered, comparable, pairs, "wider" if growing else "narrower")
-
-
-def width_bounds(run: Run) -> tuple[float, float]:
-    """The least and the largest width of a run's window that agree with what it shows."""
-    window = run.window
-    if window.width is not None:
-        return window.width, window.width
-    low = -math.inf if window.at_least is None else window.at_least
-    return low, math.inf if window.at_most is None else window.at_most
-
-
-def _pairs_entry(
-    claim: str, model: str, ordered: int, comparable: int, pairs: Sequence[tuple[list[Run], list[Run]]], word: str
-) -> Entry:
     used = list({run.name: run for pair in pairs for side in pair for run in side}.values())
+    ordered = comparable = 0
+    for pair in pairs:
+        low, high = pair if word in ("later", "wider") else reversed(pair)
+        in_order, certain = concordance(list(map(bounds, low)), list(map(bounds, high)))
+        ordered, comparable = ordered + in_order, comparable + certain
+    numbers = {"pairs": comparable, "ordered": ordered}
     if not used:
-        return _entry(claim, model, "not measured", "no two runs differ in this alone", used, pairs=0, ordered=0)
+        return Judgement("not measured", "no two runs differ in this alone", used, numbers)
     if not comparable:
-        return _entry(claim, model, "censored", "no pair of runs has a certain order", used, pairs=0, ordered=0)
+        return Judgement("censored", "no pair of runs has a certain order", used, numbers)
     verdict = "seen" if ordered >= AGREEMENT * comparable else "not seen"
-    evidence = f"{word} in {ordered} of {comparable} pairs of runs"
-    return _entry(claim, model, verdict, evidence, used, pairs=comparable, ordered=ordered)
+    return Judgement(verdict, f"{word} in {ordered} of {comparable} pairs of runs", used, numbers)
 
 
 def _median(crossings: Sequence[Crossing]) -> Crossing:
@@ -154,7 +139,7 @@ def _spread(crossings: Sequence[Crossing]) -> tuple[float, bool] | None:
     return max([*seen, *later]) / min(seen), bool(later)
 
 
-def _invariance(runs: Sequence[Run], model: str) -> Entry:
+def _invariance(runs: Sequence[Run]) -> Judgement:
     """C3, by the spread of the median memory clocks of the rules at equal N."""
     used, spreads, rule_spreads = [], [], []
     for group in group_by(runs, lambda run: run.setting_apart_from(RULE_KEYS)).values():
@@ -164,10 +149,10 @@ def _invariance(runs: Sequence[Run], model: str) -> Entry:
             spreads.append(_spread([_median([run.memorised for run in members]) for members in rules]))
             rule_spreads.append(_spread([_median([run.rule_learned for run in members]) for members in rules]))
     if not used:
-        return _entry("C3", model, "not measured", "no two runs differ in the rule alone", used)
+        return Judgement("not measured", "no two runs differ in the rule alone", used)
     known = [spread for spread in spreads if spread is not None]
     if not known:
-        return _entry("C3", model, "censored", "no rule was memorised", used)
+        return Judgement("censored", "no rule was memorised", used)
     factor, bound = max(known)
     if factor > INVARIANT_FACTOR:
         verdict = "not seen"
@@ -177,51 +162,45 @@ def _invariance(runs: Sequence[Run], model: str) -> Entry:
     evidence = f"tau_mem of the rules within a factor of {_factor(factor, bound)}"
     if of_rule is not None:
         evidence += f", tau_rule within {_factor(*of_rule)}"
-    return _entry(
-        "C3", model, verdict, evidence, used, factor=factor, is_bound=bound, rule_factor=of_rule and of_rule[0]
-    )
+    numbers = {"factor": factor, "is_bound": bound, "rule_factor": of_rule and of_rule[0]}
+    return Judgement(verdict, evidence, used, numbers)
 
 
 def _factor(value: float, bound: bool) -> str:
     return f"{'at least ' if bound else ''}{value:.1f}"
 
 
-def _linearity(runs: Sequence[Run], model: str, fits: Sequence[Entry]) -> Entry:
+def _linearity(runs: Sequence[Run], fits: Sequence[Entry]) -> Judgement:
     """C4, by the slope of the censored fit over most runs."""
-    candidates = [
-        fit for fit in fits if fit["model"] == model and fit["clock"] == MEMORY and fit["against"] == "log10 N"
-    ]
+    candidates = [fit for fit in fits if (fit["clock"], fit["against"]) == (MEMORY, "log10 N")]
     if not candidates:
-        return _entry("C4", model, "not measured", "no two runs differ in N alone", [])
+        return Judgement("not measured", "no two runs differ in N alone", [])
     determined = [fit for fit in candidates if fit["slopes"]["log10 N"]["slope"] is not None]
     if not determined:
-        return _entry("C4", model, "censored", "too few runs were memorised for a slope", runs)
+        return Judgement("censored", "too few runs were memorised for a slope", runs)
     fit = max(determined, key=lambda each: each["observed"])
     used = [run for run in runs if run.rule.describe() == fit["fixed"]]
     slope = fit["slopes"]["log10 N"]
-    low, high = (
-        (slope["bootstrap_low"], slope["bootstrap_high"])
-        if slope["bootstrap_low"] is not None
-        else (slope["low"], slope["high"])
-    )
+    kind = "" if slope["bootstrap_low"] is None else "bootstrap_"
+    low, high = slope[f"{kind}low"], slope[f"{kind}high"]
     interval = "" if low is None else f" ({low:.2f} to {high:.2f})"
     evidence = (
         f"slope of log tau_mem against log N {slope['slope']:.2f}{interval}, {fit['observed']} runs memorised, "
         f"{fit['censored']} censored, {fit['fixed']}"
     )
     verdict = "seen" if NEARLY_LINEAR[0] <= slope["slope"] <= NEARLY_LINEAR[1] else "not seen"
-    return _entry("C4", model, verdict, evidence, used, slope=slope["slope"], low=low, high=high)
+    return Judgement(verdict, evidence, used, {"slope": slope["slope"], "low": low, "high": high})
 
 
-def _vanishing(runs: Sequence[Run], model: str) -> Entry:
+def _vanishing(runs: Sequence[Run]) -> Judgement:
     states = [run.window.state for run in runs]
     vanished, opened = states.count("vanished"), states.count("open")
     evidence = f"{opened} runs open, {vanished} vanished, {states.count('censored')} censored"
     verdict = "seen" if vanished else "censored" if not opened else "not seen"
-    return _entry("C5c", model, verdict, evidence, runs, open=opened, vanished=vanished)
+    return Judgement(verdict, evidence, runs, {"open": opened, "vanished": vanished})
 
 
-def _both_clocks(by_model: dict[str, list[Run]]) -> Entry:
+def _both_clocks(by_model: dict[str, list[Run]]) -> Judgement:
     """C6: which models show both clocks in one run, the rule first, and how far apart they are where tasks agree."""
     parts, complete = [], []
     for model, runs in by_model.items():
@@ -230,14 +209,10 @@ def _both_clocks(by_model: dict[str, list[Run]]) -> Entry:
         parts.append(f"{model}: both in one run {both}, rule {rule}, memory {memory} of {len(runs)} runs")
         complete += [model] if both else []
     verdict = "seen" if len(complete) == len(by_model) else "censored"
-    return _entry(
-        "C6",
-        "all",
-        verdict if len(by_model) > 1 else "not measured",
-        "; ".join([*parts, *_offsets(by_model)]),
-        [run for runs in by_model.values() for run in runs],
-        models_with_both=complete,
-    )
+    evidence = "; ".join([*parts, *_offsets(by_model)])
+    used = [run for runs in by_model.values() for run in runs]
+    numbers = {"models_with_both": complete}
+    return Judgement(verdict if len(by_model) > 1 else "not measured", evidence, used, numbers)
 
 
 def _offsets(by_model: dict[str, list[Run]]) -> list[str]:
@@ -258,11 +233,11 @@ def _offsets(by_model: dict[str, list[Run]]) -> list[str]:
     return texts
 
 
-def _basins(runs: Sequence[Run], model: str, fields: dict[str, Entry]) -> Entry:
+def _basins(runs: Sequence[Run], fields: dict[str, Entry]) -> Judgement:
     """C7 on the runs whose score field was measured: seen if all that reached both clocks show both expansions."""
     measured = [run for run in runs if run.name in fields]
     if not measured:
-        return _entry("C7", model, "not measured", "the score field of no run was measured", [])
+        return Judgement("not measured", "the score field of no run was measured", [])
     texts, verdicts = [], []
     complete = [run for run in measured if run.window.width is not None]
     for run in measured:
@@ -278,10 +253,12 @@ def _basins(runs: Sequence[Run], model: str, fields: dict[str, Entry]) -> Entry:
         verdict = "not seen"
     else:
         verdict = "censored" if None in verdicts or not complete else "seen"
-    return _entry("C7", model, verdict, "; ".join(texts), measured)
+    return Judgement(verdict, "; ".join(texts), measured)
 
 
-def basin_changes(field: Entry, rule: Crossing, memory: Crossing) -> tuple[float | None, float | None, float | None]:
+def basin_changes(
+    measured: Entry, rule: Crossing, memory: Crossing
+) -> tuple[float | None, float | None, float | None]:
     """How basins changed at the two clocks, as ratios of radii that are above 1 where the claim holds.
 
     (held-out basins over those without any rule, and those over the basins of violating vertices, both at the first
@@ -289,15 +266,15 @@ def basin_changes(field: Entry, rule: Crossing, memory: Crossing) -> tuple[float
     A violating basin narrower than the smallest measured noise level counts as that wide. None where a clock has not
     struck or a radius is not known.
     """
-    steps, basins = field["steps"], field["basins"]["one_step"]
-    plain = field["no_rule"]["held_out"]["radius"]
+    steps, basins = measured["steps"], measured["basins"]["one_step"]
+    plain = measured["no_rule"]["held_out"]["radius"]
     after = [i for i, step in enumerate(steps) if rule.observed and step >= rule.time]
     grown = shrunk = dominance = None
     if after:
         grown = _ratio(basins[after[0]]["held_out"]["radius"], plain)
         violating = basins[after[0]]["violating"]
         narrow = violating["radius"] is None and violating["probability"][0] < 0.5
-        shrunk = _ratio(plain, field["sigmas"][0] if narrow else violating["radius"])
+        shrunk = _ratio(plain, measured["sigmas"][0] if narrow else violating["radius"])
     if memory.observed and steps[-1] >= memory.time:
         dominance = _ratio(basins[-1]["train"]["radius"], basins[-1]["held_out"]["radius"])
     return grown, shrunk, dominance

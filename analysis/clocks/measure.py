@@ -61,7 +61,7 @@ def varied(runs: Sequence[Run], name: str) -> list[list[Run]]:
 
 
 def bootstraps(runs: Sequence[Run], replicates: int = REPLICATES) -> Replicates:
-    """{run: {clock: its `analysis.clocks.striking.bootstrap`}} for the main clocks."""
+    """{run: {clock: its `analysis.clocks.resampled.bootstrap`}} for the main clocks."""
     return {run.name: bootstrap(run.rows, MAIN_CLOCKS, replicates, seed=i) for i, run in enumerate(runs)}
 
 

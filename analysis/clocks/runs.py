@@ -30,23 +30,10 @@ from eval.storage import read_json, read_jsonl
 
 # What may differ between runs that are compared as one setting with several seeds: what names a run, which of the
 # equivalent data sets it has, how long it lasts, how often it is looked at. None of these changes what a step does.
-NO_SETTING = {
-    "output_dir",
-    "seed",
-    "data_seed",
-    "held_out_size",
-    "steps",
-    "stop",
-    "stop_copies",
-    "evaluate_from",
-    "evaluations_per_decade",
-    "evaluate_samples",
-    "evaluate_samples_min",
-    "evaluation_share",
-    "save_every",
-    "log_every",
-    "threads",
-}
+NO_SETTING = set(
+    "output_dir seed data_seed held_out_size steps stop stop_copies evaluate_from evaluations_per_decade "
+    "evaluate_samples evaluate_samples_min evaluation_share save_every log_every threads".split()
+)
 RULE_KEYS = {"rule", *OPTIONS}
 
 

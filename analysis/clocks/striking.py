@@ -27,6 +27,8 @@ from eval.generative.measure import copies_beyond_control, novel_validity
 
 
 Row = dict[str, Any]
+# The least and the largest value that agree with what a run shows.
+Bounds = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,10 @@ class Crossing:
         """The step, or the bound beyond which it lies: what statistics of censored times take with `observed`."""
         return max(float(self.after), 1.0) if self.step is None else self.step
 
+    @property
+    def bounds(self) -> Bounds:
+        return (self.time, self.time) if self.observed else (math.nextafter(self.time, math.inf), math.inf)
+
 
 def crossing(
     steps: Sequence[int],
@@ -184,6 +190,16 @@ class Window:
     width: float | None = None
     at_least: float | None = None
     at_most: float | None = None
+
+    @property
+    def bounds(self) -> Bounds:
+        """Of the width."""
+        if self.width is not None:
+            return self.width, self.width
+        return (
+            -math.inf if self.at_least is None else self.at_least,
+            math.inf if self.at_most is None else self.at_most,
+        )
 
 
 def innovation_window(rule: Crossing, memory: Crossing) -> Window:

@@ -7,6 +7,10 @@ from analysis.report.numbers import NOT_AVAILABLE
 from analysis.report.results import Location, Results, lookup
 
 
+# Of a digest, so many hexadecimal digits are shown.
+DIGITS = 16
+
+
 @dataclass(frozen=True)
 class Cell:
     """text: as shown. location: where the number stands in `results.json`; None for words."""
@@ -39,6 +43,11 @@ def value(results: Results, location: Location, write: Callable[..., str]) -> Ce
     return Cell(write(lookup(results, *location)), location)
 
 
+def row_cells(results: Results, words: Sequence[str], at: Location, columns: Sequence[Column]) -> list[Cell]:
+    """A row: words, then the numbers that stand below `at`."""
+    return [*map(Cell, words), *(value(results, (*at, *keys.split(".")), write) for _, keys, write in columns)]
+
+
 def number_table(
     results: Results,
     title: str,
@@ -51,10 +60,7 @@ def number_table(
 
     words: headings of the words. rows: (words, location of the row).
     """
-    cells = [
-        [*map(Cell, told), *(value(results, (*at, *keys.split(".")), write) for _, keys, write in columns)]
-        for told, at in rows
-    ]
+    cells = [row_cells(results, told, at, columns) for told, at in rows]
     return Table(title, [*words, *(heading for heading, *_ in columns)], cells, note)
 
 
@@ -65,3 +71,18 @@ def settings(results: Results, section: str, title: str) -> Table:
         for key, entry in (lookup(results, section) or {}).items()
     ]
     return Table(title, ["Name", "Value"], rows)
+
+
+def digests(results: Results) -> Table:
+    """What was measured: the beginning of the SHA-256 of every model, data set, configuration and file."""
+    kinds = {"models": "model", "data": "data", "config": "options", "configs": "options", "files": "file"}
+    rows = []
+    for section, kind in kinds.items():
+        named = lookup(results, "digests", section) or {}
+        entries = named if isinstance(named, dict) else {"config.yaml": named}
+        at = ("digests", section)
+        for name, digest in entries.items():
+            location = (*at, name) if isinstance(named, dict) else at
+            rows.append([Cell(kind), Cell(name), Cell(digest[:DIGITS], location)])
+    note = "The first 16 of 64 digits; results.json has them all, eval/digests.py says of what." if rows else ""
+    return Table("What was measured", ["Kind", "Name", "SHA-256"], rows, note)

@@ -4,6 +4,7 @@ import copy
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -37,7 +38,7 @@ def load_model(path: str | Path, dtype: torch.dtype) -> tuple[PreTrainedModel, P
         verbosity = logging.get_verbosity()
         logging.set_verbosity_error()
         try:
-            model, report = AutoModelForCausalLM.from_pretrained(
+            opened: Any = AutoModelForCausalLM.from_pretrained(
                 path,
                 dtype=dtype,
                 attn_implementation="sdpa",
@@ -46,6 +47,7 @@ def load_model(path: str | Path, dtype: torch.dtype) -> tuple[PreTrainedModel, P
             )
         finally:
             logging.set_verbosity(verbosity)
+        model, report = opened
         lacking = sorted(report["missing_keys"])
         unlike = sorted(str(entry[0] if isinstance(entry, tuple) else entry) for entry in report["mismatched_keys"])
         strangers = sorted(name for name in report["unexpected_keys"] if not BUFFERS.search(name))
@@ -77,8 +79,8 @@ def load_architecture(path: str | Path) -> tuple[PreTrainedModel, PreTrainedToke
 
 def require_finite(weights: Mapping[str, torch.Tensor] | Iterable[tuple[str, torch.Tensor]], where: str) -> None:
     """Raise UserError, naming the first few tensors, if a weight is NaN or infinite."""
-    items = weights.items() if isinstance(weights, Mapping) else weights
-    broken = [name for name, weight in items if not torch.isfinite(weight).all()]
+    named = dict(weights)
+    broken = [name for name, weight in named.items() if not torch.isfinite(weight).all()]
     if broken:
         raise UserError(
             f"the weights of {where} are not finite (NaN or infinite) in {_several(broken)}; the training that made "

@@ -62,8 +62,8 @@ class Verifier:
         self.seconds, self.workers = seconds, workers
         self._judged: dict[tuple[str, str], bool | None] = {}
         self._lock = threading.Lock()
-        self._started: list[subprocess.Popen] = []
-        self._free: queue.SimpleQueue[subprocess.Popen | None] = queue.SimpleQueue()
+        self._started: list[subprocess.Popen[str]] = []
+        self._free: queue.SimpleQueue[subprocess.Popen[str] | None] = queue.SimpleQueue()
         self._owner = 0
 
     def equal(self, reference: str, answer: str) -> bool | None:
@@ -81,9 +81,7 @@ class Verifier:
         with self._lock:
             for process in self._started if self._owner == os.getpid() else []:
                 process.kill()
-                process.wait()
-                process.stdin.close()
-                process.stdout.close()
+                process.communicate()
             self._started, self._owner = [], 0
 
     def _judge(self, reference: str, answer: str) -> bool | None:
@@ -91,9 +89,7 @@ class Verifier:
         process = self._free.get()
         try:
             process = process or self._start()
-            process.stdin.write(json.dumps([reference, answer]) + "\n")
-            process.stdin.flush()
-            line = process.stdout.readline()
+            line = _exchange(process, json.dumps([reference, answer]) + "\n")
         except BrokenPipeError:
             line = ""
         # A worker survives a comparison that is too long; one that is gone is replaced at the next use.
@@ -109,7 +105,7 @@ class Verifier:
                 for _ in range(self.workers):
                     self._free.put(None)
 
-    def _start(self) -> subprocess.Popen:
+    def _start(self) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             # -P: the folder of the worker holds modules of the lab, which must not hide others of the same name.
             [sys.executable, "-P", str(WORKER), str(self.seconds)],
@@ -121,9 +117,17 @@ class Verifier:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
         self._started.append(process)
-        if process.stdout.readline() != "ready\n":
+        if _exchange(process, "") != "ready\n":
             raise RuntimeError(f"{WORKER} does not start; run it by hand with the argument 1 to see why")
         return process
+
+
+def _exchange(process: subprocess.Popen[str], line: str) -> str:
+    """Write `line` to a worker and read the line that it answers, empty if it has ended."""
+    assert process.stdin is not None and process.stdout is not None  # both are pipes
+    process.stdin.write(line)
+    process.stdin.flush()
+    return process.stdout.readline()
 
 
 # One for the process: a task is a value that is pickled and compared, and holds no process.

@@ -77,8 +77,9 @@ def score_countdown(answer: str | None, numbers: list[int], target: int | float 
     published problems have a target such as "266.6666666666667") is met within `TOLERANCE`. Raises ValueError if the
     problem itself is broken.
     """
-    wanted, given = exact_number(target), [exact_number(number) for number in _list_of(numbers)]
-    if wanted is None or not given or any(number is None or number.denominator != 1 for number in given):
+    values = [exact_number(number) for number in numbers] if isinstance(numbers, list) else []
+    wanted, given = exact_number(target), [value for value in values if value is not None and value.denominator == 1]
+    if wanted is None or not given or len(given) < len(values):
         raise ValueError("numbers must be a list of integers, and target a number")
     expression = None if answer is None else evaluate_expression(answer)
     if expression is None or sorted(expression.numbers) != sorted(given):
@@ -93,10 +94,6 @@ def exact_number(value: Any) -> Fraction | None:
         return None
     text = str(value).strip()
     return Fraction(text) if re.fullmatch(r"[+-]?(?:[0-9]{1,50}(?:\.[0-9]{0,50})?|\.[0-9]{1,50})", text) else None
-
-
-def _list_of(numbers: Any) -> list[Any]:
-    return numbers if isinstance(numbers, list) else []
 
 
 class _NotAnExpression(Exception):

@@ -77,9 +77,9 @@ def same_answer(answer: str, reference: str) -> bool | None:
     """Whether two answers are the same; None if that cannot be judged in time."""
     if same_text(answer, reference):
         return True
-    bases = [IN_A_BASE.fullmatch(normalise(text)) for text in (answer, reference)]
-    if all(bases):
-        return bases[0].groups() == bases[1].groups()
+    own, wanted = (IN_A_BASE.fullmatch(normalise(text)) for text in (answer, reference))
+    if own and wanted:
+        return own.groups() == wanted.groups()
     if _digits_apart(answer) != _digits_apart(reference):
         return False
     if too_costly(answer) or too_costly(reference):

@@ -13,6 +13,7 @@ import os
 import resource
 import signal
 import sys
+from typing import Any, cast
 
 import sympy
 from math_verify import LatexExtractionConfig, parse, verify
@@ -67,20 +68,23 @@ def read_line() -> bytes:
 
 
 def compare(reference: str, answer: str) -> bool:
-    parsed = [
-        parse(f"\\boxed{{{text}}}", extraction_config=EXTRACTION, parsing_timeout=None) for text in (reference, answer)
-    ]
+    gold, given = (_parse(f"\\boxed{{{text}}}") for text in (reference, answer))
     # The order matters: math-verify is not symmetric.
-    if not verify(*parsed, timeout_seconds=None):
+    if not verify(gold, given, timeout_seconds=cast(int, None)):
         return False
     # math-verify compares numbers to six decimals. That is right where the reference itself was rounded.
-    return "." in reference or not all(parsed) or bool(exactly_equal(parsed[0][0], parsed[1][0]))
+    return "." in reference or not gold or not given or bool(exactly_equal(gold[0], given[0]))
 
 
-def exactly_equal(one, other) -> bool:
+def _parse(text: str) -> list[Any]:
+    # No limit of its own, which is an alarm: the kernel's is enough.
+    return parse(text, extraction_config=EXTRACTION, parsing_timeout=cast(int, None))
+
+
+def exactly_equal(one: Any, other: Any) -> bool:
     """Whether two objects that math-verify takes for equal have equal numbers; True where nothing can be compared."""
     if isinstance(one, sympy.MatrixBase) and isinstance(other, sympy.MatrixBase):
-        return one.shape == other.shape and all(map(exactly_equal, one, other))
+        return one.shape == other.shape and all(map(exactly_equal, one.flat(), other.flat()))
     if isinstance(one, sympy.FiniteSet) and isinstance(other, sympy.FiniteSet):
         return all(any(exactly_equal(a, b) for b in other) for a in one)
     if isinstance(one, sympy.Tuple | sympy.Interval | sympy.Union) and type(one) is type(other):
@@ -90,7 +94,7 @@ def exactly_equal(one, other) -> bool:
     return True
 
 
-def _equal_expressions(one, other) -> bool:
+def _equal_expressions(one: Any, other: Any) -> bool:
     symbols = sorted(one.free_symbols | other.free_symbols, key=str)
     if len(symbols) > len(PROBES):
         return True

@@ -8,6 +8,7 @@ from eval.tasks.markup import strip_markup
 
 # A unit or a currency before the number, and a label such as `x =`, `Total:` or `about`.
 CURRENCY = r"(?:[$€£¥₹¢]|\b(?:USD|EUR|GBP|Rs\.?)(?=\s*[-+0-9.]))"
+BEFORE_THE_DIGITS = re.compile(rf"\s*{CURRENCY}?\s*([+-]?)\s*{CURRENCY}?\s*")
 LABEL = re.compile(
     r"(?:[A-Za-z][A-Za-z ]{0,40}[A-Za-z]|[A-Za-z])?\s*(?:=|:|\bis\b)\s*|\\approx|≈|(?:about|approximately|only)\s",
     re.IGNORECASE,
@@ -64,7 +65,8 @@ def parse_number(text: str, units: bool = True) -> Fraction | None:
 
 def _sign(text: str) -> tuple[int, str]:
     """1 or -1, and what follows the sign and the currency, in either order."""
-    match = re.match(rf"\s*{CURRENCY}?\s*([+-]?)\s*{CURRENCY}?\s*", text)
+    match = BEFORE_THE_DIGITS.match(text)
+    assert match is not None  # it matches nothing at all, too
     return (-1 if match[1] == "-" else 1), text[match.end() :]
 
 

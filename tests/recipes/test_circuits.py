@@ -34,7 +34,7 @@ PRETRAIN = {
     "evaluate_size": 8,
     "warmup_steps": 1,
     "threads": 1,
-    "tasks": ",".join(TASKS),
+    "tasks": list(TASKS),
     "output_dir": "unused",
 }
 ES = {

@@ -15,7 +15,7 @@ from eval.storage import new_folder
 from trainers.es.update import read_seed_log, replay
 
 
-def main():
+def build_parser() -> OneLineParser:
     parser = OneLineParser(
         description="Rebuild the model of any ES step from the starting model and the seed log.", allow_abbrev=False
     )
@@ -23,8 +23,11 @@ def main():
     parser.add_argument("--seeds", required=True, type=Path, help="the run's seeds.jsonl")
     parser.add_argument("--step", type=int, help="replay up to this step; the whole log if not given")
     parser.add_argument("--output", required=True, type=Path, help="new folder for the rebuilt checkpoint")
-    arguments = parser.parse_args()
+    return parser
 
+
+def main():
+    arguments = build_parser().parse_args()
     require_ours(arguments.output)
     updates = read_seed_log(arguments.seeds)
     steps = len(updates) if arguments.step is None else arguments.step

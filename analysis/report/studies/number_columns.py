@@ -1,20 +1,15 @@
-"""Columns of numbers, for `tables.number_table`, and its rows where they are not all alike."""
+"""Columns of numbers, for `tables.number_table`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from analysis.report.numbers import fixed
-from analysis.report.results import Location, Results
-from analysis.report.tables import Cell, Column, value
+from analysis.report.tables import Column
 
 
 Writer = Callable[[float | None], str]
 
 two_decimals: Writer = partial(fixed, decimals=2)
-
-
-def row_cells(results: Results, words: Sequence[str], at: Location, columns: Sequence[Column]) -> list[Cell]:
-    return [*map(Cell, words), *(value(results, (*at, *keys.split(".")), write) for _, keys, write in columns)]
 
 
 def columns_of(write: Writer, keys: Mapping[str, str]) -> list[Column]:

@@ -4,16 +4,24 @@ import pytest
 import torch
 
 from analysis.clocks.censored import censored_fit, concordance
+from analysis.clocks.striking import Crossing
 
 
 def test_concordance_counts_only_pairs_of_known_order():
-    seen, cut = True, False
-    assert concordance([1, 5], [3], [seen, seen], [seen]) == (1, 2)
-    assert concordance([2], [3], [seen], [cut]) == (1, 1)
-    assert concordance([2], [1], [seen], [cut]) == (0, 0)
-    assert concordance([4], [3], [cut], [seen]) == (0, 1)
-    assert concordance([4], [9], [cut], [cut]) == (0, 0)
-    assert concordance([3], [3], [seen], [seen]) == (0, 1)
+    def struck(time):
+        return Crossing(time, 0).bounds
+
+    def cut(time):
+        return Crossing(None, time).bounds
+
+    assert concordance([struck(1), struck(5)], [struck(3)]) == (1, 2)
+    assert concordance([struck(2)], [cut(3)]) == (1, 1)
+    assert concordance([struck(3)], [cut(3)]) == (1, 1)
+    assert concordance([struck(2)], [cut(1)]) == (0, 0)
+    assert concordance([cut(4)], [struck(3)]) == (0, 1)
+    assert concordance([cut(3)], [struck(3)]) == (0, 1)
+    assert concordance([cut(4)], [cut(9)]) == (0, 0)
+    assert concordance([struck(3)], [struck(3)]) == (0, 1)
 
 
 # Hours until motorettes failed, by temperature in degrees Celsius, and hours at which the others were still running.

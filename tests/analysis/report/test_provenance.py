@@ -138,7 +138,7 @@ def test_numbers_of_clocks(tmp_path, rule_run):
         for size in (64, 128):
             rule_run(tmp_path / "runs" / f"n{size}-{seed}", train_size=size, memory=50 * size, seed=seed)
     runs = read_runs(tmp_path / "runs")
-    results = measure(runs, tmp_path, 0, 5)
+    results = measure(runs, 0, 5)
     again = bootstraps(runs, 5)
     of_runs = computed("clocks", "runs/n64-0/clocks/tau_mem/step", runs, again)
     assert at(of_runs, "n64-0/clocks/tau_mem/step") == at(results, "runs/n64-0/clocks/tau_mem/step") > 0

@@ -9,10 +9,10 @@ from analysis.report.results import Results, lookup
 from analysis.report.section import Section
 from analysis.report.sentences import join
 from analysis.report.studies.circuits.labels import direction_label, models_of_change, task_label
-from analysis.report.studies.number_columns import columns_of, row_cells
+from analysis.report.studies.number_columns import columns_of
 from analysis.report.studies.terms import explained
 from analysis.report.style import GREY, INK, canvas
-from analysis.report.tables import Cell, Table, value
+from analysis.report.tables import Cell, Table, row_cells, value
 
 
 AT = ("change", "migration")

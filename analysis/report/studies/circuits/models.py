@@ -3,8 +3,8 @@
 from analysis.report.numbers import count, percent, significant
 from analysis.report.results import Results, label, lookup
 from analysis.report.studies.circuits.labels import task_label
-from analysis.report.studies.number_columns import columns_of, row_cells
-from analysis.report.tables import Cell, Column, Table, number_table
+from analysis.report.studies.number_columns import columns_of
+from analysis.report.tables import Cell, Column, Table, number_table, row_cells
 
 
 SIZES = columns_of(count, {"Parameters": "parameters", "Layers": "layers", "Heads": "heads"})

@@ -10,10 +10,10 @@ from analysis.report.numbers import fixed, percent, significant
 from analysis.report.results import Results, lookup
 from analysis.report.section import Section
 from analysis.report.studies.circuits.labels import capital, task_label
-from analysis.report.studies.number_columns import row_cells, two_decimals
+from analysis.report.studies.number_columns import two_decimals
 from analysis.report.studies.terms import explained
 from analysis.report.style import DOTTED, GREY, INK, canvas
-from analysis.report.tables import Cell, Column, Table, value
+from analysis.report.tables import Cell, Column, Table, row_cells, value
 
 
 # Direct attribution, what DFA makes of the source, what it must beat, and what knows nothing.

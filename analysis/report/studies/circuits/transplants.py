@@ -8,10 +8,10 @@ from analysis.report.results import Results, label
 from analysis.report.section import Section
 from analysis.report.studies.circuits.labels import models_of_change, needs_of_tasks, of_tasks, task_label
 from analysis.report.studies.circuits.panels import grid, legend_above
-from analysis.report.studies.number_columns import columns_of, row_cells
+from analysis.report.studies.number_columns import columns_of
 from analysis.report.studies.terms import explained
 from analysis.report.style import DOTTED, colour
-from analysis.report.tables import Cell, Table, value
+from analysis.report.tables import Cell, Table, row_cells, value
 
 
 COLUMNS = columns_of(significant, {"Receiver": "receiver", "Donor": "donor", "20 % of nodes": "circuits.3"})

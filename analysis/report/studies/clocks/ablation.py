@@ -40,10 +40,5 @@ def figure(results: Results) -> Figure:
 
 
 SECTION = Section(
-    name="ablation",
-    title="What a head or an MLP does",
-    needs=[("mechanism",)],
-    on_demand=True,
-    figure=figure,
-    caption=lambda results: CAPTION,
+    "ablation", "What a head or an MLP does", [("mechanism",)], figure, lambda results: CAPTION, on_demand=True
 )

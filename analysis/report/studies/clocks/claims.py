@@ -92,11 +92,5 @@ def terms(results: Results) -> Terms:
 
 
 SECTION = Section(
-    name="claims",
-    title="What the sweep shows",
-    needs=[("claims",)],
-    figure=figure,
-    caption=lambda results: CAPTION,
-    numbers=[table],
-    terms=terms,
+    "claims", "What the sweep shows", [("claims",)], figure, lambda results: CAPTION, numbers=[table], terms=terms
 )

@@ -48,10 +48,4 @@ def figure(results: Results) -> Figure:
     return drawing
 
 
-SECTION = Section(
-    name="curves",
-    title="How runs get there",
-    needs=[("shown_runs",)],
-    figure=figure,
-    caption=lambda results: CAPTION,
-)
+SECTION = Section("curves", "How runs get there", [("shown_runs",)], figure, lambda results: CAPTION)

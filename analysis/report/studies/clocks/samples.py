@@ -65,11 +65,4 @@ def draw_samples(axes: Axes, entry: Entry) -> None:
     axes.axis("off")
 
 
-SECTION = Section(
-    name="samples",
-    title="What the models draw",
-    needs=[("samples",)],
-    on_demand=True,
-    figure=figure,
-    caption=lambda results: CAPTION,
-)
+SECTION = Section("samples", "What the models draw", [("samples",)], figure, lambda results: CAPTION, on_demand=True)

@@ -58,10 +58,5 @@ def edges(centres: np.ndarray) -> np.ndarray:
 
 
 SECTION = Section(
-    name="score-clock",
-    title="Between the two optima",
-    needs=[("score_field",)],
-    on_demand=True,
-    figure=figure,
-    caption=lambda results: CAPTION,
+    "score-clock", "Between the two optima", [("score_field",)], figure, lambda results: CAPTION, on_demand=True
 )

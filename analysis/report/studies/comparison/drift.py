@@ -12,21 +12,20 @@ from analysis.report.section import Section, Terms
 from analysis.report.sentences import join, sentence
 from analysis.report.studies.comparison.accuracy import task_label, trained_task
 from analysis.report.studies.comparison.layer_maps import draw_cells, grid, log_scale
+from analysis.report.studies.number_columns import with_suffixed_ends
 from analysis.report.style import canvas, colour, colour_bar, dots, logarithmic, name_rows, only_cells, write_beside
 from analysis.report.tables import Table, number_table
 
 
 DIRECTIONS = ("forward", "reverse")
 ENDS = ("per_token", "per_token_low", "per_token_high")
-PER_TOKEN = tuple((heading, key, significant) for heading, key in zip(("Per token", "Low", "High"), ENDS, strict=True))
-COLUMNS = (
+PER_TOKEN = with_suffixed_ends("Per token", significant, "per_token")
+COLUMNS = [
     *PER_TOKEN,
-    ("Per completion", "per_sequence", significant),
-    ("Low", "per_sequence_low", significant),
-    ("High", "per_sequence_high", significant),
+    *with_suffixed_ends("Per completion", significant, "per_sequence"),
     ("Completions", "sequences", count),
     ("Tokens", "tokens", count),
-)
+]
 MATRICES = {"incremental": "against the stage before", "cumulative": "against base"}
 
 

@@ -5,12 +5,12 @@ from matplotlib.figure import Figure
 from analysis.report.numbers import percent, points
 from analysis.report.results import Results, lookup
 from analysis.report.section import Section
-from analysis.report.studies.number_columns import row_cells, with_ends
+from analysis.report.studies.number_columns import with_ends
 from analysis.report.studies.sequential.arm_marks import interval_dot, look
 from analysis.report.studies.sequential.arms import METRIC_LABELS, arms, called
 from analysis.report.studies.terms import explained
 from analysis.report.style import GREY, canvas, name_rows
-from analysis.report.tables import Table, number_table
+from analysis.report.tables import Table, number_table, row_cells
 
 
 # Metrics that are an accuracy; the others are differences of accuracies.
