@@ -9,7 +9,6 @@ training strings) lie decades apart.
 """
 
 import math
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from eval.digests import file_digest, run_digests
 from eval.errors import UserError
 from eval.generative.checkpoint import MODELS, GenerativeModel, build_model, load_weights, save_weights, steps_of
 from eval.generative.measure import copies_beyond_control, losses_of_strings, measure_samples
+from eval.ownership import remove_made
 from eval.results_file import write_results
 from eval.rollout.loading import require_finite
 from eval.rules import OPTIONS, Rule, Split, make_rule
@@ -51,7 +51,7 @@ from trainers.options import (
     check_bounds,
     option,
 )
-from trainers.run_folder import checkpoint_folder, last_complete_step, save_checkpoint, start_run
+from trainers.run_folder import checkpoint_folder, end_run, last_complete_step, save_checkpoint, start_run
 
 
 STOPS = ("never", "rule", "memory", "clocks")
@@ -194,6 +194,7 @@ def train_rules(config: RulesConfig, progress: bool = True) -> dict[str, Any]:
     if (run / "results.json").exists():
         results = read_json(run / "results.json")
         if results["steps"] >= config.steps or _stops(run, config):
+            end_run(run)
             return results
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
@@ -204,7 +205,9 @@ def train_rules(config: RulesConfig, progress: bool = True) -> dict[str, Any]:
     if accelerator.is_main_process:
         write_results(run / "results.json", "training", results)
         results = read_json(run / "results.json")
-    return _agreed(results, accelerator)
+    results = _agreed(results, accelerator)
+    end_run(run)
+    return results
 
 
 class _RuleTraining:
@@ -451,5 +454,4 @@ def _tidy(run: Path, newest: int) -> None:
         if step < newest and step in evaluated:
             (folder / OPTIMIZER_FILE).unlink(missing_ok=True)
         elif step < newest:
-            # Renamed first: a kill in the middle of the removal must not leave half of it under its name.
-            shutil.rmtree(folder.rename(folder.with_name(f".unfinished-{folder.name}")))
+            remove_made(folder)
