@@ -6,15 +6,21 @@ it what the list of commands says. It imports at its top only what is quick to i
 """
 
 import argparse
-from collections.abc import Callable, Iterable
+import math
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from eval.errors import UserError
+from eval.paths import expand_words
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Reports a mistake as a UserError; argparse would print the usage and then the error."""
+    """Reports a mistake as a UserError; argparse would print the usage and then the error. `~` is the home folder."""
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        return super().parse_args(expand_words(sys.argv[1:] if args is None else args), namespace)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; `{self.prog} --help` explains every option")
@@ -45,6 +51,17 @@ def summary(module: ModuleType) -> str:
     """The first line of its docstring, as it stands in a list of commands."""
     assert module.__doc__ is not None
     return module.__doc__.partition("\n")[0].rstrip(".")
+
+
+def finite_number(text: str) -> float:
+    """The type of an option that takes a number, which is neither NaN nor infinite."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
+    return number
 
 
 def at_least(minimum: int) -> Callable[[str], int]:

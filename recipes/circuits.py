@@ -20,6 +20,7 @@ from analysis.circuits.attribution import METHODS
 from analysis.circuits.study import DTYPES, MAY_CHANGE, Study, StudyOptions, at_once
 from analysis.report import build
 from eval.circuit_tasks import get_circuit_task
+from eval.digests import rows_digest, run_digests
 from eval.errors import UserError, exit_with_one_line
 from eval.results_file import write_results
 from eval.storage import read_json
@@ -27,9 +28,11 @@ from eval.tasks import get_task
 from trainers.arguments import (
     as_flat_dict,
     check_at_least,
+    check_at_most,
     check_between,
     check_choice,
-    check_positive,
+    check_count,
+    check_seed,
     from_yaml,
     parse,
 )
@@ -37,6 +40,7 @@ from trainers.budget import es_at_budget, grpo_at_budget
 from trainers.es.train import train_es
 from trainers.grpo import train_grpo
 from trainers.launch import make_accelerator
+from trainers.options import check_processes, check_rows
 from trainers.pretrain import PretrainConfig, pretrain
 from trainers.run_folder import start_run
 
@@ -92,7 +96,15 @@ class CircuitsConfig(StudyOptions):
     def __post_init__(self):
         whole = [one.name for one in fields(self) if one.type is int and one.name not in ("seed", "critical_layers")]
         for name in whole:
-            check_positive(name, getattr(self, name))
+            check_count(name, getattr(self, name))
+        check_seed("seed", self.seed)
+        for name in ("examples", "test_examples", "train_examples", "resamples", "rows"):
+            check_rows(name, getattr(self, name))
+        check_processes("parallel", self.parallel)
+        check_at_most("steps", self.steps, 10_000, "integrated gradients have long converged")
+        check_at_most("critical_rank", self.critical_rank, 100_000, "no matrix has as many directions")
+        if not (self.models and self.tasks):
+            raise UserError("models and tasks each need one entry at least")
         check_at_least("critical_layers", self.critical_layers, 0)
         check_between("smallest_share", self.smallest_share, 0.0, 1.0)
         check_between("circuit_share", self.circuit_share, 0.0, 1.0)
@@ -107,7 +119,7 @@ class CircuitsConfig(StudyOptions):
             check_choice("a preset", preset, PRESETS)
         names = [one.name for one in (*self.models, *self.post_trained)]
         for name in names:
-            if names.count(name) > 1 or any(sign in name for sign in "|>,/"):
+            if names.count(name) > 1 or any(sign in name for sign in "|>,/\n\0") or not name.strip("."):
                 raise UserError(f"models and post_trained have {name!r}; give each its own name, without | > , /")
         for name in (name for transfer in self.transfers for name in vars(transfer).values()):
             check_choice("a model of transfers", name, [model.name for model in self.models])
@@ -150,8 +162,18 @@ def main() -> None:
     if accelerator.is_main_process:
         environment = read_json(run / "environment.json")
         head = {"command": environment["command"], "environment": environment, "config": as_flat_dict(config)}
+        head["digests"] = run_digests(run, config.folders(), circuit_data(config))
         write_results(run / "results.json", "circuits", head | study(config, str(accelerator.device)).measure(run))
         print(f"report: {build(run)}")
+
+
+def circuit_data(config: CircuitsConfig) -> dict[str, str]:
+    """Digests of the examples that judge circuits. Those that find them are drawn likewise, from the train split."""
+    size, seed = config.test_examples, config.seed
+    return {
+        f"{task}, {size} examples of test": rows_digest(map(vars, get_circuit_task(task).examples("test", size, seed)))
+        for task in config.every_task()
+    }
 
 
 def study(config: CircuitsConfig, device: str) -> Study:

@@ -25,16 +25,17 @@ from analysis.claims.judge import Comparison, judge
 from analysis.report import build, build_gallery
 from analysis.resume import read_results
 from analysis.theory.predictions import predict
+from eval.digests import file_digest, run_digests
 from eval.errors import UserError, exit_with_one_line
 from eval.results_file import write_results
+from eval.secrets import without_secrets
 from eval.storage import read_json, write_text
 from eval.tasks import get_task
-from recipes.compare import METHODS, CompareConfig, compare
+from recipes.compare import METHODS, CompareConfig, check_comparison, compare
 from trainers.arguments import (
     as_flat_dict,
-    check_at_least,
+    check_at_most,
     check_choice,
-    check_positive,
     from_yaml,
     parse,
     read_yaml,
@@ -42,7 +43,7 @@ from trainers.arguments import (
 from trainers.es.config import ESConfig
 from trainers.grpo import GRPOArguments, GRPOConfig
 from trainers.launch import make_accelerator
-from trainers.options import PositiveInt, check_bounds, option
+from trainers.options import PositiveInt, Processes, Rows, check_bounds, option
 from trainers.run_folder import start_run
 from trainers.side_by_side import side_by_side
 
@@ -74,15 +75,14 @@ class ClaimsConfig(ComparedOn):
     grpo_published: dict[str, Any] = option(
         {}, "further options of GRPO at the published budget, such as a smaller batch"
     )
-    processes: PositiveInt = option(2, "comparisons side by side, each with one thread")
-    probe_size: PositiveInt = option(60, "held-out problems for each point of the probes")
+    processes: Processes = option(2, "comparisons side by side, each with one thread")
+    probe_size: Rows = option(60, "held-out problems for each point of the probes")
     random_directions: PositiveInt = option(2, "random directions beside each probed update")
 
     def __post_init__(self):
         check_bounds(self)
-        for name in ("test_size", "max_new_tokens", "kl_prompts", "line_size", "batch_size"):
-            check_positive(name, getattr(self, name))
-        check_at_least("line_points", self.line_points, 3)
+        check_comparison(self)
+        check_at_most("seeds", self.seeds, 10_000, "each is a comparison of every kind")
         for name in {*self.tasks, *self.test_tasks}:
             get_task(name)
         for name in self.budgets:
@@ -128,7 +128,7 @@ def main() -> None:
     settings = method_settings(config)
     start_run(sweep, config, may_change=MAY_CHANGE)
     for name, options in settings.items():
-        write_text(sweep / "configs" / f"{name}.yaml", yaml.safe_dump(options, sort_keys=False))
+        write_text(sweep / "configs" / f"{name}.yaml", yaml.safe_dump(without_secrets(options), sort_keys=False))
 
     # 1. The comparisons, those of one seed before those of the next.
     unfinished = [job for job in planned if not is_finished(sweep / job.folder)]
@@ -154,6 +154,9 @@ def main() -> None:
         "config": as_flat_dict(config),
         "base_model": config.model,
         "claims": judge(comparisons),
+        # Each has the digests of its own models and data.
+        "digests": run_digests(sweep, {"base": config.model}, {})
+        | {"files": {str(job.folder): file_digest(sweep / job.folder / "results.json") for job in planned}},
     }
     write_results(sweep / "results.json", "claims", results)
     print(f"gallery: {build_gallery(sweep)}")

@@ -16,21 +16,23 @@ from transformers.utils.logging import disable_progress_bar
 from analysis.claims.comparison import ComparedOn, compare_models
 from analysis.report import build
 from analysis.resume import read_results
-from eval.errors import exit_with_one_line
+from eval.errors import UserError, exit_with_one_line
 from eval.results_file import write_results
 from eval.storage import read_json
 from eval.tasks import TASKS, get_task
-from trainers.arguments import as_flat_dict, check_at_least, check_positive, parse
+from trainers.arguments import as_flat_dict, check_between, parse
 from trainers.budget import es_at_budget, grpo_at_budget
 from trainers.chains import local_model
 from trainers.es.train import train_es
 from trainers.grpo import train_grpo
 from trainers.launch import make_accelerator
-from trainers.options import NonNegativeInt, PositiveInt, check_bounds, option
+from trainers.options import NonNegativeInt, PositiveInt, Rows, Seed, check_bounds, check_held_out, check_rows, option
 from trainers.run_folder import start_run
 
 
 METHODS = ("es", "grpo")
+# Along a line; a model is evaluated at each.
+MOST_POINTS = 10_000
 
 
 @dataclass(kw_only=True)
@@ -47,20 +49,28 @@ class CompareConfig(ComparedOn):
     task: str = option("countdown", "what both methods are rewarded for")
     completions: PositiveInt = option(61440, "training completions that each method generates")
     grpo_completions: NonNegativeInt = option(0, "completions of GRPO where its budget is another one; 0: the same")
-    seed: int = option(0, "seed of both trainings")
+    seed: Seed = option(0, "seed of both trainings")
     test_tasks: list[str] = option(list(TASKS), "tasks evaluated at the end")
-    test_size: PositiveInt = option(500, "held-out problems per task")
+    test_size: Rows = option(500, "held-out problems per task")
     max_new_tokens: PositiveInt = option(64, "longest completion, in training and afterwards")
-    kl_prompts: PositiveInt = option(200, "prompts per task and direction of the KL")
+    kl_prompts: Rows = option(200, "prompts per task and direction of the KL")
     line_points: int = option(11, "models along each straight line, the ends included")
     batch_size: PositiveInt = option(500, "prompts generated at a time after training")
 
     def __post_init__(self):
         check_bounds(self)
-        check_positive("line_size", self.line_size)
-        check_at_least("line_points", self.line_points, 3)
+        check_comparison(self)
         for name in {self.task, *self.test_tasks}:
             get_task(name)
+
+
+def check_comparison(config: ComparedOn) -> None:
+    """Raise `UserError` for sizes and seeds with which nothing can be compared."""
+    check_held_out(config)
+    check_rows("line_size", config.line_size)
+    check_between("line_points", config.line_points, 3, MOST_POINTS)
+    if not config.test_tasks:
+        raise UserError("test_tasks is empty; give one at least")
 
 
 CONFIG_TYPES = (CompareConfig,)

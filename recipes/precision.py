@@ -21,15 +21,16 @@ from analysis.geometry.checkpoints import Checkpoint
 from analysis.geometry.rounding import PrecisionStudy, artefacts, kind_of, markdown
 from analysis.resume import stage
 from analysis.theory.random_walk import effective_dimension
-from eval.errors import exit_with_one_line
+from eval.digests import run_digests
+from eval.errors import UserError, exit_with_one_line
 from eval.results_file import write_results
 from eval.storage import write_text
-from trainers.arguments import check_at_least, parse
+from trainers.arguments import check_between, parse
 from trainers.es.memory import model_shape
 from trainers.es.noise import Noise
 from trainers.es.rounding_study import WITHOUT_UPDATE, Steps, round_in_every_way
 from trainers.launch import make_accelerator
-from trainers.options import PositiveFloat, PositiveInt, check_bounds, option
+from trainers.options import PositiveFloat, PositiveInt, Processes, Rows, Seed, check_bounds, option
 from trainers.run_folder import start_run
 
 
@@ -37,6 +38,8 @@ from trainers.run_folder import start_run
 # norms' weights. Of the size that released 3B models have, but assumed, not measured on one.
 DEVIATIONS = {"embeddings": 0.02, "attention": 0.03, "mlp": 0.02}
 NORMS = (0.2, 1.0)
+# Each is drawn and added in turn, in every step.
+MOST_MEMBERS = 1_000_000
 
 
 @dataclass
@@ -47,17 +50,22 @@ class PrecisionConfig:
     models: list[str] = field(metadata={"help": "checkpoint folders"})
     simulated: str = option("", "folder with the config.json of a model to simulate; none")
     simulated_layers: PositiveInt = option(2, "layers of it that are simulated and stand for all")
-    sample: PositiveInt = option(4096, "numbers of each of its tensors that are simulated")
+    sample: Rows = option(4096, "numbers of each of its tensors that are simulated")
     steps: PositiveInt = option(100, "updates")
-    population: int = option(30, "members per step, N")
-    engines: PositiveInt = option(3, "engines of the released loop")
+    population: PositiveInt = option(30, "members per step, N")
+    engines: Processes = option(3, "engines of the released loop")
     sigma: PositiveFloat = option(1e-3, "standard deviation of a member's perturbation")
     alpha: PositiveFloat = option(5e-4, "step size")
-    seed: int = option(0, "fixes noise, fitness and simulated weights")
+    seed: Seed = option(0, "fixes noise, fitness and simulated weights")
 
     def __post_init__(self):
         check_bounds(self)
-        check_at_least("population", self.population, 2)
+        check_between("population", self.population, 2, MOST_MEMBERS)
+        if not (self.models or self.simulated):
+            raise UserError("models is empty and nothing is simulated; give a checkpoint folder")
+        names = [Path(folder).name for folder in self.models]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise UserError(f"two models are called {twice[0]}; give folders of different names")
 
 
 CONFIG_TYPES = (PrecisionConfig,)
@@ -82,7 +90,8 @@ def main() -> None:
         results[name] = study_both(config, name, list(simulate(config, shapes)), list(shapes.values()))
 
     settings = vars(settings_of(config, False))
-    write_results(run / "results.json", "rounding", {"models": results, "settings": settings})
+    digests = run_digests(run, {Path(folder).name: folder for folder in config.models}, {})
+    write_results(run / "results.json", "rounding", {"models": results, "settings": settings, "digests": digests})
     write_text(run / "report.md", markdown(results))
     print(f"report: {run / 'report.md'}")
 

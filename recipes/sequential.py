@@ -26,14 +26,15 @@ from analysis.behaviour.held_out import HeldOut
 from analysis.continual.chain import evaluate, measure_chain
 from analysis.continual.summary import summarise
 from analysis.report import build
+from eval.digests import data_digests, run_digests
 from eval.errors import UserError, exit_with_one_line
 from eval.results_file import write_results
 from eval.storage import read_json, write_text
 from eval.tasks import get_task
-from trainers.arguments import as_flat_dict, check_between, check_positive, parse, read_yaml
+from trainers.arguments import as_flat_dict, check_between, parse, read_yaml
 from trainers.chains import SEEDS_BETWEEN_STAGES, Arm, Budget, Plan, check_arm, local_model, task_folder, train_chain
 from trainers.launch import make_accelerator
-from trainers.options import NonNegativeInt, PositiveInt, check_bounds, option
+from trainers.options import NonNegativeInt, PositiveInt, Processes, check_bounds, check_held_out, option
 from trainers.run_folder import start_run
 from trainers.side_by_side import side_by_side
 
@@ -59,15 +60,14 @@ class SequentialConfig(HeldOut):
         0, "for a task where tokens or seconds are matched; 0: four times the reference's"
     )
     keep_optimizer: bool = option(False, "hand the optimiser's state on from task to task; ES has none")
-    processes: PositiveInt = option(
+    processes: Processes = option(
         2, "chains side by side, each with one thread; 1: in this process, as it was launched"
     )
     only: str = option("", "ARM/seed-S: train and measure this chain of a started study")
 
     def __post_init__(self):
         check_bounds(self)
-        for name in ("test_size", "max_new_tokens", "kl_prompts", "batch_size"):
-            check_positive(name, getattr(self, name))
+        check_held_out(self)
         check_between("seeds", self.seeds, 1, SEEDS_BETWEEN_STAGES)
         for name in self.columns():
             get_task(name)
@@ -153,6 +153,14 @@ def main() -> None:
 
     # 3. All numbers in one file, and the page made from it.
     environment = read_json(run / "environment.json")
+    models = {
+        f"{arm.name}/seed-{seed}/{number} {task}": folder / "model"
+        for arm, seed in config.chains()
+        for number, (task, folder) in enumerate(zip(config.tasks, plan.stages(arm.name, seed), strict=True), start=1)
+    }
+    sizes = [(task, config.test_size) for task in config.columns()] + [
+        (task, config.kl_prompts) for task in config.tasks
+    ]
     results = {
         "study": "sequential",
         "command": environment["command"],
@@ -171,6 +179,7 @@ def main() -> None:
             }
             for arm in config.arms
         },
+        "digests": run_digests(run, {"base": plan.model, **models}, data_digests(sizes, "test", config.data_seed)),
     }
     write_results(run / "results.json", "sequential", results | {"continual": summarise(results)})
     print(f"report: {build(run)}")

@@ -11,6 +11,7 @@ abbreviated flags, a key given twice, a value of the wrong type, `null` where a 
 
 import difflib
 import math
+import sys
 from collections.abc import Collection, Iterable
 from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
@@ -24,14 +25,27 @@ from transformers import TrainingArguments
 from trl import TrlParser
 
 from eval.errors import UserError
+from eval.folders import check_writable
+from eval.paths import expand_home, expand_words, require_path
+from eval.secrets import without_secrets
+
+
+# A file of options has some hundreds of values at most; more, in a small file, are aliases of aliases.
+MOST_VALUES = 100_000
+# Of steps, members, tokens, units of a layer: no run has as many, and a number beyond it is a slip of the finger.
+MOST = 99_999_999
+# numpy's; torch takes more.
+LARGEST_SEED = 2**32 - 1
 
 
 def parse(*dataclass_types: type, arguments: list[str] | None = None) -> tuple:
     """One instance of each dataclass, in order, from `arguments` (default: the command line of this process).
 
     Raises `UserError` for every mistake in the file or on the command line, also for those that a `__post_init__`
-    reports as `UserError` or `ValueError`. `--help` prints every field with its `metadata={"help": ...}`.
+    reports as `UserError` or `ValueError`, and for an `output_dir` where no folder can be. `--help` prints every field
+    with its `metadata={"help": ...}`.
     """
+    arguments = expand_words(sys.argv[1:] if arguments is None else arguments)
     parser = _Parser(dataclass_types, allow_abbrev=False)
     _add_config_option(parser)
     config_only = _Parser(add_help=False, allow_abbrev=False)
@@ -45,12 +59,17 @@ def parse(*dataclass_types: type, arguments: list[str] | None = None) -> tuple:
         *instances, _, unknown = parser.parse_args_into_dataclasses(
             arguments, return_remaining_strings=True, look_for_args_file=False
         )
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         # How transformers and TRL report impossible combinations of their own options.
         raise UserError(_one_line(error)) from error
     if unknown:
         flags = [flag for action in parser._actions for flag in action.option_strings]
         raise UserError(f"unknown argument {unknown[0]}{did_you_mean(unknown[0].split('=')[0], flags)}")
+    _require_output_dirs(*instances)
+    for instance in instances:
+        check_all_finite(instance)
+        if isinstance(folder := getattr(instance, "output_dir", None), str):
+            check_writable(folder, "output_dir")
     return tuple(instances)
 
 
@@ -59,16 +78,18 @@ def from_yaml(path: str | Path, dataclass_types: tuple[type, ...], overrides: di
 
     Raises `UserError` as `parse` does.
     """
-    values = _checked_file(Path(path), dataclass_types)
-    values |= _checked(overrides, dataclass_types, f"the options for {path}")
-    return tuple(_build(type_, values, f"{path}: ") for type_ in dataclass_types)
+    values = _checked_file(Path(expand_home(str(path))), dataclass_types)
+    values |= _checked(expand_home(overrides), dataclass_types, f"the options for {path}")
+    instances = tuple(_build(type_, values, f"{path}: ") for type_ in dataclass_types)
+    _require_output_dirs(*instances)
+    return instances
 
 
 def as_flat_dict(*configs: Any) -> dict[str, Any]:
     """The inverse of `parse`: every option of the dataclasses by name, as values that YAML can hold.
 
-    Of transformers' and TRL's arguments two kinds are left out: tokens, which are secrets, and the
-    `generation_batch_size` that GRPO derives from `steps_per_generation` and then refuses to read beside it.
+    Secrets are left out (see `eval.secrets`), and of transformers' and TRL's arguments all tokens, which they hide
+    too, and the `generation_batch_size` that GRPO derives from `steps_per_generation` and refuses to read beside it.
     """
     flat = {}
     for config in configs:
@@ -78,7 +99,7 @@ def as_flat_dict(*configs: Any) -> dict[str, Any]:
             flat |= {key: value for key, value in values.items() if key not in left_out}
         else:
             flat |= {field.name: _plain(getattr(config, field.name)) for field in fields(config) if field.init}
-    return flat
+    return without_secrets(flat)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -86,13 +107,26 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
     Raises `UserError` if there are none, if a key stands twice in one mapping, or if a base leads back to itself.
     """
-    return {key: value for _, values in _layers(Path(path)) for key, value in values.items()}
+    path = Path(expand_home(str(path)))
+    return {key: value for _, values in _layers(path) for key, value in values.items()}
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean X?` for the closest known name, or an empty string if nothing is close."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def check_finite(name: str, value: Any) -> None:
+    """Raise `UserError` if `value`, or a number in it (of dicts and lists), is NaN or infinite."""
+    if not _is_finite(value):
+        raise UserError(f"{name} is {value}; give finite numbers")
+
+
+def check_all_finite(options: Any) -> None:
+    """Raise `UserError` if an option of the dataclass instance `options` is, or holds, NaN or infinity."""
+    for declared in fields(options):
+        check_finite(declared.name, getattr(options, declared.name, None))
 
 
 def check_choice(name: str, value: str, choices: Collection[str]) -> None:
@@ -109,6 +143,24 @@ def check_positive(name: str, value: float) -> None:
         raise UserError(f"{name} is {value}; give a positive number")
 
 
+def check_count(name: str, value: int) -> None:
+    """Raise `UserError` unless `value` is from 1 to `MOST`."""
+    check_positive(name, value)
+    check_at_most(name, value, MOST, "nothing in a run is counted that far")
+
+
+def check_at_most(name: str, value: float, maximum: float, reason: str) -> None:
+    """Raise `UserError`, with the reason, if `value` is above `maximum`."""
+    if not value <= maximum:
+        raise UserError(f"{name} is {value}, above {maximum:,}: {reason}; give less")
+
+
+def check_seed(name: str, value: int) -> None:
+    """Raise `UserError` unless `value` is a seed that torch, numpy and transformers take alike."""
+    if not 0 <= value <= LARGEST_SEED:
+        raise UserError(f"{name} is {value}, and seeds go from 0 to {LARGEST_SEED}; give one of them")
+
+
 def check_at_least(name: str, value: float, minimum: float) -> None:
     """Raise `UserError` unless `value` is finite and at least `minimum`."""
     if not (math.isfinite(value) and value >= minimum):
@@ -119,6 +171,12 @@ def check_between(name: str, value: float, minimum: float, maximum: float) -> No
     """Raise `UserError` unless minimum <= value <= maximum."""
     if not minimum <= value <= maximum:
         raise UserError(f"{name} is {value}; give a number from {minimum} to {maximum}")
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, dict | list | tuple):
+        return all(map(_is_finite, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 class _Parser(TrlParser):
@@ -150,6 +208,12 @@ def _add_config_option(parser: _Parser) -> None:
     )
 
 
+def _require_output_dirs(*instances: Any) -> None:
+    for instance in instances:
+        if getattr(instance, "output_dir", None) is not None:
+            require_path(str(instance.output_dir), "output_dir")
+
+
 def _word(flag: str, text: str) -> str:
     """One entry of a list of names."""
     if "," in text:
@@ -159,10 +223,8 @@ def _word(flag: str, text: str) -> str:
 
 
 def _inline_yaml(flag: str, text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{flag} {text!r} is not valid YAML: {_one_line(error)}") from error
+    values, _ = _read_yaml(text, f"{flag} {text!r}")
+    return expand_home(values)
 
 
 def _inline_list(flag: str, type_: type, text: str) -> list:
@@ -171,7 +233,11 @@ def _inline_list(flag: str, type_: type, text: str) -> list:
 
 def _layers(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
     """(file, its own options) of a YAML file and its bases, the last base first. above: the files it is a base of."""
-    if path.resolve() in [file.resolve() for file in above]:
+    try:
+        returns = path.resolve() in [file.resolve() for file in above]
+    except (OSError, ValueError, RuntimeError) as error:  # a null byte; a link that leads back to itself
+        raise UserError(f"cannot read the config file {str(path)!r}: {_one_line(error)}") from error
+    if returns:
         raise UserError(
             f"{above[-1]}: base: {path} leads back to itself; remove one base of {', '.join(map(str, above))}"
         )
@@ -186,23 +252,57 @@ def _layers(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, dict[s
 
 def _read_mapping(path: Path, role: str) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
-        values, document = yaml.safe_load(text), yaml.compose(text)
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"there is no config file {path}{role}; give the path of a YAML file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the config file {path}{role}: {error}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {_one_line(error)}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the config file {str(path)!r}{role}: {_one_line(error)}") from error
+    values, document = _read_yaml(text, str(path))
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no `key: value` lines; write one line per option")
     _refuse_keys_given_twice(document, path)
-    return values
+    return expand_home(values)
 
 
-def _refuse_keys_given_twice(node: yaml.Node, path: Path) -> None:
+def _read_yaml(text: str, what: str) -> tuple[Any, yaml.Node | None]:
+    """The value in a YAML text, and the nodes that it is made of. Raises `UserError`, beginning with `what`."""
+    try:
+        document = yaml.compose(text, Loader=yaml.SafeLoader)
+        _refuse_too_much(document, what)
+        return yaml.safe_load(text), document
+    except RecursionError as error:
+        raise UserError(f"{what} is nested too deeply for a file of options; write it with fewer brackets") from error
+    # What PyYAML's constructors let through: an impossible date, `!!int abc`, a key that is a list.
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError) as error:
+        raise UserError(f"{what} is not valid YAML: {_one_line(error)}") from error
+
+
+def _refuse_too_much(document: yaml.Node | None, what: str) -> None:
+    """Raise `UserError` for what a few aliases blow up: written out, the longest recipe has a few hundred values.
+
+    An alias is the same node at several places, so that a node's size is counted once and added up.
+    """
+    sizes: dict[int, int] = {}
+    above: set[int] = set()
+
+    def size(node: yaml.Node) -> int:
+        if id(node) in above:
+            raise UserError(f"{what} has an alias that leads back to itself; write the value out")
+        if id(node) not in sizes:
+            above.add(id(node))
+            inner = node.value if isinstance(node, yaml.CollectionNode) else ()
+            parts = (part for child in inner for part in (child if isinstance(child, tuple) else (child,)))
+            sizes[id(node)] = 1 + sum(map(size, parts))
+            above.remove(id(node))
+        return sizes[id(node)]
+
+    if document is not None and size(document) > MOST_VALUES:
+        raise UserError(f"{what} holds more than {MOST_VALUES:,} values, aliases written out; give it fewer")
+
+
+def _refuse_keys_given_twice(node: yaml.Node | None, path: Path) -> None:
     if isinstance(node, yaml.MappingNode):
-        keys = [key.value for key, _ in node.value]
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         for key in keys:
             if keys.count(key) > 1:
                 raise UserError(f"{path}: {key} stands there {keys.count(key)} times; keep one line")
@@ -264,9 +364,11 @@ def _build(type_: type, values: dict[str, Any], place: str) -> Any:
     if missing := [name for name in required if name not in values]:
         raise UserError(f"{place}{' and '.join(missing)} missing; give a value")
     try:
-        return type_(**{field.name: values[field.name] for field in own if field.name in values})
-    except (UserError, ValueError) as error:
+        instance = type_(**{field.name: values[field.name] for field in own if field.name in values})
+        check_all_finite(instance)
+    except (UserError, ValueError, OverflowError) as error:
         raise UserError(f"{place}{_one_line(error)}") from error
+    return instance
 
 
 def _dataclass_of_list(hint: Any) -> type | None:
@@ -357,7 +459,7 @@ def _convert_to_first(value: Any, hints: tuple) -> Any:
 def _number(value: int | float | str, type_: type) -> int | float:
     try:
         return type_(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise _WrongType from None
 
 

@@ -24,6 +24,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BatchEncoding, PreTra
 
 from eval.circuit_tasks import CIRCUIT_TASKS, CircuitTask, get_circuit_task
 from eval.circuit_tasks.accuracy import pair_accuracy
+from eval.digests import run_digests
 from eval.errors import UserError
 from eval.harness import evaluate_task
 from eval.results_file import write_results
@@ -42,11 +43,24 @@ from eval.storage import (
 from eval.tasks import get_task
 from eval.tasks.base import GeneratedTask
 from eval.tasks.generate import conversation, hash64, problems
-from trainers.arguments import check_choice
+from trainers.arguments import check_at_most, check_choice
+from trainers.ending import diverged
 from trainers.launch import make_accelerator
+from trainers.machine import require_training_memory
 from trainers.optimizer_state import load_optimizer, save_optimizer
-from trainers.options import NonNegativeInt, PositiveFloat, PositiveInt, Share, check_bounds, option
-from trainers.run_folder import checkpoint_folder, last_complete_step, save_checkpoint, start_run
+from trainers.options import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Processes,
+    Rows,
+    Seed,
+    Share,
+    check_bounds,
+    option,
+)
+from trainers.run_folder import checkpoint_folder, end_run, last_complete_step, save_checkpoint, start_run
 from trainers.tiny_tokenizer import CHAT_TEMPLATE, PLAIN_TEMPLATE, character_tokenizer
 
 
@@ -69,23 +83,38 @@ class PretrainConfig:
     tasks: list[str] = option(["countdown", "arithmetic", "four_choice", "yes_no"], "tasks, or circuit tasks")
     careless_share: Share = option(0.65, "share of careless answers, 0 to 1; circuit tasks have none")
     steps: PositiveInt = option(1500, "optimiser steps")
-    batch_size: PositiveInt = option(128, "conversations per step, over all processes")
+    batch_size: Rows = option(128, "conversations per step, over all processes")
     learning_rate: PositiveFloat = option(3e-3, "peak of AdamW's learning rate, cosine to a tenth")
     warmup_steps: NonNegativeInt = option(50, "linear warm-up of the learning rate")
-    weight_decay: float = option(0.1, "AdamW's weight decay on matrices")
-    seed: int = option(0, "fixes the initial weights and every conversation")
+    weight_decay: NonNegativeFloat = option(0.1, "AdamW's weight decay on matrices")
+    seed: Seed = option(0, "fixes the initial weights and every conversation")
     evaluate_every: PositiveInt = option(250, "steps between validation points")
-    evaluate_size: PositiveInt = option(200, "validation problems per task")
+    evaluate_size: Rows = option(200, "validation problems per task")
     save_every: PositiveInt = option(250, "steps between checkpoints; the newest is kept")
-    threads: PositiveInt = option(2, "CPU threads; part of what makes a run bit-reproducible")
+    threads: Processes = option(2, "CPU threads; part of what makes a run bit-reproducible")
 
     def __post_init__(self):
         check_choice("architecture", self.architecture, ("llama", "qwen2"))
         check_bounds(self)
+        check_at_most("layers", self.layers, 1000, "no model has as many")
+        if self.hidden_size % (2 * self.heads):
+            raise UserError(
+                f"hidden_size is {self.hidden_size}, no multiple of 2 * heads ({2 * self.heads}); every head needs an "
+                "even width"
+            )
+        if self.heads % self.key_value_heads:
+            raise UserError(
+                f"heads is {self.heads}, no multiple of key_value_heads ({self.key_value_heads}), which are shared "
+                "evenly; change either"
+            )
+        if not self.tasks:
+            raise UserError("tasks is empty; give one at least")
         circuit_tasks = [name for name in self.tasks if name in CIRCUIT_TASKS]
         if circuit_tasks and circuit_tasks != self.tasks:
             raise UserError(f"tasks mixes circuit tasks ({', '.join(circuit_tasks)}) with others; give one kind")
-        self.chosen_tasks()
+        for task in self.chosen_tasks():
+            if not hasattr(task, "draw"):
+                raise UserError(f"task {task.name} has no generator of problems to learn from; give a generated task")
 
     def chosen_tasks(self) -> Tasks:
         return [
@@ -104,6 +133,8 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     torch.set_num_threads(config.threads)
     run = Path(config.output_dir)
     accelerator = make_accelerator()
+    block = 3 * config.hidden_size * config.intermediate_size + 2 * config.hidden_size**2
+    require_training_memory(config.layers * block, "hidden_size, intermediate_size or layers")
     start_run(run, config)
     training = _Pretraining(config, accelerator)
     parameters = training.model.num_parameters()
@@ -132,9 +163,12 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
             # Rounded like the checkpoints that real models are released as.
             training.save_weights(folder, torch.bfloat16)
         results["validation"] = read_jsonl(run / "validation.jsonl")[-1]
+        # The problems of every step are drawn from the seed and its number: config.yaml stands for the data.
+        results["digests"] = run_digests(run, {"model": run / "model"}, {})
         write_results(run / "results.json", "training", results)
         results = read_json(run / "results.json")
     accelerator.wait_for_everyone()
+    end_run(run)
     return results
 
 
@@ -158,7 +192,10 @@ class _Pretraining:
         self.prepared, self.optimizer = accelerator.prepare(self.model, optimizer)
 
     def step(self, step: int) -> tuple[float, float]:
-        """One step of the optimiser; returns the loss and the norm of its gradient."""
+        """One step of the optimiser; returns the loss and the norm of its gradient.
+
+        Raises `UserError` if one of them is not finite.
+        """
         config, accelerator = self.config, self.accelerator
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * schedule(step, config.steps, config.warmup_steps)
@@ -178,9 +215,13 @@ class _Pretraining:
             ).loss
             accelerator.backward(part_loss)
             loss += part_loss.item()
-        norm = torch.as_tensor(accelerator.clip_grad_norm_(self.model.parameters(), 1.0))
+        norm = torch.as_tensor(accelerator.clip_grad_norm_(self.model.parameters(), 1.0)).item()
+        # First the norm, which is the same on every process, so that all of them end.
+        for name, value in (("norm of the gradient", norm), ("loss", loss)):
+            if not math.isfinite(value):
+                raise diverged(f"the {name} of step {step + 1} is {value}", "lower learning_rate")
         self.optimizer.step()
-        return loss, norm.item()
+        return loss, norm
 
     def validate(self) -> dict[str, Any]:
         return validate(self.model, self.tokenizer, self.tasks, self.config)

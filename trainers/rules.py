@@ -9,7 +9,6 @@ training strings) lie decades apart.
 """
 
 import math
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,24 +24,43 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from eval.criteria import RULE_LEARNED
+from eval.digests import file_digest, run_digests
 from eval.errors import UserError
 from eval.generative.checkpoint import MODELS, GenerativeModel, build_model, load_weights, save_weights, steps_of
 from eval.generative.measure import copies_beyond_control, losses_of_strings, measure_samples
+from eval.ownership import remove_made
 from eval.results_file import write_results
+from eval.rollout.loading import require_finite
 from eval.rules import OPTIONS, Rule, Split, make_rule
 from eval.storage import append_jsonl, read_json, read_jsonl, require_free_space, truncate_jsonl, write_json
 from eval.tasks.generate import hash64
-from trainers.arguments import as_flat_dict, check_between, check_choice
+from trainers.arguments import as_flat_dict, check_at_most, check_between, check_choice
+from trainers.ending import diverged
 from trainers.launch import make_accelerator, refuse_sharding
+from trainers.machine import require_training_memory
 from trainers.optimizer_state import OPTIMIZER_FILE, load_optimizer, save_optimizer
-from trainers.options import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Share, check_bounds, option
-from trainers.run_folder import checkpoint_folder, last_complete_step, save_checkpoint, start_run
+from trainers.options import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Processes,
+    Rows,
+    Seed,
+    Share,
+    check_bounds,
+    option,
+)
+from trainers.run_folder import checkpoint_folder, end_run, last_complete_step, save_checkpoint, start_run
 
 
 STOPS = ("never", "rule", "memory", "clocks")
 # What a finished or interrupted run may be continued with. None of these changes what a step does.
 MAY_CHANGE = ("steps", "stop", "stop_copies", "save_every")
 AVERAGED = "ema.safetensors"
+# Models that take the option positions.
+POSITIONED = ("dit", "masked_dit")
+ADVICE = "lower learning_rate, or clip gradients with clip_norm"
 
 
 @dataclass
@@ -57,9 +75,9 @@ class RulesConfig:
     group: int | None = option(None, "of parity: bits in a group")
     ones: int | None = option(None, "of threshold and fixed_weight: how many ones")
     symbols: int | None = option(None, "of raven: how many numbers")
-    train_size: PositiveInt = option(512, "training strings; the control set has as many")
-    held_out_size: PositiveInt = option(512, "held-out valid strings")
-    data_seed: int = option(0, "fixes the three sets")
+    train_size: Rows = option(512, "training strings; the control set has as many")
+    held_out_size: Rows = option(512, "held-out valid strings")
+    data_seed: Seed = option(0, "fixes the three sets")
     # The model
     model: str = option("mlp", f"one of {', '.join(MODELS)}")
     width: PositiveInt = option(128, "width of the residual stream")
@@ -82,18 +100,18 @@ class RulesConfig:
     churn_noise: NonNegativeFloat = option(1.0, "scale of that noise")
     # The optimiser
     steps: PositiveInt = option(10000, "optimiser steps at most")
-    batch_size: PositiveInt = option(128, "strings per step, drawn with replacement, all processes")
+    batch_size: Rows = option(128, "strings per step, drawn with replacement, all processes")
     learning_rate: PositiveFloat = option(1e-3, "AdamW's learning rate, constant after warm-up")
     warmup_steps: NonNegativeInt = option(0, "linear warm-up of the learning rate")
     weight_decay: NonNegativeFloat = option(0.0, "AdamW's weight decay, on every weight")
     clip_norm: NonNegativeFloat = option(0.0, "largest norm of a gradient; 0 does not clip")
     ema_decay: float = option(0.0, "moving average of the weights; 0 keeps none")
     mixed_precision: str = option("no", "no or bf16; weights stay in float32")
-    seed: int = option(0, "fixes initial weights, batches, noise and samples")
+    seed: Seed = option(0, "fixes initial weights, batches, noise and samples")
     # Evaluation
     evaluate_from: PositiveInt = option(32, "first evaluated step")
     evaluations_per_decade: PositiveInt = option(8, "evaluated steps per factor 10")
-    evaluate_samples: PositiveInt = option(512, "samples per evaluation at most")
+    evaluate_samples: Rows = option(512, "samples per evaluation at most")
     evaluate_samples_min: PositiveInt = option(64, "samples per evaluation at least")
     evaluation_share: NonNegativeFloat = option(
         0.1, "samples are at most so many that they cost this share of the steps before"
@@ -108,7 +126,7 @@ class RulesConfig:
     # The machine
     save_every: PositiveInt = option(2000, "longest stretch of steps without a checkpoint")
     log_every: PositiveInt = option(10, "steps between rows of metrics.jsonl")
-    threads: PositiveInt = option(1, "CPU threads; part of what makes a run bit-reproducible")
+    threads: Processes = option(1, "CPU threads; part of what makes a run bit-reproducible")
 
     def __post_init__(self):
         check_choice("model", self.model, MODELS)
@@ -117,12 +135,23 @@ class RulesConfig:
         check_choice("stop", self.stop, STOPS)
         check_bounds(self)
         check_between("ema_decay", self.ema_decay, 0.0, 0.999999)
+        check_at_most("depth", self.depth, 1000, "no model has as many blocks")
+        check_at_most("sampler_steps", self.sampler_steps, 100_000, "the sampler's error is long below float32's")
+        check_at_most("evaluations_per_decade", self.evaluations_per_decade, 10_000, "each keeps a checkpoint")
+        if int(self.mlp_ratio * self.width) < 1:
+            raise UserError(f"mlp_ratio is {self.mlp_ratio}, which leaves a block no inner width; give more")
         if self.sigma_max <= self.sigma_min:
             raise UserError(f"sigma_max is {self.sigma_max}, not above sigma_min, {self.sigma_min}; exchange them")
         if self.evaluate_samples < self.evaluate_samples_min:
             raise UserError(
                 f"evaluate_samples is {self.evaluate_samples}, less than evaluate_samples_min, "
                 f"{self.evaluate_samples_min}; raise the first or lower the second"
+            )
+        if self.model in POSITIONED and self.positions == "sincos" and self.width % (2 * len(self.make_rule().shape)):
+            axes = len(self.make_rule().shape)
+            raise UserError(
+                f"width is {self.width}, no multiple of {2 * axes}; sincos positions on {axes} axes share the width "
+                "among the sines and cosines of each"
             )
         needs_head_width = self.model != "mlp"
         if needs_head_width and self.width % (2 * self.heads):
@@ -159,10 +188,13 @@ def train_rules(config: RulesConfig, progress: bool = True) -> dict[str, Any]:
             f"batch_size is {config.batch_size}, which {accelerator.num_processes} processes cannot share evenly; "
             "change batch_size or the number of processes"
         )
+    block = 2 * config.mlp_ratio * config.width**2
+    require_training_memory(int(config.depth * block), "width, depth or mlp_ratio")
     start_run(run, config, may_change=MAY_CHANGE)
     if (run / "results.json").exists():
         results = read_json(run / "results.json")
         if results["steps"] >= config.steps or _stops(run, config):
+            end_run(run)
             return results
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
@@ -173,7 +205,9 @@ def train_rules(config: RulesConfig, progress: bool = True) -> dict[str, Any]:
     if accelerator.is_main_process:
         write_results(run / "results.json", "training", results)
         results = read_json(run / "results.json")
-    return _agreed(results, accelerator)
+    results = _agreed(results, accelerator)
+    end_run(run)
+    return results
 
 
 class _RuleTraining:
@@ -223,7 +257,7 @@ class _RuleTraining:
             bar.update()
             saving = self.step in self.evaluated or self.step % config.save_every == 0
             if saving or self.step % config.log_every == 0:
-                mean = self._mean(loss)
+                mean = self._mean(loss, self.step)
                 self.clock["seconds"] = time.perf_counter() - began
                 if accelerator.is_main_process:
                     row = {"step": self.step, "loss": mean, "seconds": round(self.clock["seconds"], 3)}
@@ -253,6 +287,11 @@ class _RuleTraining:
         }
         if self.accelerator.is_main_process:
             results["evaluation"] = read_jsonl(self.run / "evaluations.jsonl")[-1]
+            # Not of the whole folder, whose optimiser state goes when the run goes on.
+            folder = checkpoint_folder(self.run, self.step)
+            weights = [folder / name for name in ("model.safetensors", AVERAGED) if (folder / name).exists()]
+            models = {str(path.relative_to(self.run)): file_digest(path) for path in weights}
+            results["digests"] = run_digests(self.run, {}, {}) | {"models": models}
         return results
 
     def _prepare_folder(self) -> None:
@@ -274,6 +313,7 @@ class _RuleTraining:
         loss = self.prepared(self.strings[rows.to(device)], *(part.to(device) for part in noise)).mean()
         self.optimizer.zero_grad()
         accelerator.backward(loss)
+        self._require_finite_gradient(loss)
         if config.clip_norm:
             accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
         self.optimizer.step()
@@ -282,19 +322,32 @@ class _RuleTraining:
         self.step += 1
         return loss
 
-    def _mean(self, loss: torch.Tensor) -> float:
-        """The loss over all processes. Raises `UserError` if it is not finite."""
+    def _require_finite_gradient(self, loss: torch.Tensor) -> None:
+        """Raise `UserError` if the gradient is not finite: on every process, since all have the same gradient.
+
+        Where the loss is not finite either, it is what the error names.
+        """
+        gradients = [weight.grad for weight in self.model.parameters() if weight.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients).item()
+        if not math.isfinite(norm):
+            self._mean(loss, self.step + 1)
+            raise diverged(f"the norm of the gradient of step {self.step + 1} is {norm}", ADVICE)
+
+    def _mean(self, loss: torch.Tensor, step: int) -> float:
+        """The loss of a step over all processes. Raises `UserError` if it is not finite."""
         mean = torch.as_tensor(self.accelerator.reduce(loss.detach(), "mean")).item()
         if not math.isfinite(mean):
-            raise UserError(
-                f"the loss of step {self.step} is {mean}; lower learning_rate, or clip gradients with clip_norm"
-            )
+            raise diverged(f"the loss of step {step} is {mean}", ADVICE)
         return mean
 
     def _evaluate(self) -> None:
         began = time.perf_counter()
         count = sample_count(self.config, self.model, self.step, self.evaluated)
+        require_finite(self.averaged.network.named_parameters(), f"step {self.step}")
         row, samples = evaluate(self.averaged, self.rule, self.data, count, self.config.seed, self.step)
+        for name, value in row.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise diverged(f"{name} in the evaluation of step {self.step} is {value}", ADVICE)
         self.clock["evaluation_seconds"] += time.perf_counter() - began
         times = {name: round(value, 3) for name, value in self.clock.items()}
         append_jsonl(self.run / "evaluations.jsonl", {"step": self.step} | times | row)
@@ -401,5 +454,4 @@ def _tidy(run: Path, newest: int) -> None:
         if step < newest and step in evaluated:
             (folder / OPTIMIZER_FILE).unlink(missing_ok=True)
         elif step < newest:
-            # Renamed first: a kill in the middle of the removal must not leave half of it under its name.
-            shutil.rmtree(folder.rename(folder.with_name(f".unfinished-{folder.name}")))
+            remove_made(folder)

@@ -31,16 +31,18 @@ from eval.storage import append_jsonl, read_json, read_jsonl, truncate_jsonl
 from eval.tasks import Task, get_task
 from trainers.ending import check_budgets
 from trainers.launch import is_main_process
-from trainers.options import PositiveFloat, PositiveInt, option
-from trainers.run_folder import start_run
+from trainers.options import PositiveFloat, PositiveInt, Rows, option
+from trainers.run_folder import end_run, start_run
 from trainers.tracking import tracker_names
 from trainers.trl_run import (
     FIXED,
     MAY_CHANGE,
     RunRecorder,
     TRLArguments,
+    check_numbers,
     check_options,
     check_run,
+    end_tokens_only,
     greedy_evaluation,
     last_checkpoint_of_run,
     load_chat_model,
@@ -58,7 +60,7 @@ from trainers.trl_run import (
 class SFTArguments(TRLArguments):
     """What the lab adds to TRL's `SFTConfig`; both are read from the same flat YAML."""
 
-    problems: PositiveInt = option(1920, "Training problems that the model answers.")
+    problems: Rows = option(1920, "Training problems that the model answers.")
     samples: PositiveInt = option(8, "Answers to each of them.")
     temperature: PositiveFloat = option(1.0, "At which they are sampled.")
     max_completion_length: PositiveInt = option(256, "Longest answer, in tokens.")
@@ -88,9 +90,13 @@ FIXED_IN_SFT = FIXED | {
 class SFTConfig(trl.SFTConfig):
     """TRL's `SFTConfig`, which refuses with a `UserError` what would go wrong later."""
 
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Has to be false: a loss is logged as it is."}
+    )
     max_length: int | None = field(default=None, metadata={"help": "Has to be null; see max_completion_length."})
 
     def __post_init__(self):
+        check_numbers(self)
         super().__post_init__()
         check_options(self, FIXED_IN_SFT, "runs/tiny/sft")
         if self.num_train_epochs != int(self.num_train_epochs) or self.num_train_epochs < 1:
@@ -135,8 +141,9 @@ def train_sft(arguments: SFTArguments, config: SFTConfig) -> dict[str, Any]:
         folder, lambda newest: _train(arguments, config, task, model, tokenizer, sampled, newest)
     )
     if is_main_process():
-        _finish(folder, arguments, sampled, checkpoint)
+        _finish(folder, arguments, config, problems, sampled, checkpoint)
     PartialState().wait_for_everyone()
+    end_run(folder)
     return read_json(folder / "results.json")
 
 
@@ -237,6 +244,7 @@ def _train(
     data = examples(sampled.kept, int(config.num_train_epochs), config.seed)
     # `examples` has all epochs, in the order in which they are taken.
     options = trainer_config(config, checkpoint, num_train_epochs=1, train_sampling_strategy="sequential")
+    generation = end_tokens_only(model, tokenizer)
     trainer = SFTTrainer(model, args=options, train_dataset=data, processing_class=tokenizer)
     recorder = RunRecorder(
         run_folder(config),
@@ -247,17 +255,26 @@ def _train(
         (0, arguments.stop_at_seconds),
         checkpoint,
         tracker_names(config.report_to),
+        generation=generation,
         seconds=sampled.seconds,
         # TRL's count of the tokens trained on starts again at 0 when a run is resumed.
         left_out=("num_tokens",),
+        keep=config.save_total_limit,
     )
     run_trainer(trainer, recorder, arguments, checkpoint)
 
 
-def _finish(folder: Path, arguments: SFTArguments, sampled: Sampled, checkpoint: Path) -> None:
+def _finish(
+    folder: Path,
+    arguments: SFTArguments,
+    config: SFTConfig,
+    problems: datasets.Dataset,
+    sampled: Sampled,
+    checkpoint: Path,
+) -> None:
     """Write model/ and results.json from the last checkpoint."""
     model, tokenizer = load_trained_model(checkpoint)
     own = {"correct": sampled.correct, "kept": len(sampled.kept)}
     spent = arguments.stop_at_tokens and sampled.tokens >= arguments.stop_at_tokens
     ended_by = "tokens" if spent else None
-    write_finished_run(folder, "sft", arguments, model, tokenizer, checkpoint, own, ended_by)
+    write_finished_run(folder, "sft", arguments, config, problems, model, tokenizer, checkpoint, own, ended_by)

@@ -17,8 +17,9 @@ from typing import Any, ClassVar
 
 from eval.errors import UserError
 from trainers.arguments import from_yaml
-from trainers.options import PositiveInt, check_bounds, option
+from trainers.options import Processes, check_bounds, option
 from trainers.rules import RulesConfig, train_rules
+from trainers.run_lock import lock_run, unlock_run
 from trainers.side_by_side import side_by_side
 
 
@@ -32,6 +33,8 @@ class Runs:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
+        if "output_dir" in self.options:
+            raise UserError("output_dir is decided for all runs of the sweep; leave it out of options")
         for name, values in self.options.items():
             if values == []:
                 raise UserError(f"{name} has no values; give one, or leave it out")
@@ -60,7 +63,7 @@ class SweepConfig:
 
     output_dir: str = field(metadata={"help": "folder that holds the folders of the runs"})
     runs: list[Runs] = field(metadata={"help": f"what is run, such as [{Runs.EXAMPLE}]"})
-    workers: PositiveInt = option(2, "runs at a time, each a process of its own")
+    workers: Processes = option(2, "runs at a time, each a process of its own")
 
     def __post_init__(self):
         check_bounds(self)
@@ -85,5 +88,11 @@ def run_sweep(config: SweepConfig) -> dict[Path, dict[str, Any]]:
 
     A run that fails does not stop the others; when they have ended, the first failure is raised.
     """
+    sweep = Path(config.output_dir)
+    sweep.mkdir(parents=True, exist_ok=True)
+    lock_run(sweep)
     jobs = {Path(run.output_dir): partial(train_rules, run, progress=False) for run in config.configs()}
-    return side_by_side(jobs, config.workers, "run", stop_at_failure=False)
+    try:
+        return side_by_side(jobs, config.workers, "run", stop_at_failure=False)
+    finally:
+        unlock_run(sweep)

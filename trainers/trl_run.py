@@ -13,19 +13,23 @@ The trainers are TRL's, unchanged; this is what surrounds them. The run folder, 
 import copy
 import math
 import os
-import shutil
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
+import datasets
 import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
+from huggingface_hub import HfApi, get_token
 from peft import PeftModel
+from torch.distributed.tensor import DTensor
 from transformers import (
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -37,12 +41,16 @@ from transformers import (
 )
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from eval.digests import data_digests, rows_digest, run_digests
 from eval.errors import UserError
 from eval.harness import evaluate_task
+from eval.ownership import files_in, read_marker, remove_made, require_ours, run_at, write_marker
 from eval.results_file import write_results
 from eval.rollout.base import Sampling
+from eval.rollout.chat import end_token_ids, padding_id
 from eval.rollout.hf import HFEngine
-from eval.rollout.loading import load_model
+from eval.rollout.loading import load_model, require_finite, require_finite_logits
+from eval.secrets import is_secret, without_secrets
 from eval.storage import (
     append_jsonl,
     new_folder,
@@ -51,13 +59,21 @@ from eval.storage import (
     require_free_space,
     truncate_jsonl,
     write_json,
+    write_text,
 )
 from eval.tasks import Task
-from trainers.arguments import check_at_least
-from trainers.ending import ended_by
+from trainers.arguments import (
+    MOST,
+    check_all_finite,
+    check_at_least,
+    check_count,
+    check_positive,
+    check_seed,
+)
+from trainers.ending import diverged, ended_by
 from trainers.launch import is_main_process
-from trainers.options import NonNegativeInt, check_bounds, option
-from trainers.run_folder import start_run
+from trainers.options import NonNegativeInt, Rows, check_bounds, check_not_negative, check_share, option
+from trainers.run_folder import end_run, start_run
 from trainers.tracking import Tracking, tracker_names
 
 
@@ -72,10 +88,15 @@ FIXED = {
     "ignore_data_skip": (False, "a resumed run would see other problems"),
     "resume_from_checkpoint": (None, "starting the same command again resumes from the last complete checkpoint"),
     "model_init_kwargs": (None, "the model is loaded in float32 as it is"),
+    "logging_nan_inf_filter": (False, "a loss is logged as it is, and one that is not finite ends the run"),
 }
 NAMES_IN_YAML = {None: "null", False: "false"}
 # What may change between a killed run and its continuation: how much is kept, not what is computed.
-MAY_CHANGE = ("save_total_limit", "report_to")
+# Earlier runs have logging_nan_inf_filter: true.
+MAY_CHANGE = ("save_total_limit", "report_to", "logging_nan_inf_filter")
+# What is logged of the model itself: NaN there is a divergence. A reward is NaN where nothing could be scored.
+OF_THE_MODEL = ("loss", "grad_norm", "kl", "entropy")
+ADVICE = "lower learning_rate, or max_grad_norm"
 MARKER = "complete.json"
 # Room for the tokenizer and other small files of a checkpoint, in bytes.
 BESIDE_WEIGHTS = 16 * 1024**2
@@ -92,7 +113,7 @@ class TRLArguments:
         "Optimiser steps between greedy evaluations on validation problems; there is also one before the first step "
         "and one after the last. 0: no evaluation at all.",
     )
-    eval_size: int = option(200, "Validation problems of each evaluation.")
+    eval_size: Rows = option(200, "Validation problems of each evaluation.")
     optimizer_from: str = option(
         "",
         "Run folder of an earlier run of the same method: the optimizer starts with the state it had at that run's "
@@ -111,6 +132,62 @@ class Generated(Protocol):
     tokens: int
 
 
+# Of transformers and TRL, by what they take; those that a trainer does not have are left out.
+COUNTS = (
+    "num_generations",
+    "max_completion_length",
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+    "steps_per_generation",
+    "generation_batch_size",
+    "num_iterations",
+    "num_train_epochs",
+)
+POSITIVE = ("temperature", "repetition_penalty", "adam_epsilon", "delta", "vllm_server_timeout")
+NOT_NEGATIVE = (
+    "learning_rate",
+    "weight_decay",
+    "max_grad_norm",
+    "warmup_steps",
+    "beta",
+    "epsilon",
+    "epsilon_high",
+    "top_k",
+)
+SHARES = (
+    "adam_beta1",
+    "adam_beta2",
+    "top_p",
+    "min_p",
+    "label_smoothing_factor",
+    "top_entropy_quantile",
+    "vllm_gpu_memory_utilization",
+)
+ABOVE_ZERO = ("top_p", "vllm_gpu_memory_utilization")
+
+
+def check_numbers(config: TrainingArguments) -> None:
+    """Raise `UserError` for numbers that transformers and TRL take without a look, before they compute with them.
+
+    None may be NaN or infinite.
+    """
+    check_all_finite(config)
+    checks = {check_count: COUNTS, check_positive: POSITIVE, check_not_negative: NOT_NEGATIVE, check_share: SHARES}
+    for check, names in checks.items():
+        for name in names:
+            if isinstance(value := getattr(config, name, None), int | float):
+                check(name, value)
+    for name in ABOVE_ZERO:
+        if getattr(config, name, None) == 0:
+            raise UserError(f"{name} is 0, which leaves nothing; give a share above 0")
+    if config.max_steps > MOST:
+        raise UserError(f"max_steps is {config.max_steps}, above {MOST:,}: no run is as long; give less")
+    for name in ("seed", "data_seed"):
+        if getattr(config, name) is not None:
+            check_seed(name, getattr(config, name))
+
+
 def check_options(config: TrainingArguments, fixed: Mapping[str, tuple[Any, str]], example: str) -> None:
     """Raise `UserError` for options of transformers that would go wrong later.
 
@@ -126,6 +203,8 @@ def check_options(config: TrainingArguments, fixed: Mapping[str, tuple[Any, str]
         raise UserError("save_total_limit: 1 leaves moments without a complete checkpoint; give 2 or more")
     if config.save_steps != int(config.save_steps) or config.save_steps < 1:
         raise UserError(f"save_steps is {config.save_steps}; give a whole number of optimiser steps, at least 1")
+    if config.save_total_limit is not None:
+        check_at_least("save_total_limit", config.save_total_limit, 2)
     tracker_names(config.report_to)
 
 
@@ -136,6 +215,23 @@ def check_run(arguments: TRLArguments, config: TrainingArguments) -> None:
         raise UserError("training on the CPU would run in half precision; write bf16: false (and no fp16)")
     if arguments.optimizer_from:
         optimizer_file(arguments.optimizer_from)
+    foreign = [path for path in _checkpoints(run_folder(config)) if not _is_own(path)]
+    if foreign:
+        raise UserError(f"{foreign[0]} is not of this run; move it away, or choose another output_dir")
+    if config.push_to_hub:
+        check_login(config)
+
+
+def check_login(config: TrainingArguments) -> None:
+    """Raise `UserError` if the model cannot be pushed at the end for want of a login that the hub takes."""
+    token = config.hub_token or get_token()
+    advice = "log in (hf auth login), or write push_to_hub: false"
+    if not token:
+        raise UserError(f"push_to_hub needs a login at the hub, and there is none; {advice}")
+    try:
+        HfApi().whoami(token)
+    except Exception as error:  # refused, no network, offline: of several libraries
+        raise UserError(f"push_to_hub: the hub does not take the login ({type(error).__name__}); {advice}") from None
 
 
 def run_folder(config: TrainingArguments) -> Path:
@@ -152,15 +248,50 @@ def results_of_finished_run(arguments: TRLArguments, config: TrainingArguments) 
     if not file.exists():
         return None
     start_run(run_folder(config), arguments, config, may_change=MAY_CHANGE)
+    end_run(run_folder(config))
     return read_json(file)
 
 
 def load_chat_model(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model in float32 and its tokenizer. Raises `UserError` for a model without a chat template."""
+    """The model in float32 and its tokenizer, whose end and padding tokens the model has.
+
+    Raises `UserError` for a model without a chat template, or without any end token.
+    """
     model, tokenizer = load_model(name, torch.float32)
     if tokenizer.chat_template is None:
         raise UserError(f"{name} has no chat template, and the prompts are chats; take an instruct model")
+    ends = end_token_ids(tokenizer, model.generation_config)
+    if tokenizer.eos_token_id is None:
+        tokenizer.eos_token_id = ends[0]
+    rows = len(cast(torch.nn.Embedding, model.get_input_embeddings()).weight)
+    tokenizer.pad_token_id = padding_id(tokenizer, ends, rows)
     return model, tokenizer
+
+
+def end_tokens_only(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    """Leave of the model's generation configuration only what ends, pads and begins an answer; returns the whole.
+
+    transformers' `generate` would put its constraints (suppressed tokens, a least length, penalties, its own top_k)
+    in force where TRL says nothing of them, and refuses to save some of them.
+    """
+    whole = model.generation_config
+    model.generation_config = GenerationConfig(
+        eos_token_id=end_token_ids(tokenizer, whole),
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+    )
+    return whole
+
+
+def watch_logits(model: PreTrainedModel) -> None:
+    """Let every forward pass raise `UserError` if the logits are not finite, before a token is drawn from them."""
+
+    def check(head: torch.nn.Module, inputs: Any, logits: torch.Tensor) -> None:
+        if logits.numel():
+            require_finite_logits(logits.detach().amax())
+
+    if (head := model.get_output_embeddings()) is not None:
+        head.register_forward_hook(check)
 
 
 class RunRecorder(TrainerCallback):
@@ -174,8 +305,10 @@ class RunRecorder(TrainerCallback):
     checkpoint: where the run goes on from, None at its beginning.
     trackers: their names (see `trainers.tracking`); the main process logs to them.
     generate_every: micro-steps (forward and backward passes) that use the same completions.
+    generation: written into the checkpoints as the model's generation configuration.
     seconds: that a run has taken before its first step.
     left_out: what the trainer logs and the record does not take.
+    keep: how many checkpoints, the newest ones; None keeps all.
     """
 
     def __init__(
@@ -188,13 +321,15 @@ class RunRecorder(TrainerCallback):
         checkpoint: Path | None,
         trackers: list[str],
         *,
+        generation: GenerationConfig,
         generate_every: int = 1,
         seconds: float = 0.0,
         left_out: tuple[str, ...] = (),
+        keep: int | None = None,
     ):
         self.folder, self.generated, self.evaluate, self.eval_every = folder, generated, evaluate, eval_every
-        self.budgets, self.generate_every = budgets, generate_every
-        self.seconds, self.left_out = seconds, left_out
+        self.budgets, self.generate_every, self.generation = budgets, generate_every, generation
+        self.seconds, self.left_out, self.keep = seconds, left_out, keep
         self.ended_by: str | None = None
         last_step = -1
         if checkpoint is not None:
@@ -209,7 +344,7 @@ class RunRecorder(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         model = kwargs["model"]
         checkpoints = math.ceil((state.max_steps - state.global_step) / state.save_steps)
-        needed = min(checkpoints, args.save_total_limit or checkpoints) * _checkpoint_bytes(model)
+        needed = min(checkpoints, self.keep or checkpoints) * _checkpoint_bytes(model)
         require_free_space(self.folder, needed + _model_bytes(model), "this run")
         if state.global_step == 0 and self.eval_every:
             self._evaluate(state)
@@ -227,11 +362,25 @@ class RunRecorder(TrainerCallback):
         if control.should_save:
             needed = _checkpoint_bytes(kwargs["model"])
             require_free_space(self.folder, needed, f"the checkpoint of step {state.global_step}")
+            if state.is_world_process_zero:
+                # Made and marked before the trainer fills it: what a kill leaves of it is known as this run's.
+                checkpoint = self.folder / f"checkpoint-{state.global_step}"
+                require_ours(checkpoint, option="output_dir")
+                checkpoint.mkdir(exist_ok=True)
+                write_marker(checkpoint, run_at(self.folder))
 
     def on_log(self, args, state, control, **kwargs):
         logs = {name: value for name, value in kwargs["logs"].items() if name not in self.left_out}
         # The last call of a run sums it up, without a loss; it belongs to no step.
-        if not state.is_world_process_zero or "loss" not in logs:
+        if "loss" not in logs:
+            return
+        if args.fp16 and not math.isfinite(logs.get("grad_norm") or 0.0):
+            logs["grad_norm"] = None  # a step that the loss's scaling has skipped
+        for name, value in logs.items():
+            nan_is_wrong = name in OF_THE_MODEL
+            if value is not None and (math.isinf(value) or (nan_is_wrong and math.isnan(value))):
+                raise diverged(f"{name} of step {state.global_step} is {value}", ADVICE)
+        if not state.is_world_process_zero:
             return
         # NaN (the reward of a step without a scorable completion, say) is not JSON.
         logged = {name: None if value is None or math.isnan(value) else value for name, value in logs.items()}
@@ -247,16 +396,24 @@ class RunRecorder(TrainerCallback):
         )
 
     def on_save(self, args, state, control, **kwargs):
+        trained = ((name, weight) for name, weight in kwargs["model"].named_parameters() if weight.requires_grad)
+        require_finite(((name, _local(weight)) for name, weight in trained), f"step {state.global_step}")
         # Every process writes its own random state.
         PartialState().wait_for_everyone()
         if state.is_world_process_zero:
             checkpoint = self.folder / f"checkpoint-{state.global_step}"
+            if (checkpoint / "generation_config.json").exists():
+                write_text(checkpoint / "generation_config.json", self.generation.to_json_string())
             for path in checkpoint.rglob("*"):
                 if path.is_file():
                     with open(path, "rb") as file:
                         os.fsync(file.fileno())
             marker = {**self._reached(state), "processes": args.world_size, "ended_by": self.ended_by}
+            write_marker(checkpoint, run_at(self.folder), [*files_in(checkpoint), MARKER])
             write_json(checkpoint / MARKER, marker)
+            # Not by transformers, which would remove whatever has the name of a checkpoint.
+            for old in sorted(_complete_checkpoints(self.folder), key=_step_of)[: -self.keep if self.keep else 0]:
+                remove_made(old)
 
     def _ended_by(self, args: TrainingArguments, state: TrainerState) -> str | None:
         """See `trainers.ending`. A budget waits until all completions that it has paid for are used."""
@@ -322,13 +479,13 @@ def optimizer_file(run: str) -> Path:
 
 
 def last_complete_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that is complete; those that a kill left half-written are removed."""
+    """The run's newest checkpoint that is complete; what a kill left half-written of one is removed."""
     if is_main_process():
-        for checkpoint in folder.glob("checkpoint-*"):
-            if not (checkpoint / MARKER).exists():
-                shutil.rmtree(checkpoint)
+        for checkpoint in _checkpoints(folder):
+            if _is_own(checkpoint) and not (checkpoint / MARKER).exists():
+                remove_made(checkpoint)
     PartialState().wait_for_everyone()
-    return max(folder.glob("checkpoint-*"), key=_step_of, default=None)
+    return max(_complete_checkpoints(folder), key=_step_of, default=None)
 
 
 def last_checkpoint_of_run(folder: Path, train: Callable[[Path | None], None]) -> Path:
@@ -358,6 +515,15 @@ def trainer_config(config: Config, checkpoint: Path | None, **changed: Any) -> C
     for name, value in changed.items():
         setattr(config, name, value)
     config.report_to = []  # transformers would log on an axis of steps
+    config.save_total_limit = None  # the recorder removes old checkpoints
+    if config.push_to_hub and config.hub_token:
+        os.environ["HF_TOKEN"] = config.hub_token
+    for name, value in vars(config).items():
+        # The trainer writes its options into every checkpoint (training_args.bin).
+        if is_secret(name):
+            setattr(config, name, None)
+        elif isinstance(value, dict):
+            setattr(config, name, without_secrets(value))
     if config.device.type == "cpu":
         # accelerate numbers the CPUs of several processes (cpu:1), and torch.load knows only "cpu".
         config._setup_devices = torch.device("cpu")
@@ -422,22 +588,35 @@ def write_finished_run(
     folder: Path,
     method: str,
     arguments: TRLArguments,
+    config: TrainingArguments,
+    problems: datasets.Dataset,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     checkpoint: Path,
     own: dict[str, Any],
     ended_early_by: str | None = None,
 ) -> None:
-    """Write model/ and results.json. own: results of this method alone. ended_early_by: what ended its sampling."""
+    """Write model/ and results.json.
+
+    problems: in the order in which the run took them. own: results of this method alone. ended_early_by: what ended
+        its sampling.
+    """
     require_free_space(folder, _model_bytes(model), "the final model")
     with new_folder(folder / "model") as unfinished:
+        # `save_pretrained` refuses what many models have in their generation configuration.
+        whole, model.generation_config = model.generation_config, GenerationConfig()
         model.save_pretrained(str(unfinished))
+        model.generation_config = whole
+        write_text(unfinished / "generation_config.json", whole.to_json_string())
         tokenizer.save_pretrained(unfinished)
     reached = read_json(checkpoint / MARKER)
     reached["steps"] = reached.pop("step")
     if ended_early_by is not None:
         reached["ended_by"] = ended_early_by
     evaluations = read_jsonl(folder / "evaluations.jsonl")
+    data = {f"{arguments.task}, {len(problems)} rows of train": rows_digest(problems)}
+    if arguments.eval_every:
+        data |= data_digests([(arguments.task, arguments.eval_size)], "validation", seed_of_problems(config))
     results = {
         "method": method,
         "task": arguments.task,
@@ -446,8 +625,31 @@ def write_finished_run(
         **reached,
         "first_evaluation": evaluations[0] if evaluations else None,
         "last_evaluation": evaluations[-1] if evaluations else None,
+        "digests": run_digests(folder, {"start": arguments.model, "model": folder / "model"}, data),
     }
     write_results(folder / "results.json", "training", results)
+
+
+def _local(weight: torch.Tensor) -> torch.Tensor:
+    """This process's part of a weight that FSDP shards."""
+    return weight.to_local() if isinstance(weight, DTensor) else weight
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """All that transformers would take for checkpoints in `folder`."""
+    return [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+
+
+def _complete_checkpoints(folder: Path) -> list[Path]:
+    return [path for path in _checkpoints(folder) if _is_own(path) and (path / MARKER).exists()]
+
+
+def _is_own(checkpoint: Path) -> bool:
+    """Whether the run that it lies in made it. Runs of older versions marked only complete checkpoints, by a file."""
+    marker = read_marker(checkpoint)
+    if marker is None:
+        return (checkpoint / MARKER).exists() and (checkpoint.parent / "config.yaml").exists()
+    return marker["run"] == run_at(checkpoint.absolute().parent) != ""
 
 
 def _step_of(checkpoint: Path) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from analysis.report import html, markdown
 from analysis.report.compose import compose
 from analysis.report.gallery import render_gallery
-from analysis.report.results import Results, read_results
+from analysis.report.results import Results, read_results, reading
 from analysis.report.runs_table import measured_sections
 from analysis.report.section import Chapter
 from analysis.report.studies.circuits import CHAPTER as CIRCUITS
@@ -18,6 +18,7 @@ from analysis.report.studies.clocks import CHAPTER as CLOCKS
 from analysis.report.studies.comparison import CHAPTER as COMPARISON
 from analysis.report.studies.sequential import CHAPTER as SEQUENTIAL
 from eval.errors import UserError
+from eval.ownership import claim_files
 from eval.results_file import kind_of
 from eval.storage import new_folder, write_text
 
@@ -37,10 +38,10 @@ def build(run: Path) -> Path:
 
     The folder holds `index.html` (one self-contained file), `report.md` and each figure as `figures/*.svg` and
     `figures/*.png`. The same `results.json` gives the same bytes. An existing folder is replaced as a whole when the
-    new one is complete.
+    new one is complete, unless it holds a file that is not of a report.
 
-    Raises UserError if `run` has no readable `results.json`, or its kind has no page. A section that it lacks is named
-    in the report.
+    Raises UserError if `run` has no readable `results.json`, its kind has no page, or `report/` holds other files. A
+    section that it lacks is named in the report.
     """
     run = Path(run)
     results = read_results(run)
@@ -48,14 +49,16 @@ def build(run: Path) -> Path:
     if kind not in CHAPTERS:
         raise UserError(f"{run} holds results of kind {kind}, which has no page; {', '.join(CHAPTERS)} have one")
     document = compose(CHAPTERS[kind], results)
+    with reading("the page"):
+        page, text = html.render(document), markdown.render(document)
+        figures = {part.name: part.drawing for part in document.parts if part.drawing is not None}
     with new_folder(run / "report") as folder:
         (folder / "figures").mkdir()
-        for part in document.parts:
-            if part.drawing is not None:
-                write_text(folder / "figures" / f"{part.name}.svg", part.drawing.svg)
-                (folder / "figures" / f"{part.name}.png").write_bytes(part.drawing.png)
-        write_text(folder / "report.md", markdown.render(document))
-        write_text(folder / "index.html", html.render(document))
+        for name, drawing in figures.items():
+            write_text(folder / "figures" / f"{name}.svg", drawing.svg)
+            (folder / "figures" / f"{name}.png").write_bytes(drawing.png)
+        write_text(folder / "report.md", text)
+        write_text(folder / "index.html", page)
     return run / "report" / "index.html"
 
 
@@ -76,6 +79,7 @@ def build_gallery(folder: Path) -> Path:
         page = run / "report" / "index.html"
         if not page.exists() or page.stat().st_mtime_ns < (run / "results.json").stat().st_mtime_ns:
             build(run)
+    claim_files(folder, ["gallery.html"], in_run=True)
     write_text(folder / "gallery.html", render_gallery(folder, reported))
     return folder / "gallery.html"
 

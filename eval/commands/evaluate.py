@@ -12,6 +12,7 @@ from typing import Any
 from eval.command_line import at_least
 from eval.commands.output import require_writable, write_jsonl
 from eval.errors import UserError
+from eval.ownership import claim_files
 from eval.storage import write_json
 from eval.tasks import get_task, known_names
 from eval.tasks.base import SPLITS
@@ -22,7 +23,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--model", required=True, metavar="DIR", help="Hugging Face checkpoint folder, or the name of a hub model"
     )
     parser.add_argument(
-        "--tasks", required=True, metavar="NAME,NAME", help=f"names of tasks, separated by commas: {known_names()}"
+        "--tasks",
+        nargs="+",
+        required=True,
+        metavar="TASK",
+        help=f"names of tasks, separated by spaces or commas: {known_names()}",
     )
     parser.add_argument(
         "--output", required=True, type=Path, metavar="DIR", help="folder to write to; made if it does not exist"
@@ -78,18 +83,22 @@ def _temperature(text: str) -> float:
 
 def run(arguments: argparse.Namespace) -> None:
     """results.json is removed first and written last, so that the records beside it are its own."""
-    tasks = [get_task(name.strip()) for name in arguments.tasks.split(",")]
+    tasks = [get_task(name.strip()) for entry in arguments.tasks for name in entry.split(",")]
     names = [task.name for task in tasks]
     if len(set(names)) < len(names):
-        raise UserError(f"--tasks {arguments.tasks} names a task twice; name each once")
+        raise UserError(f"--tasks {' '.join(arguments.tasks)} names a task twice; name each once")
     if arguments.samples > 1 and arguments.temperature == 0:
         raise UserError(f"--samples {arguments.samples} without --temperature would all be the same; give both")
     require_writable(arguments.output)
+    # A reasoning-gym task has a slash in its name.
+    records = {name: f"{name.replace('/', '-')}.jsonl" for name in names}
+    from eval.digests import data_digests, model_digest
     from eval.harness import evaluate_task
     from eval.rollout.base import Sampling
     from eval.rollout.hf import HFEngine
 
     engine = HFEngine.from_pretrained(arguments.model)
+    claim_files(arguments.output, ["results.json", *records.values()])
     sampling = Sampling(arguments.max_new_tokens, arguments.temperature, arguments.samples, arguments.seed)
     results_file = arguments.output / "results.json"
     results_file.unlink(missing_ok=True)
@@ -114,9 +123,13 @@ def run(arguments: argparse.Namespace) -> None:
             arguments.batch_size,
             arguments.cache,
         )
-        # A reasoning-gym task has a slash in its name.
-        write_jsonl(arguments.output / f"{task.name.replace('/', '-')}.jsonl", result.pop("records"))
+        write_jsonl(arguments.output / records[task.name], result.pop("records"))
         results["tasks"][task.name] = result
+    sizes = [(name, arguments.size) for entry in arguments.tasks for name in entry.split(",")]
+    results["digests"] = {
+        "models": {"model": model_digest(arguments.model)},
+        "data": data_digests(sizes, arguments.split, arguments.seed),
+    }
     write_json(results_file, results)
     for name, result in results["tasks"].items():
         print(f"{name:16} {_describe(result)}")

@@ -42,6 +42,8 @@ RULES: dict[str, type[Rule]] = {
 
 # Every option of any rule. Which of them a rule takes are the fields of its class.
 OPTIONS = ("length", "side", "group", "ones", "symbols")
+# Longer strings than any model here reads; the number of valid strings has as many digits.
+LARGEST = {"length": 4096, "side": 64, "group": 4096, "ones": 4096, "symbols": 4096}
 
 
 def make_rule(name: str, **options: int | None) -> Rule:
@@ -54,6 +56,9 @@ def make_rule(name: str, **options: int | None) -> Rule:
         hint = f"; did you mean {close[0]}?" if close else ""
         raise UserError(f"rule is {name!r}, not one of {', '.join(sorted(RULES))}{hint}")
     given = {option: value for option, value in options.items() if value is not None}
+    for option, value in given.items():
+        if not 1 <= value <= LARGEST[option]:
+            raise UserError(f"rule {name}: {option} is {value}; give a number from 1 to {LARGEST[option]}")
     takes = [field.name for field in fields(RULES[name])]
     needed = f"it takes {', '.join(takes)}" if takes else "it takes no options"
     for option in given:

@@ -30,6 +30,10 @@ PAPER_TASKS: dict[str, Task] = {
 }
 
 
+# What makes an object a task, see `eval.tasks.base.Task`.
+MEMBERS = ("name", "system_prompt", "load", "score")
+
+
 def known_names() -> str:
     """Every way to name a task, for --help and for messages."""
     return f"{', '.join([*TASKS, *PAPER_TASKS])}, {PREFIX}NAME, or package.module:attribute"
@@ -45,11 +49,18 @@ def get_task(name: str) -> Task:
     if ":" in name:
         module_name, attribute = name.split(":", 1)
         try:
-            return vars(importlib.import_module(module_name))[attribute]
-        except ModuleNotFoundError as error:
+            task = vars(importlib.import_module(module_name))[attribute]
+        # ValueError, TypeError: no name, half a name, a name that begins with a dot.
+        except (ModuleNotFoundError, ValueError, TypeError) as error:
             raise UserError(f"task {name!r}: cannot import {module_name} ({error}); check the dotted path") from error
         except KeyError as error:
             raise UserError(f"task {name!r}: {module_name} has no {attribute!r}; check the dotted path") from error
+        if isinstance(task, type) or not all(hasattr(task, member) for member in MEMBERS):
+            raise UserError(
+                f"task {name!r} is {'a class' if isinstance(task, type) else f'a {type(task).__name__}'}, no task: "
+                f"an object with {', '.join(MEMBERS)}; name one, such as my_tasks:TASK"
+            )
+        return task
     close = get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     raise UserError(f"unknown task {name!r}; {hint}known tasks: {known_names()}")

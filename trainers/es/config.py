@@ -7,7 +7,7 @@ import torch
 
 from eval.errors import UserError
 from eval.tasks import get_task
-from trainers.arguments import check_at_least, check_between, check_choice
+from trainers.arguments import MOST, check_at_least, check_at_most, check_between, check_choice
 from trainers.earlier_tasks import check_replay, replayed_prompts
 from trainers.ending import check_budgets
 from trainers.es.bfloat16 import PRECISIONS
@@ -15,7 +15,17 @@ from trainers.es.noise import RESTS, Noise
 from trainers.es.shaping import BASELINES, SHAPINGS
 from trainers.es.subspace import SPACES
 from trainers.es.vector_search import ALGORITHMS, OPTIMIZERS, WITH_OPTIMIZER
-from trainers.options import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Share, check_bounds, option
+from trainers.options import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Rows,
+    Seed,
+    Share,
+    check_bounds,
+    option,
+)
 from trainers.tracking import tracker_names
 
 
@@ -40,10 +50,10 @@ class ESConfig:
     stop_at_tokens: int = option(0, "end after the first step with so many tokens generated in all; 0: no limit")
     stop_at_seconds: float = option(0.0, "end after the first step with so many seconds of training; 0: no limit")
     # The population
-    population: int = option(32, "members per step, N")
+    population: PositiveInt = option(32, "members per step, N")
     prompts_per_step: PositiveInt = option(64, "prompts that every member answers in a step")
     samples: PositiveInt = option(1, "completions per prompt and member")
-    train_size: PositiveInt = option(4096, "training problems; each is used once per epoch")
+    train_size: Rows = option(4096, "training problems; each is used once per epoch")
     # The update
     sigma: PositiveFloat = option(1e-3, "standard deviation of a member's perturbation")
     alpha: PositiveFloat = option(5e-4, "step size: theta += alpha/N sum z_i eps_i, without 1/sigma")
@@ -60,14 +70,14 @@ class ESConfig:
     member_noise: bool = option(False, "own sampling noise for each member instead of common random numbers")
     max_new_tokens: PositiveInt = option(64, "longest completion")
     # Seeds and data
-    seed: int = option(0, "fixes members, prompt order and sampling")
-    data_seed: int = option(0, "fixes which problems are in the training set")
+    seed: Seed = option(0, "fixes members, prompt order and sampling")
+    data_seed: Seed = option(0, "fixes which problems are in the training set")
     replay: str = option("", "earlier tasks whose problems are mixed in, with commas")
     replay_share: float = option(0.0, "share of every step's prompts that is theirs")
     # What is written
     report_to: str | list[str] = option("none", "tensorboard, trackio, wandb, several of them, or none")
     eval_every: NonNegativeInt = option(10, "steps between greedy evaluations on validation; 0: never")
-    eval_size: PositiveInt = option(200, "validation problems")
+    eval_size: Rows = option(200, "validation problems")
     save_every: PositiveInt = option(25, "steps between checkpoints")
     keep: PositiveInt = option(1, "checkpoints kept; the seed log rebuilds every step in any case")
     log_completions_every: NonNegativeInt = option(25, "steps between tables of completions; 0: never")
@@ -119,7 +129,12 @@ class ESConfig:
     def __post_init__(self):
         check_bounds(self)
         check_at_least("population (there is nothing to compare a single member with)", self.population, 2)
+        for name in ("sigma", "alpha"):
+            check_between(name, getattr(self, name), 0.0, torch.finfo(torch.float32).max)
         check_between("anchor times alpha", self.anchor * self.alpha, 0.0, 1.0)
+        check_at_most("population_gb", self.population_gb, 1e6, "no machine has as much memory")
+        what = "completions of a step (population times prompts_per_step times samples)"
+        check_at_most(what, self.completions_per_step, MOST, "they lie in memory until it ends")
         check_at_least("train_size (one step's prompts must be different)", self.train_size, self.prompts_per_step)
         for name, choices in CHOICES.items():
             check_choice(name, getattr(self, name), choices)

@@ -105,10 +105,11 @@ def model_shape(path: str) -> ModelShape:
         raise UserError(f"there is no checkpoint folder {path}; check the path")
     try:
         return ModelShape.of(AutoConfig.from_pretrained(path))
-    except OSError as error:
+    # ValueError and the like: a config.json of no known model, or of one that cannot be built.
+    except (OSError, ValueError, TypeError, AttributeError, ArithmeticError, LookupError, RuntimeError) as error:
         raise UserError(
             f"{path} is neither a folder with a config.json nor a hub model that can be downloaded here; give a "
-            "checkpoint folder, or a model name with the network on"
+            "checkpoint folder, or a model name with the network on ({' '.join(str(error).split())[:200]})"
         ) from error
 
 
