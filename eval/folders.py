@@ -12,6 +12,8 @@ def check_writable(folder: str | Path, option: str) -> None:
     option: what named the folder, for the message.
     """
     try:
+        if b"\0" in os.fsencode(folder):
+            raise ValueError("a null byte is in it")
         nearest = path = Path(folder).absolute()
         while not os.path.lexists(nearest):
             nearest = nearest.parent

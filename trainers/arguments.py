@@ -39,7 +39,8 @@ def parse(*dataclass_types: type, arguments: list[str] | None = None) -> tuple:
     """One instance of each dataclass, in order, from `arguments` (default: the command line of this process).
 
     Raises `UserError` for every mistake in the file or on the command line, also for those that a `__post_init__`
-    reports as `UserError` or `ValueError`, and for an `output_dir` where no folder can be. `--help` prints every field with its `metadata={"help": ...}`.
+    reports as `UserError` or `ValueError`, and for an `output_dir` where no folder can be.
+    `--help` prints every field with its `metadata={"help": ...}`.
     """
     parser = _Parser(dataclass_types, allow_abbrev=False)
     _add_config_option(parser)
@@ -244,7 +245,7 @@ def _read_yaml(text: str, what: str) -> tuple[Any, yaml.Node | None]:
 
 
 def _refuse_too_much(document: yaml.Node | None, what: str) -> None:
-    """Raise `UserError` for what a few aliases would blow up: written out, the longest recipe has a few hundred values.
+    """Raise `UserError` for what a few aliases blow up: written out, the longest recipe has some hundred values.
 
     An alias is the same node at several places, so that a node's size is counted once and added up.
     """
