@@ -10,22 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from eval.digests import folder_digest
 from eval.results_file import Results, kind_of, read_results_file, write_results
 from eval.storage import read_json, write_json
 
 
-# What a model computes depends on these files of its folder.
-MODEL_FILES = (
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "*config.json",
-    "tokenizer*",
-    "chat_template*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-)
 # Sections whose checkpoints are steps of one run, not methods to be compared.
 ALONG_A_RUN = ("trajectory",)
 # What the numbers depend on beside the checkpoints, and the measurement itself.
@@ -139,16 +128,3 @@ def folder_digests(folders: dict[str, Path]) -> dict[str, str]:
     base, *others = folders.values()
     open_checkpoints(base, others)
     return {name: folder_digest(path) for name, path in tqdm(folders.items(), desc="checksums", unit="checkpoint")}
-
-
-def folder_digest(folder: Path) -> str:
-    """SHA-256 over the names and contents of the files that `MODEL_FILES` matches."""
-    files = sorted({file for pattern in MODEL_FILES for file in folder.glob(pattern)})
-    listing = "".join(f"{file_digest(file)}  {file.name}\n" for file in files)
-    return hashlib.sha256(listing.encode()).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, read piece by piece."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,7 +3,7 @@
 import sys
 from difflib import get_close_matches
 
-from cli import configs, doctor, recipe, tasks
+from cli import configs, doctor, recipe, tasks, verify
 from cli.places import ROOT, first_line, recipes
 from eval.command_line import command_name, command_parser
 from eval.errors import UserError, exit_with_one_line
@@ -11,7 +11,7 @@ from eval.errors import UserError, exit_with_one_line
 
 ANALYSIS = ("geometry", "connectivity", "kl", "theory", "planted", "clocks", "table", "report")
 EVAL = ("score", "evaluate", "holdouts")
-OWN = {command_name(module): module for module in (tasks, configs, doctor)}
+OWN = {command_name(module): module for module in (verify, tasks, configs, doctor)}
 
 
 def main() -> None:

@@ -4,21 +4,24 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from math import isnan
+from math import isinf, isnan
 from statistics import fmean
 from typing import Any
 
+from eval.errors import UserError
 from eval.tasks.base import Score, Task
 
 
 def score_completion(task: Task, text: str, row: dict[str, Any]) -> Score:
     """The task's score, with a NaN value turned into None: both mean that the completion cannot be scored.
 
-    Raises ValueError for any other value outside [0, 1], which is a bug of the task.
+    Raises UserError for an infinite value, and ValueError for any other outside [0, 1], which is a bug of the task.
     """
     score = task.score(text, row)
     if score.value is None or isnan(score.value):
         return replace(score, value=None)
+    if isinf(score.value):
+        raise UserError(f"task {task.name} gave the score {score.value}, which is not finite; correct the reward")
     if not 0 <= score.value <= 1:
         raise ValueError(f"task {task.name} gave the score {score.value}; scores lie in [0, 1] or are None")
     return replace(score, value=float(score.value))
@@ -42,8 +45,9 @@ class TaskReward:
     `__name__` is what TRL logs it under. It is a class and not a closure so that it can be pickled.
     """
 
-    def __init__(self, task: Task):
-        self.task = task
+    def __init__(self, task: Task, decode: Callable[[list[int]], str] | None = None):
+        """decode: makes the text that is scored of a completion's tokens, where TRL's own lacks special tokens."""
+        self.task, self.decode = task, decode
         self.__name__ = task.name
 
     def __call__(
@@ -67,7 +71,11 @@ class TaskReward:
         """
         columns = {"prompt": prompts, **columns}
         rows = [{name: column[i] for name, column in columns.items()} for i in range(len(completions))]
-        scores = score_completions(self.task, [_text(completion) for completion in completions], rows)
+        if self.decode is not None and completion_ids is not None:
+            texts = [self.decode(ids) for ids in completion_ids]
+        else:
+            texts = [_text(completion) for completion in completions]
+        scores = score_completions(self.task, texts, rows)
         if log_metric is not None:
             log_metric(f"{self.task.name}/answered", fmean(score.parsed is not None for score in scores))
             for part in sorted({part for score in scores for part in score.parts}):

@@ -6,6 +6,7 @@ it what the list of commands says. It imports at its top only what is quick to i
 """
 
 import argparse
+import math
 from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import NoReturn
@@ -45,6 +46,17 @@ def summary(module: ModuleType) -> str:
     """The first line of its docstring, as it stands in a list of commands."""
     assert module.__doc__ is not None
     return module.__doc__.partition("\n")[0].rstrip(".")
+
+
+def finite_number(text: str) -> float:
+    """The type of an option that takes a number, which is neither NaN nor infinite."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
+    return number
 
 
 def at_least(minimum: int) -> Callable[[str], int]:

@@ -47,5 +47,9 @@ def _no_room(error: Exception) -> str | None:
 
 
 def _report(message: str) -> int:
+    # Progress bars end before it: the error is the last line, and stands on a line of its own.
+    progress = sys.modules.get("tqdm")
+    for bar in list(getattr(getattr(progress, "tqdm", None), "_instances", ())):
+        bar.close()
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return 2

@@ -5,6 +5,7 @@ template, number of shots and version change its numbers by whole points, so all
 """
 
 import importlib.util
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -60,7 +61,7 @@ def run_holdouts(model: str, tasks: list[str], folder: Path) -> dict[str, Any]:
     if subprocess.run(holdout_command(model, tasks, folder), check=False).returncode != 0:
         raise UserError("lm-evaluation-harness failed; its own message stands above")
     [file] = set(folder.rglob("results_*.json")) - before
-    result = parse_holdouts(read_json(file), tasks)
+    result = parse_holdouts(read_json(file, constants=True), tasks)
     write_json(folder / "holdouts.json", result)
     return result
 
@@ -83,7 +84,7 @@ def parse_holdouts(result: dict[str, Any], tasks: list[str]) -> dict[str, Any]:
             if f"{metric},none" not in values:
                 raise UserError(f"the result file of lm-evaluation-harness has no {metric!r} for {task}")
             value, error = values[f"{metric},none"], values.get(f"{metric}_stderr,none")
-            known = isinstance(error, int | float)
+            known = isinstance(error, int | float) and math.isfinite(error)
             parsed[task][metric] = {
                 "value": value,
                 "low": max(0.0, value - Z * error) if known else None,

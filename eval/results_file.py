@@ -4,7 +4,6 @@ A file says its `kind`, by which page, gallery and table choose, and `schema_ver
 changes its meaning.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +26,22 @@ def write_results(path: Path, kind: str, results: Results) -> None:
 
 def read_results_file(path: Path) -> Results:
     """The content of one results.json. Raises UserError if it is not a JSON object."""
-    try:
-        results = read_json(path)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not JSON ({error}); move it away and start the same command again") from error
+    results = read_json(path)
     if not isinstance(results, dict):
         raise UserError(f"{path} is not a JSON object; move it away and start the same command again")
     return results
 
 
 def kind_of(results: Results) -> str:
-    """The kind that a file states; of an older one without it, the kind that its sections tell."""
-    if "kind" in results:
-        return results["kind"]
-    if "study" in results:
-        return results["study"]
+    """The kind that a file states; of an older one without it, the kind that its sections tell.
+
+    Raises UserError if what it states is no text.
+    """
+    for key in ("kind", "study"):
+        if key in results:
+            if not isinstance(results[key], str):
+                raise UserError(f"results.json names no kind of results: its {key} is {results[key]!r:.60}")
+            return results[key]
     if "settings" in results and "fits" in results:
         return "clocks"
     if "claims" in results:

@@ -20,6 +20,7 @@ from analysis.circuits.attribution import METHODS
 from analysis.circuits.study import DTYPES, MAY_CHANGE, Study, StudyOptions, at_once
 from analysis.report import build
 from eval.circuit_tasks import get_circuit_task
+from eval.digests import rows_digest, run_digests
 from eval.errors import UserError, exit_with_one_line
 from eval.results_file import write_results
 from eval.storage import read_json
@@ -165,8 +166,18 @@ def main() -> None:
     if accelerator.is_main_process:
         environment = read_json(run / "environment.json")
         head = {"command": environment["command"], "environment": environment, "config": as_flat_dict(config)}
+        head["digests"] = run_digests(run, config.folders(), circuit_data(config))
         write_results(run / "results.json", "circuits", head | study(config, str(accelerator.device)).measure(run))
         print(f"report: {build(run)}")
+
+
+def circuit_data(config: CircuitsConfig) -> dict[str, str]:
+    """Digests of the examples that judge circuits. Those that find them are drawn likewise, from the train split."""
+    size, seed = config.test_examples, config.seed
+    return {
+        f"{task}, {size} examples of test": rows_digest(map(vars, get_circuit_task(task).examples("test", size, seed)))
+        for task in config.every_task()
+    }
 
 
 def study(config: CircuitsConfig, device: str) -> Study:

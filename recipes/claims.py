@@ -25,6 +25,7 @@ from analysis.claims.judge import Comparison, judge
 from analysis.report import build, build_gallery
 from analysis.resume import read_results
 from analysis.theory.predictions import predict
+from eval.digests import file_digest, run_digests
 from eval.errors import UserError, exit_with_one_line
 from eval.results_file import write_results
 from eval.storage import read_json, write_text
@@ -155,6 +156,9 @@ def main() -> None:
         "config": as_flat_dict(config),
         "base_model": config.model,
         "claims": judge(comparisons),
+        # Each has the digests of its own models and data.
+        "digests": run_digests(sweep, {"base": config.model}, {})
+        | {"files": {str(job.folder): file_digest(sweep / job.folder / "results.json") for job in planned}},
     }
     write_results(sweep / "results.json", "claims", results)
     print(f"gallery: {build_gallery(sweep)}")

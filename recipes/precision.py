@@ -21,6 +21,7 @@ from analysis.geometry.checkpoints import Checkpoint
 from analysis.geometry.rounding import PrecisionStudy, artefacts, kind_of, markdown
 from analysis.resume import stage
 from analysis.theory.random_walk import effective_dimension
+from eval.digests import run_digests
 from eval.errors import UserError, exit_with_one_line
 from eval.results_file import write_results
 from eval.storage import write_text
@@ -89,7 +90,8 @@ def main() -> None:
         results[name] = study_both(config, name, list(simulate(config, shapes)), list(shapes.values()))
 
     settings = vars(settings_of(config, False))
-    write_results(run / "results.json", "rounding", {"models": results, "settings": settings})
+    digests = run_digests(run, {Path(folder).name: folder for folder in config.models}, {})
+    write_results(run / "results.json", "rounding", {"models": results, "settings": settings, "digests": digests})
     write_text(run / "report.md", markdown(results))
     print(f"report: {run / 'report.md'}")
 

@@ -26,6 +26,7 @@ from analysis.behaviour.held_out import HeldOut
 from analysis.continual.chain import evaluate, measure_chain
 from analysis.continual.summary import summarise
 from analysis.report import build
+from eval.digests import data_digests, run_digests
 from eval.errors import UserError, exit_with_one_line
 from eval.results_file import write_results
 from eval.storage import read_json, write_text
@@ -152,6 +153,14 @@ def main() -> None:
 
     # 3. All numbers in one file, and the page made from it.
     environment = read_json(run / "environment.json")
+    models = {
+        f"{arm.name}/seed-{seed}/{number} {task}": folder / "model"
+        for arm, seed in config.chains()
+        for number, (task, folder) in enumerate(zip(config.tasks, plan.stages(arm.name, seed), strict=True), start=1)
+    }
+    sizes = [(task, config.test_size) for task in config.columns()] + [
+        (task, config.kl_prompts) for task in config.tasks
+    ]
     results = {
         "study": "sequential",
         "command": environment["command"],
@@ -170,6 +179,7 @@ def main() -> None:
             }
             for arm in config.arms
         },
+        "digests": run_digests(run, {"base": plan.model, **models}, data_digests(sizes, "test", config.data_seed)),
     }
     write_results(run / "results.json", "sequential", results | {"continual": summarise(results)})
     print(f"report: {build(run)}")

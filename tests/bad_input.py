@@ -19,6 +19,8 @@ BASES = {
 }
 
 # {recipe: [(its options as YAML, words of the message)]}
+# A study of circuits of models alone, without what the file says of transfers and of post-training.
+ALONE = "\ntransfers: []\npost_trained: []\nchange_base: null"
 OPTIONS = {
     "es": [
         ("seed: -1", "seed"),
@@ -250,7 +252,7 @@ OPTIONS = {
         ("arms: [{name: a, method: es, config: recipes/tiny/es.yaml, options: {population: 1}}]", "population"),
         (
             "arms: [{name: a, method: es, config: recipes/tiny/es.yaml, options: {population: 1000000000}}]",
-            "completions",
+            "population",
         ),
         ("arms: [{name: a, method: es, config: recipes/tiny/es.yaml, options: {seed: 3}}]", "seed"),
         ("arms: [{name: a, method: es, config: recipes/tiny/es.yaml, options: 7}]", "options"),
@@ -278,18 +280,18 @@ OPTIONS = {
         ("models: [{name: a, source: b}, {name: a, source: c}]", "own name"),
         ("models: [{name: 'a|b', source: c}]", "name"),
         (
-            "models: [{name: '', source: recipes/tiny/models/llama-small}]\ntransfers: []\npost_trained: []\nchange_base: null",
+            "models: [{name: '', source: recipes/tiny/models/llama-small}]" + ALONE,
             "name",
         ),
         (
-            "models: [{name: .., source: recipes/tiny/models/llama-small}]\ntransfers: []\npost_trained: []\nchange_base: null",
+            "models: [{name: .., source: recipes/tiny/models/llama-small}]" + ALONE,
             "name",
         ),
         (
-            "models: [{name: a, source: {tmp}/nowhere.yaml}]\ntransfers: []\npost_trained: []\nchange_base: null",
+            "models: [{name: a, source: {tmp}/nowhere.yaml}]" + ALONE,
             "nowhere",
         ),
-        ("models: [{name: a, source: {tmp}/nowhere}]\ntransfers: []\npost_trained: []\nchange_base: null", "nowhere"),
+        ("models: [{name: a, source: {tmp}/nowhere}]" + ALONE, "nowhere"),
         ("tasks: [nothing]", "nothing"),
         ("tasks: []\nchange_tasks: []", "tasks"),
         ("tasks: [os:system]", "os:system"),
@@ -306,7 +308,7 @@ OPTIONS = {
         ("transfers: [{small: x, large: y}]", "transfers"),
         ("change_base: null", "change_base"),
         ("reward_task: null", "reward_task"),
-        ("reward_task: os:system", "reward_task"),
+        ("reward_task: os:system", "os:system"),
         ("completions: 1000", "completions"),
         ("resamples: 1000000000", "resamples"),
         ("critical_rank: 1000000000", "critical_rank"),

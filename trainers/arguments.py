@@ -39,8 +39,8 @@ def parse(*dataclass_types: type, arguments: list[str] | None = None) -> tuple:
     """One instance of each dataclass, in order, from `arguments` (default: the command line of this process).
 
     Raises `UserError` for every mistake in the file or on the command line, also for those that a `__post_init__`
-    reports as `UserError` or `ValueError`, and for an `output_dir` where no folder can be.
-    `--help` prints every field with its `metadata={"help": ...}`.
+    reports as `UserError` or `ValueError`, and for an `output_dir` where no folder can be. `--help` prints every field
+    with its `metadata={"help": ...}`.
     """
     parser = _Parser(dataclass_types, allow_abbrev=False)
     _add_config_option(parser)
@@ -108,6 +108,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
+def check_finite(name: str, value: Any) -> None:
+    """Raise `UserError` if `value`, or a number in it (of dicts and lists), is NaN or infinite."""
+    if not _is_finite(value):
+        raise UserError(f"{name} is {value}; give finite numbers")
+
+
 def check_choice(name: str, value: str, choices: Collection[str]) -> None:
     """Raise `UserError` unless `value` is one of `choices`."""
     if value not in choices:
@@ -152,6 +158,12 @@ def check_between(name: str, value: float, minimum: float, maximum: float) -> No
         raise UserError(f"{name} is {value}; give a number from {minimum} to {maximum}")
 
 
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, dict | list | tuple):
+        return all(map(_is_finite, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
 class _Parser(TrlParser):
     """`TrlParser` that raises instead of printing the usage and leaving, and reads mappings as inline YAML."""
 
@@ -168,6 +180,8 @@ class _Parser(TrlParser):
                 action.type = partial(_inline_list, flag, action.type)
             elif (get_origin(action.type) or action.type) is dict:
                 action.type, action.metavar = partial(_inline_yaml, flag), "YAML"
+            elif action.type is float:
+                action.type = partial(_finite_number, flag)
             elif action.nargs == "+" and action.type is str:
                 action.type = partial(_word, flag)
 
@@ -189,8 +203,18 @@ def _word(flag: str, text: str) -> str:
     return text
 
 
+def _finite_number(flag: str, text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        raise UserError(f"{flag} is {text!r}, but it takes a number") from None
+    check_finite(flag, number)
+    return number
+
+
 def _inline_yaml(flag: str, text: str) -> Any:
     values, _ = _read_yaml(text, f"{flag} {text!r}")
+    check_finite(flag, values)
     return values
 
 
@@ -219,7 +243,7 @@ def _layers(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, dict[s
 
 def _read_mapping(path: Path, role: str) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"there is no config file {path}{role}; give the path of a YAML file") from None
     except (OSError, ValueError) as error:
@@ -245,7 +269,7 @@ def _read_yaml(text: str, what: str) -> tuple[Any, yaml.Node | None]:
 
 
 def _refuse_too_much(document: yaml.Node | None, what: str) -> None:
-    """Raise `UserError` for what a few aliases blow up: written out, the longest recipe has some hundred values.
+    """Raise `UserError` for what a few aliases blow up: written out, the longest recipe has a few hundred values.
 
     An alias is the same node at several places, so that a node's size is counted once and added up.
     """
@@ -306,6 +330,7 @@ def _checked(values: dict[str, Any], dataclass_types: tuple[type, ...], place: s
         except _WrongType:
             takes = _describe(hints[key]) + _advice(value, hints[key])
             raise UserError(f"{place}: {key} is {_as_yaml(value)}, but it takes {takes}") from None
+        check_finite(f"{place}: {key}", checked[key])
     return checked
 
 
@@ -424,7 +449,7 @@ def _convert_to_first(value: Any, hints: tuple) -> Any:
 def _number(value: int | float | str, type_: type) -> int | float:
     try:
         return type_(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise _WrongType from None
 
 

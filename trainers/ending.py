@@ -1,4 +1,4 @@
-"""When a run ends: after its last step, or after the first step that reaches a budget of tokens or of seconds."""
+"""When a run ends: after its last step, with the first that reaches a budget of tokens or of seconds, or diverged."""
 
 from typing import Any
 
@@ -26,3 +26,11 @@ def ended_by(
     if stop_at_seconds and progress["seconds"] >= stop_at_seconds:
         return "seconds"
     return "steps" if step >= last_step else None
+
+
+def diverged(what: str, advice: str) -> UserError:
+    """The error that ends a training before a checkpoint of it is called complete.
+
+    what: which number of which step is not finite. advice: which options to change.
+    """
+    return UserError(f"{what}, which is not finite: the training has diverged; {advice}")

@@ -8,9 +8,10 @@ folder is that of `trainers.trl_run`, and besides
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,17 +23,19 @@ import trl
 from accelerate import PartialState
 from accelerate.utils import reduce
 from peft import LoraConfig, PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from trl import GRPOTrainer
 from trl.generation.vllm_generation import VLLMGeneration
 from trl.import_utils import is_vllm_available
 
 from eval.adapters import TaskReward
 from eval.errors import UserError
+from eval.rollout.base import Messages
+from eval.rollout.chat import accepted_messages, answer_text, end_token_ids
 from eval.rollout.loading import load_model
 from eval.storage import new_folder, read_json
 from eval.tasks import Task, get_task
-from trainers.arguments import check_at_least, check_at_most, check_choice
+from trainers.arguments import check_at_least, check_at_most, check_choice, did_you_mean
 from trainers.earlier_tasks import EarlierTasks, MixedTask, check_replay, replay_names, replayed_prompts
 from trainers.ending import check_budgets
 from trainers.launch import is_main_process
@@ -48,6 +51,7 @@ from trainers.trl_run import (
     check_numbers,
     check_options,
     check_run,
+    end_tokens_only,
     greedy_evaluation,
     last_checkpoint_of_run,
     load_chat_model,
@@ -57,6 +61,7 @@ from trainers.trl_run import (
     run_trainer,
     seed_of_problems,
     trainer_config,
+    watch_logits,
     write_finished_run,
 )
 
@@ -128,12 +133,27 @@ CHOICES = {
 }
 
 
+# Of generation_kwargs: what TRL's trainer cannot do without.
+OF_THE_TRAINER = {
+    "num_return_sequences": "num_generations says how many completions a prompt gets",
+    "return_dict_in_generate": "the trainer reads the tokens alone",
+    "max_new_tokens": "max_completion_length says so",
+    "eos_token_id": "an answer ends in training as it does in evaluation",
+    "n": "num_generations says how many completions a prompt gets",
+    "max_tokens": "max_completion_length says so",
+}
+
+
 @dataclass
 class GRPOConfig(trl.GRPOConfig):
     """TRL's `GRPOConfig`, which refuses with a `UserError` what TRL lets pass and what would go wrong later.
 
     TRL's `__post_init__` fills in the batch sizes that are not given.
     """
+
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Has to be false: a loss is logged as it is."}
+    )
 
     def __post_init__(self):
         for name in ("num_generations", "max_completion_length"):
@@ -146,6 +166,7 @@ class GRPOConfig(trl.GRPOConfig):
         check_at_least("max_steps", self.max_steps, 1)
         for name, choices in CHOICES.items():
             check_choice(name, getattr(self, name), choices)
+        self._check_generation_kwargs()
         self._check_generation_boundary()
 
     @property
@@ -164,6 +185,22 @@ class GRPOConfig(trl.GRPOConfig):
     def completions_per_step(self) -> float:
         """Of an optimiser step: a generation of `generation_batch_size` lasts for `generate_every` micro-steps."""
         return cast(int, self.generation_batch_size) * self.gradient_accumulation_steps / self.generate_every
+
+    def _check_generation_kwargs(self) -> None:
+        """Only what the engine that generates knows; TRL finds out with the first completions."""
+        given = self.generation_kwargs or {}
+        if not isinstance(given, dict):
+            raise UserError(f"generation_kwargs is {given!r}; give a mapping of the engine's options")
+        known = set(GenerationConfig().to_dict())
+        if self.use_vllm and is_vllm_available():
+            from vllm import SamplingParams  # here, because vLLM is an extra
+
+            known = set(SamplingParams.__struct_fields__)
+        for name in given:
+            if name in OF_THE_TRAINER:
+                raise UserError(f"generation_kwargs has {name}; leave it out: {OF_THE_TRAINER[name]}")
+            if name not in known:
+                raise UserError(f"generation_kwargs has {name!r}, unknown{did_you_mean(str(name), known)}")
 
     def _check_generation_boundary(self) -> None:
         """Checkpoints must fall where new completions are generated: TRL does not save the ones in use."""
@@ -226,11 +263,21 @@ def problems_of_run(task: Task, arguments: GRPOArguments, config: GRPOConfig) ->
     )
 
 
+def with_prompts(problems: datasets.Dataset, prompts: list[Messages]) -> datasets.Dataset:
+    """The problems with these prompts in place of their own; themselves where they are the same."""
+    if prompts == list(problems["prompt"]):
+        return problems
+    return datasets.Dataset.from_list(
+        [row | {"prompt": prompt} for row, prompt in zip(problems.to_list(), prompts, strict=True)]
+    )
+
+
 class CountedReward:
     """A task as TRL's reward function, which also counts what was generated, over all processes."""
 
-    def __init__(self, task: Task):
-        self.reward = TaskReward(task)
+    def __init__(self, task: Task, decode: Callable[[list[int]], str]):
+        """decode: makes the text that is scored of a completion's tokens."""
+        self.reward = TaskReward(task, decode)
         self.__name__ = self.reward.__name__
         self.completions = 0
         self.tokens = 0
@@ -260,13 +307,15 @@ def train_grpo(arguments: GRPOArguments, config: GRPOConfig) -> dict[str, Any]:
     if arguments.lora_patterns is not None:
         check_lora_patterns(model, arguments.lora_patterns)
     problems = problems_of_run(task, arguments, config)
+    # TRL applies the template itself, to prompts that it takes.
+    problems = with_prompts(problems, accepted_messages(tokenizer, problems["prompt"]))
     folder = run_folder(config)
     start_run(folder, arguments, config, may_change=MAY_CHANGE)
     checkpoint = last_checkpoint_of_run(
         folder, lambda newest: _train(arguments, config, task, model, tokenizer, problems, newest)
     )
     if is_main_process():
-        _finish(folder, arguments, checkpoint)
+        _finish(folder, arguments, config, problems, checkpoint)
     PartialState().wait_for_everyone()
     return read_json(folder / "results.json")
 
@@ -281,7 +330,12 @@ def _train(
     checkpoint: Path | None,
 ) -> None:
     """Run TRL's trainer from `checkpoint` (None: from the beginning) to its end, where it leaves a checkpoint."""
-    reward = CountedReward(MixedTask.of(arguments.task, arguments.replay) if arguments.replay else task)
+    generation = end_tokens_only(model, tokenizer)
+    watch_logits(model)
+    reward = CountedReward(
+        MixedTask.of(arguments.task, arguments.replay) if arguments.replay else task,
+        partial(answer_text, tokenizer, ends=end_token_ids(tokenizer, generation)),
+    )
     # `problems_of_run` has shuffled.
     options = trainer_config(config, checkpoint, shuffle_dataset=False)
     with _generation_engine(options):
@@ -303,6 +357,7 @@ def _train(
         (arguments.stop_at_tokens, arguments.stop_at_seconds),
         checkpoint,
         tracker_names(config.report_to),
+        generation=generation,
         generate_every=config.generate_every,
     )
     run_trainer(trainer, recorder, arguments, checkpoint)
@@ -361,7 +416,9 @@ def _repack_after_sync(generation: VLLMGeneration) -> None:
     generation.sync_weights = sync_and_repack
 
 
-def _finish(folder: Path, arguments: GRPOArguments, checkpoint: Path) -> None:
+def _finish(
+    folder: Path, arguments: GRPOArguments, config: GRPOConfig, problems: datasets.Dataset, checkpoint: Path
+) -> None:
     """Write model/, adapter/ and results.json from the last checkpoint."""
     if arguments.lora_rank:
         base, tokenizer = load_model(arguments.model, torch.float32)
@@ -372,4 +429,4 @@ def _finish(folder: Path, arguments: GRPOArguments, checkpoint: Path) -> None:
     else:
         model, tokenizer = load_trained_model(checkpoint)
     own = {"lora_rank": arguments.lora_rank}
-    write_finished_run(folder, "grpo", arguments, model, tokenizer, checkpoint, own)
+    write_finished_run(folder, "grpo", arguments, config, problems, model, tokenizer, checkpoint, own)

@@ -1,7 +1,7 @@
 """Options of a run as dataclass fields: declared in one line, with the bounds that their types name."""
 
 from copy import copy
-from dataclasses import field
+from dataclasses import field, fields
 from typing import Annotated, Any, get_type_hints
 
 from trainers.arguments import (
@@ -10,6 +10,7 @@ from trainers.arguments import (
     check_at_most,
     check_between,
     check_count,
+    check_finite,
     check_positive,
     check_seed,
 )
@@ -75,7 +76,12 @@ def check_held_out(options: Any) -> None:
 
 
 def check_bounds(options: Any) -> None:
-    """Raise `UserError` for an option of the dataclass instance `options` outside the bounds of its type."""
+    """Raise `UserError` for an option of the dataclass instance `options` outside the bounds of its type.
+
+    No option takes NaN or infinity.
+    """
+    for declared in fields(options):
+        check_finite(declared.name, getattr(options, declared.name, None))
     for name, hint in get_type_hints(type(options), include_extras=True).items():
         for check in getattr(hint, "__metadata__", ()):
             check(name, getattr(options, name))

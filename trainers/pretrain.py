@@ -24,6 +24,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BatchEncoding, PreTra
 
 from eval.circuit_tasks import CIRCUIT_TASKS, CircuitTask, get_circuit_task
 from eval.circuit_tasks.accuracy import pair_accuracy
+from eval.digests import run_digests
 from eval.errors import UserError
 from eval.harness import evaluate_task
 from eval.results_file import write_results
@@ -43,6 +44,7 @@ from eval.tasks import get_task
 from eval.tasks.base import GeneratedTask
 from eval.tasks.generate import conversation, hash64, problems
 from trainers.arguments import check_at_most, check_choice
+from trainers.ending import diverged
 from trainers.launch import make_accelerator
 from trainers.machine import require_training_memory
 from trainers.optimizer_state import load_optimizer, save_optimizer
@@ -161,6 +163,8 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
             # Rounded like the checkpoints that real models are released as.
             training.save_weights(folder, torch.bfloat16)
         results["validation"] = read_jsonl(run / "validation.jsonl")[-1]
+        # The problems of every step are drawn from the seed and its number: config.yaml stands for the data.
+        results["digests"] = run_digests(run, {"model": run / "model"}, {})
         write_results(run / "results.json", "training", results)
         results = read_json(run / "results.json")
     accelerator.wait_for_everyone()
@@ -187,7 +191,10 @@ class _Pretraining:
         self.prepared, self.optimizer = accelerator.prepare(self.model, optimizer)
 
     def step(self, step: int) -> tuple[float, float]:
-        """One step of the optimiser; returns the loss and the norm of its gradient."""
+        """One step of the optimiser; returns the loss and the norm of its gradient.
+
+        Raises `UserError` if one of them is not finite.
+        """
         config, accelerator = self.config, self.accelerator
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * schedule(step, config.steps, config.warmup_steps)
@@ -207,9 +214,13 @@ class _Pretraining:
             ).loss
             accelerator.backward(part_loss)
             loss += part_loss.item()
-        norm = torch.as_tensor(accelerator.clip_grad_norm_(self.model.parameters(), 1.0))
+        norm = torch.as_tensor(accelerator.clip_grad_norm_(self.model.parameters(), 1.0)).item()
+        # First the norm, which is the same on every process, so that all of them end.
+        for name, value in (("norm of the gradient", norm), ("loss", loss)):
+            if not math.isfinite(value):
+                raise diverged(f"the {name} of step {step + 1} is {value}", "lower learning_rate")
         self.optimizer.step()
-        return loss, norm.item()
+        return loss, norm
 
     def validate(self) -> dict[str, Any]:
         return validate(self.model, self.tokenizer, self.tasks, self.config)

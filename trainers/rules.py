@@ -25,14 +25,17 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from eval.criteria import RULE_LEARNED
+from eval.digests import file_digest, run_digests
 from eval.errors import UserError
 from eval.generative.checkpoint import MODELS, GenerativeModel, build_model, load_weights, save_weights, steps_of
 from eval.generative.measure import copies_beyond_control, losses_of_strings, measure_samples
 from eval.results_file import write_results
+from eval.rollout.loading import require_finite
 from eval.rules import OPTIONS, Rule, Split, make_rule
 from eval.storage import append_jsonl, read_json, read_jsonl, require_free_space, truncate_jsonl, write_json
 from eval.tasks.generate import hash64
 from trainers.arguments import as_flat_dict, check_at_most, check_between, check_choice
+from trainers.ending import diverged
 from trainers.launch import make_accelerator, refuse_sharding
 from trainers.machine import require_training_memory
 from trainers.optimizer_state import OPTIMIZER_FILE, load_optimizer, save_optimizer
@@ -55,6 +58,9 @@ STOPS = ("never", "rule", "memory", "clocks")
 # What a finished or interrupted run may be continued with. None of these changes what a step does.
 MAY_CHANGE = ("steps", "stop", "stop_copies", "save_every")
 AVERAGED = "ema.safetensors"
+# Models that take the option positions.
+POSITIONED = ("dit", "masked_dit")
+ADVICE = "lower learning_rate, or clip gradients with clip_norm"
 
 
 @dataclass
@@ -140,6 +146,12 @@ class RulesConfig:
             raise UserError(
                 f"evaluate_samples is {self.evaluate_samples}, less than evaluate_samples_min, "
                 f"{self.evaluate_samples_min}; raise the first or lower the second"
+            )
+        if self.model in POSITIONED and self.positions == "sincos" and self.width % (2 * len(self.make_rule().shape)):
+            axes = len(self.make_rule().shape)
+            raise UserError(
+                f"width is {self.width}, no multiple of {2 * axes}; sincos positions on {axes} axes share the width "
+                "among the sines and cosines of each"
             )
         needs_head_width = self.model != "mlp"
         if needs_head_width and self.width % (2 * self.heads):
@@ -272,6 +284,11 @@ class _RuleTraining:
         }
         if self.accelerator.is_main_process:
             results["evaluation"] = read_jsonl(self.run / "evaluations.jsonl")[-1]
+            # Not of the whole folder, whose optimiser state goes when the run goes on.
+            folder = checkpoint_folder(self.run, self.step)
+            weights = [folder / name for name in ("model.safetensors", AVERAGED) if (folder / name).exists()]
+            models = {str(path.relative_to(self.run)): file_digest(path) for path in weights}
+            results["digests"] = run_digests(self.run, {}, {}) | {"models": models}
         return results
 
     def _prepare_folder(self) -> None:
@@ -293,6 +310,7 @@ class _RuleTraining:
         loss = self.prepared(self.strings[rows.to(device)], *(part.to(device) for part in noise)).mean()
         self.optimizer.zero_grad()
         accelerator.backward(loss)
+        self._require_finite_gradient()
         if config.clip_norm:
             accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
         self.optimizer.step()
@@ -301,19 +319,28 @@ class _RuleTraining:
         self.step += 1
         return loss
 
+    def _require_finite_gradient(self) -> None:
+        """Raise `UserError` if the gradient is not finite: on every process, since all have the same gradient."""
+        gradients = [weight.grad for weight in self.model.parameters() if weight.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients).item()
+        if not math.isfinite(norm):
+            raise diverged(f"the norm of the gradient of step {self.step + 1} is {norm}", ADVICE)
+
     def _mean(self, loss: torch.Tensor) -> float:
         """The loss over all processes. Raises `UserError` if it is not finite."""
         mean = torch.as_tensor(self.accelerator.reduce(loss.detach(), "mean")).item()
         if not math.isfinite(mean):
-            raise UserError(
-                f"the loss of step {self.step} is {mean}; lower learning_rate, or clip gradients with clip_norm"
-            )
+            raise diverged(f"the loss of step {self.step} is {mean}", ADVICE)
         return mean
 
     def _evaluate(self) -> None:
         began = time.perf_counter()
         count = sample_count(self.config, self.model, self.step, self.evaluated)
+        require_finite(self.averaged.network.named_parameters(), f"step {self.step}")
         row, samples = evaluate(self.averaged, self.rule, self.data, count, self.config.seed, self.step)
+        for name, value in row.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise diverged(f"{name} in the evaluation of step {self.step} is {value}", ADVICE)
         self.clock["evaluation_seconds"] += time.perf_counter() - began
         times = {name: round(value, 3) for name, value in self.clock.items()}
         append_jsonl(self.run / "evaluations.jsonl", {"step": self.step} | times | row)

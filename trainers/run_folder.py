@@ -25,7 +25,7 @@ import torch
 import yaml
 
 from eval.errors import UserError
-from eval.storage import new_folder, read_json, write_json, write_text
+from eval.storage import new_folder, read_json, read_yaml_mapping, write_json, write_text
 from trainers.arguments import as_flat_dict
 from trainers.launch import is_main_process, wait_for_everyone
 
@@ -106,7 +106,7 @@ def describe_environment() -> dict[str, Any]:
 def _refuse_another_config(path: Path, config: dict[str, Any], may_change: Collection[str]) -> None:
     if not path.exists():
         return
-    before = yaml.safe_load(path.read_text(encoding="utf-8"))
+    before = read_yaml_mapping(path)
     keys = [key for key in before | config if key not in may_change]
     differences = [
         f"{key} was {before.get(key, 'absent')!r}, now {config.get(key, 'absent')!r}"

@@ -42,6 +42,7 @@ from trainers.trl_run import (
     check_numbers,
     check_options,
     check_run,
+    end_tokens_only,
     greedy_evaluation,
     last_checkpoint_of_run,
     load_chat_model,
@@ -89,6 +90,9 @@ FIXED_IN_SFT = FIXED | {
 class SFTConfig(trl.SFTConfig):
     """TRL's `SFTConfig`, which refuses with a `UserError` what would go wrong later."""
 
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Has to be false: a loss is logged as it is."}
+    )
     max_length: int | None = field(default=None, metadata={"help": "Has to be null; see max_completion_length."})
 
     def __post_init__(self):
@@ -137,7 +141,7 @@ def train_sft(arguments: SFTArguments, config: SFTConfig) -> dict[str, Any]:
         folder, lambda newest: _train(arguments, config, task, model, tokenizer, sampled, newest)
     )
     if is_main_process():
-        _finish(folder, arguments, sampled, checkpoint)
+        _finish(folder, arguments, config, problems, sampled, checkpoint)
     PartialState().wait_for_everyone()
     return read_json(folder / "results.json")
 
@@ -239,6 +243,7 @@ def _train(
     data = examples(sampled.kept, int(config.num_train_epochs), config.seed)
     # `examples` has all epochs, in the order in which they are taken.
     options = trainer_config(config, checkpoint, num_train_epochs=1, train_sampling_strategy="sequential")
+    generation = end_tokens_only(model, tokenizer)
     trainer = SFTTrainer(model, args=options, train_dataset=data, processing_class=tokenizer)
     recorder = RunRecorder(
         run_folder(config),
@@ -249,6 +254,7 @@ def _train(
         (0, arguments.stop_at_seconds),
         checkpoint,
         tracker_names(config.report_to),
+        generation=generation,
         seconds=sampled.seconds,
         # TRL's count of the tokens trained on starts again at 0 when a run is resumed.
         left_out=("num_tokens",),
@@ -256,10 +262,17 @@ def _train(
     run_trainer(trainer, recorder, arguments, checkpoint)
 
 
-def _finish(folder: Path, arguments: SFTArguments, sampled: Sampled, checkpoint: Path) -> None:
+def _finish(
+    folder: Path,
+    arguments: SFTArguments,
+    config: SFTConfig,
+    problems: datasets.Dataset,
+    sampled: Sampled,
+    checkpoint: Path,
+) -> None:
     """Write model/ and results.json from the last checkpoint."""
     model, tokenizer = load_trained_model(checkpoint)
     own = {"correct": sampled.correct, "kept": len(sampled.kept)}
     spent = arguments.stop_at_tokens and sampled.tokens >= arguments.stop_at_tokens
     ended_by = "tokens" if spent else None
-    write_finished_run(folder, "sft", arguments, model, tokenizer, checkpoint, own, ended_by)
+    write_finished_run(folder, "sft", arguments, config, problems, model, tokenizer, checkpoint, own, ended_by)

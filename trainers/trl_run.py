@@ -16,16 +16,19 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
+import datasets
 import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from peft import PeftModel
+from torch.distributed.tensor import DTensor
 from transformers import (
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -37,12 +40,14 @@ from transformers import (
 )
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from eval.digests import data_digests, rows_digest, run_digests
 from eval.errors import UserError
 from eval.harness import evaluate_task
 from eval.results_file import write_results
 from eval.rollout.base import Sampling
+from eval.rollout.chat import end_token_ids, padding_id
 from eval.rollout.hf import HFEngine
-from eval.rollout.loading import load_model
+from eval.rollout.loading import load_model, require_finite, require_finite_logits
 from eval.storage import (
     append_jsonl,
     new_folder,
@@ -51,10 +56,18 @@ from eval.storage import (
     require_free_space,
     truncate_jsonl,
     write_json,
+    write_text,
 )
 from eval.tasks import Task
-from trainers.arguments import MOST, check_at_least, check_count, check_positive, check_seed
-from trainers.ending import ended_by
+from trainers.arguments import (
+    MOST,
+    check_at_least,
+    check_count,
+    check_finite,
+    check_positive,
+    check_seed,
+)
+from trainers.ending import diverged, ended_by
 from trainers.launch import is_main_process
 from trainers.options import NonNegativeInt, Rows, check_bounds, check_not_negative, check_share, option
 from trainers.run_folder import start_run
@@ -72,10 +85,15 @@ FIXED = {
     "ignore_data_skip": (False, "a resumed run would see other problems"),
     "resume_from_checkpoint": (None, "starting the same command again resumes from the last complete checkpoint"),
     "model_init_kwargs": (None, "the model is loaded in float32 as it is"),
+    "logging_nan_inf_filter": (False, "a loss is logged as it is, and one that is not finite ends the run"),
 }
 NAMES_IN_YAML = {None: "null", False: "false"}
 # What may change between a killed run and its continuation: how much is kept, not what is computed.
-MAY_CHANGE = ("save_total_limit", "report_to")
+# Earlier runs have logging_nan_inf_filter: true.
+MAY_CHANGE = ("save_total_limit", "report_to", "logging_nan_inf_filter")
+# What is logged of the model itself: NaN there is a divergence. A reward is NaN where nothing could be scored.
+OF_THE_MODEL = ("loss", "grad_norm", "kl", "entropy")
+ADVICE = "lower learning_rate, or max_grad_norm"
 MARKER = "complete.json"
 # Room for the tokenizer and other small files of a checkpoint, in bytes.
 BESIDE_WEIGHTS = 16 * 1024**2
@@ -123,9 +141,27 @@ COUNTS = (
     "num_iterations",
     "num_train_epochs",
 )
-POSITIVE = ("temperature", "repetition_penalty", "adam_epsilon")
-NOT_NEGATIVE = ("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "beta", "epsilon", "top_k")
-SHARES = ("adam_beta1", "adam_beta2", "top_p", "min_p")
+POSITIVE = ("temperature", "repetition_penalty", "adam_epsilon", "delta", "vllm_server_timeout")
+NOT_NEGATIVE = (
+    "learning_rate",
+    "weight_decay",
+    "max_grad_norm",
+    "warmup_steps",
+    "beta",
+    "epsilon",
+    "epsilon_high",
+    "top_k",
+)
+SHARES = (
+    "adam_beta1",
+    "adam_beta2",
+    "top_p",
+    "min_p",
+    "label_smoothing_factor",
+    "top_entropy_quantile",
+    "vllm_gpu_memory_utilization",
+)
+ABOVE_ZERO = ("top_p", "vllm_gpu_memory_utilization")
 
 
 def check_numbers(config: TrainingArguments) -> None:
@@ -135,8 +171,9 @@ def check_numbers(config: TrainingArguments) -> None:
         for name in names:
             if isinstance(value := getattr(config, name, None), int | float):
                 check(name, value)
-    if getattr(config, "top_p", 1.0) == 0:
-        raise UserError("top_p is 0, which leaves no token; give a share above 0")
+    for name in ABOVE_ZERO:
+        if getattr(config, name, None) == 0:
+            raise UserError(f"{name} is 0, which leaves nothing; give a share above 0")
     if config.max_steps > MOST:
         raise UserError(f"max_steps is {config.max_steps}, above {MOST:,}: no run is as long; give less")
     for name in ("seed", "data_seed"):
@@ -151,6 +188,8 @@ def check_options(config: TrainingArguments, fixed: Mapping[str, tuple[Any, str]
     """
     if config.output_dir == "trainer_output":  # transformers' default
         raise UserError(f"output_dir is not set; give the folder of this run, such as output_dir: {example}")
+    for declared in fields(config):
+        check_finite(declared.name, getattr(config, declared.name, None))
     for name, (value, reason) in fixed.items():
         if getattr(config, name) != value:
             raise UserError(f"{name} has to be {NAMES_IN_YAML.get(value, value)}, because {reason}")
@@ -191,11 +230,45 @@ def results_of_finished_run(arguments: TRLArguments, config: TrainingArguments) 
 
 
 def load_chat_model(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model in float32 and its tokenizer. Raises `UserError` for a model without a chat template."""
+    """The model in float32 and its tokenizer, whose end and padding tokens the model has.
+
+    Raises `UserError` for a model without a chat template, or without any end token.
+    """
     model, tokenizer = load_model(name, torch.float32)
     if tokenizer.chat_template is None:
         raise UserError(f"{name} has no chat template, and the prompts are chats; take an instruct model")
+    ends = end_token_ids(tokenizer, model.generation_config)
+    if tokenizer.eos_token_id is None:
+        tokenizer.eos_token_id = ends[0]
+    rows = len(cast(torch.nn.Embedding, model.get_input_embeddings()).weight)
+    tokenizer.pad_token_id = padding_id(tokenizer, ends, rows)
     return model, tokenizer
+
+
+def end_tokens_only(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    """Leave of the model's generation configuration only what ends, pads and begins an answer; returns the whole.
+
+    transformers' `generate` would put its constraints (suppressed tokens, a least length, penalties, its own top_k)
+    in force where TRL says nothing of them, and refuses to save some of them.
+    """
+    whole = model.generation_config
+    model.generation_config = GenerationConfig(
+        eos_token_id=end_token_ids(tokenizer, whole),
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+    )
+    return whole
+
+
+def watch_logits(model: PreTrainedModel) -> None:
+    """Let every forward pass raise `UserError` if the logits are not finite, before a token is drawn from them."""
+
+    def check(head: torch.nn.Module, inputs: Any, logits: torch.Tensor) -> None:
+        if logits.numel():
+            require_finite_logits(logits.detach().amax())
+
+    if (head := model.get_output_embeddings()) is not None:
+        head.register_forward_hook(check)
 
 
 class RunRecorder(TrainerCallback):
@@ -209,6 +282,7 @@ class RunRecorder(TrainerCallback):
     checkpoint: where the run goes on from, None at its beginning.
     trackers: their names (see `trainers.tracking`); the main process logs to them.
     generate_every: micro-steps (forward and backward passes) that use the same completions.
+    generation: written into the checkpoints as the model's generation configuration.
     seconds: that a run has taken before its first step.
     left_out: what the trainer logs and the record does not take.
     """
@@ -223,12 +297,13 @@ class RunRecorder(TrainerCallback):
         checkpoint: Path | None,
         trackers: list[str],
         *,
+        generation: GenerationConfig,
         generate_every: int = 1,
         seconds: float = 0.0,
         left_out: tuple[str, ...] = (),
     ):
         self.folder, self.generated, self.evaluate, self.eval_every = folder, generated, evaluate, eval_every
-        self.budgets, self.generate_every = budgets, generate_every
+        self.budgets, self.generate_every, self.generation = budgets, generate_every, generation
         self.seconds, self.left_out = seconds, left_out
         self.ended_by: str | None = None
         last_step = -1
@@ -266,7 +341,15 @@ class RunRecorder(TrainerCallback):
     def on_log(self, args, state, control, **kwargs):
         logs = {name: value for name, value in kwargs["logs"].items() if name not in self.left_out}
         # The last call of a run sums it up, without a loss; it belongs to no step.
-        if not state.is_world_process_zero or "loss" not in logs:
+        if "loss" not in logs:
+            return
+        if args.fp16 and not math.isfinite(logs.get("grad_norm") or 0.0):
+            logs["grad_norm"] = None  # a step that the loss's scaling has skipped
+        for name, value in logs.items():
+            nan_is_wrong = name in OF_THE_MODEL
+            if value is not None and (math.isinf(value) or (nan_is_wrong and math.isnan(value))):
+                raise diverged(f"{name} of step {state.global_step} is {value}", ADVICE)
+        if not state.is_world_process_zero:
             return
         # NaN (the reward of a step without a scorable completion, say) is not JSON.
         logged = {name: None if value is None or math.isnan(value) else value for name, value in logs.items()}
@@ -282,10 +365,14 @@ class RunRecorder(TrainerCallback):
         )
 
     def on_save(self, args, state, control, **kwargs):
+        trained = ((name, weight) for name, weight in kwargs["model"].named_parameters() if weight.requires_grad)
+        require_finite(((name, _local(weight)) for name, weight in trained), f"step {state.global_step}")
         # Every process writes its own random state.
         PartialState().wait_for_everyone()
         if state.is_world_process_zero:
             checkpoint = self.folder / f"checkpoint-{state.global_step}"
+            if (checkpoint / "generation_config.json").exists():
+                write_text(checkpoint / "generation_config.json", self.generation.to_json_string())
             for path in checkpoint.rglob("*"):
                 if path.is_file():
                     with open(path, "rb") as file:
@@ -457,22 +544,35 @@ def write_finished_run(
     folder: Path,
     method: str,
     arguments: TRLArguments,
+    config: TrainingArguments,
+    problems: datasets.Dataset,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     checkpoint: Path,
     own: dict[str, Any],
     ended_early_by: str | None = None,
 ) -> None:
-    """Write model/ and results.json. own: results of this method alone. ended_early_by: what ended its sampling."""
+    """Write model/ and results.json.
+
+    problems: in the order in which the run took them. own: results of this method alone. ended_early_by: what ended
+        its sampling.
+    """
     require_free_space(folder, _model_bytes(model), "the final model")
     with new_folder(folder / "model") as unfinished:
+        # `save_pretrained` refuses what many models have in their generation configuration.
+        whole, model.generation_config = model.generation_config, GenerationConfig()
         model.save_pretrained(str(unfinished))
+        model.generation_config = whole
+        write_text(unfinished / "generation_config.json", whole.to_json_string())
         tokenizer.save_pretrained(unfinished)
     reached = read_json(checkpoint / MARKER)
     reached["steps"] = reached.pop("step")
     if ended_early_by is not None:
         reached["ended_by"] = ended_early_by
     evaluations = read_jsonl(folder / "evaluations.jsonl")
+    data = {f"{arguments.task}, {len(problems)} rows of train": rows_digest(problems)}
+    if arguments.eval_every:
+        data |= data_digests([(arguments.task, arguments.eval_size)], "validation", seed_of_problems(config))
     results = {
         "method": method,
         "task": arguments.task,
@@ -481,8 +581,14 @@ def write_finished_run(
         **reached,
         "first_evaluation": evaluations[0] if evaluations else None,
         "last_evaluation": evaluations[-1] if evaluations else None,
+        "digests": run_digests(folder, {"start": arguments.model, "model": folder / "model"}, data),
     }
     write_results(folder / "results.json", "training", results)
+
+
+def _local(weight: torch.Tensor) -> torch.Tensor:
+    """This process's part of a weight that FSDP shards."""
+    return weight.to_local() if isinstance(weight, DTensor) else weight
 
 
 def _step_of(checkpoint: Path) -> int:

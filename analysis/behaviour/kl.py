@@ -353,10 +353,11 @@ def read_prompts(path: Path) -> list[Messages]:
 
     In a .jsonl file each line is an object whose "prompt" is the user's message or a list of {"role", "content"}
     messages; an empty message is a prompt like any other. In any other file each line that is not blank is one user's
-    message. Raises UserError, naming the line, for what is neither.
+    message. A byte order mark at the beginning is no part of the text. Raises UserError, naming the line, for what is
+    neither.
     """
     try:
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read prompts from {path} ({error}); give a UTF-8 text or .jsonl file") from error
     if path.suffix == ".jsonl":

@@ -28,9 +28,10 @@ from analysis.circuits.overlap import profile
 from analysis.circuits.rankings import TransferTask
 from analysis.circuits.ranks import layer_change, write_lora_patterns
 from analysis.circuits.transfer import transfer_table
-from analysis.resume import folder_digest, stage
+from analysis.resume import stage
 from eval.circuit_tasks import get_circuit_task
 from eval.circuit_tasks.accuracy import pair_accuracy
+from eval.digests import folder_digest
 from eval.errors import UserError
 from eval.rollout.loading import load_model
 from eval.storage import read_json, read_jsonl

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from analysis.behaviour.held_out import HeldOut
 from analysis.behaviour.kl import kl_drift
 from analysis.behaviour.lines import connectivity, task_landscape
@@ -18,10 +16,11 @@ from analysis.behaviour.probes import probes
 from analysis.geometry.updates import update_geometry
 from analysis.resume import folder_digests, measure_sections, stage
 from analysis.theory.random_walk import random_walk_norm
+from eval.digests import data_digests, run_digests
 from eval.harness import evaluate_task
 from eval.rollout.base import Sampling
 from eval.rollout.hf import HFEngine
-from eval.storage import append_jsonl, new_folder, read_json, read_jsonl
+from eval.storage import append_jsonl, new_folder, read_json, read_jsonl, read_yaml_mapping
 from eval.tasks import get_task
 
 
@@ -70,6 +69,8 @@ def compare_models(
         sampled | {"task": task, "size": size, "points": points},
         lambda: connectivity(base, models, task, size, points, *generation),
     )
+    sizes = [(name, rows) for rows in (measured_on.test_size, prompts) for name in tasks]
+    data = data_digests([*sizes, (task, size)], "test", measured_on.data_seed)
     walk = random_walk(run / "es", geometry["checkpoints"]["es"]["norm"], geometry["parameters"])
     return {
         "methods": list(methods),
@@ -79,6 +80,7 @@ def compare_models(
         "random_walk": {"es": walk},
         "kl": kl,
         "connectivity": lines,
+        "digests": run_digests(run, {}, data) | {"models": files["checkpoints"]},
     }
 
 
@@ -155,7 +157,7 @@ def random_walk(run: Path, norm: float, parameters: int) -> dict[str, Any] | Non
 
     run: its run folder. norm: measured. parameters: d. None where the formula does not apply.
     """
-    es = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    es = read_yaml_mapping(run / "config.yaml")
     constant = es["alpha_schedule"] == "constant" and es["fitness_shaping"] == "zscore"
     if not constant or es["anchor"] or es["antithetic"] or es["shared_noise"]:
         return None

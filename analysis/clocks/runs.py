@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
@@ -25,7 +24,7 @@ from analysis.clocks.striking import (
 from eval.errors import UserError
 from eval.generative.checkpoint import steps_of
 from eval.rules import OPTIONS, Rule, rule_of
-from eval.storage import read_json, read_jsonl
+from eval.storage import read_json, read_jsonl, read_yaml_mapping
 
 
 # What may differ between runs that are compared as one setting with several seeds: what names a run, which of the
@@ -137,7 +136,7 @@ def read_runs(folder: Path) -> list[Run]:
         for needed in ("config.yaml", "data.safetensors"):
             if not (run / needed).is_file():
                 raise UserError(f"{run} has evaluations but no {needed}; move the folder away or start its run again")
-        config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        config = read_yaml_mapping(run / "config.yaml")
         name = run.relative_to(folder).as_posix() if run != Path(folder) else run.name
         runs.append(Run(name, run, config, rows))
     if not runs:

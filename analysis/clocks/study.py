@@ -23,6 +23,7 @@ from analysis.clocks.opened_models import has_field, mechanism, position_loss, s
 from analysis.clocks.runs import Run, environment, read_runs
 from analysis.clocks.sample_grids import sample_grids
 from analysis.resume import digest
+from eval.digests import file_digest
 from eval.generative.checkpoint import NEXT_TOKEN_MODELS
 from eval.results_file import Results, read_results_file, write_results
 
@@ -77,6 +78,7 @@ def measure(
         "samples": {run.name: grid for run in by_interest[:SAMPLE_GRIDS] if (grid := sample_grids(run)) is not None},
         **sections,
         "inputs": inputs,
+        "digests": _digests(runs),
         "environment": {
             key: entry if isinstance(entry, str | int | float) else json.dumps(entry)
             for key, entry in environment(runs[0]).items()
@@ -117,6 +119,17 @@ def telling_runs(runs: Sequence[Run]) -> list[Run]:
 
     # The second seed of a setting comes after the first of every other.
     return in_turns(in_turns(sorted(runs, key=shown), lambda run: run.setting), lambda run: run.model)
+
+
+def _digests(runs: Sequence[Run]) -> dict[str, dict[str, str]]:
+    """Of each run the evaluations, the strings, the options and the newest checkpoint."""
+    newest = {run.name: run.folder / "checkpoints" / f"step_{run.checkpoints[-1]}" for run in runs if run.checkpoints}
+    return {
+        "configs": {run.name: file_digest(run.folder / "config.yaml") for run in runs},
+        "models": {name: file_digest(folder / "model.safetensors") for name, folder in newest.items()},
+        "data": {run.name: file_digest(run.folder / "data.safetensors") for run in runs},
+        "files": {run.name: file_digest(run.folder / "evaluations.jsonl") for run in runs},
+    }
 
 
 def _digest(run: Run) -> str:

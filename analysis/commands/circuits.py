@@ -4,7 +4,7 @@ import argparse
 
 from analysis.commands.options import add_checkpoint_options, add_tasks_option, named_folders, task_names
 from analysis.resume import measure_sections
-from eval.command_line import at_least
+from eval.command_line import at_least, finite_number
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--circuit-share",
-        type=float,
+        type=finite_number,
         default=0.2,
         help="share of nodes, or edges, that make a circuit (default: %(default)s)",
     )

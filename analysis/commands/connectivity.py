@@ -12,7 +12,7 @@ from analysis.commands.options import (
     task_names,
 )
 from analysis.resume import Measurement
-from eval.command_line import at_least
+from eval.command_line import at_least, finite_number
 from eval.errors import UserError
 
 
@@ -52,13 +52,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--margin",
-        type=float,
+        type=finite_number,
         default=0.25,
         help="how far the plane reaches beyond its corners, as a share of their span (default: %(default)s)",
     )
     parser.add_argument(
         "--scales",
-        type=float,
+        type=finite_number,
         nargs="+",
         default=[0.25, 0.5, 1.0],
         metavar="SCALE",

@@ -12,8 +12,9 @@ from analysis.commands.options import (
     named_folders,
     task_names,
 )
-from analysis.resume import Measurement, file_digest
+from analysis.resume import Measurement
 from eval.command_line import at_least
+from eval.digests import file_digest
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

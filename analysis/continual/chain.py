@@ -7,7 +7,8 @@ from typing import Any
 from analysis.behaviour.held_out import HeldOut
 from analysis.behaviour.kl import kl_drift
 from analysis.geometry.updates import update_geometry
-from analysis.resume import file_digest, stage
+from analysis.resume import stage
+from eval.digests import file_digest
 from eval.harness import evaluate_task
 from eval.rollout.base import Sampling
 from eval.rollout.hf import HFEngine

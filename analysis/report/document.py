@@ -30,7 +30,8 @@ class Document:
     """The whole page.
 
     title, headline: the answer, in a few words and in a sentence or two. context: what was trained on what.
-    missing: everything that `results.json` lacks. budget: None where nothing was spent. resumable: whether the
+    missing: everything that `results.json` lacks. budget: None where nothing was spent. measured: digests of models,
+    data and options. resumable: whether the
     command that wrote the results goes on where it stopped when it is started again.
     """
 
@@ -42,6 +43,7 @@ class Document:
     parts: Sequence[Part]
     numbers: Sequence[Table]
     budget: Table | None
+    measured: Table
     definitions: Sequence[tuple[str, str]]
     environment: Table
     config: Table

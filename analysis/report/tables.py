@@ -7,6 +7,10 @@ from analysis.report.numbers import NOT_AVAILABLE
 from analysis.report.results import Location, Results, lookup
 
 
+# Of a digest, so many hexadecimal digits are shown.
+DIGITS = 16
+
+
 @dataclass(frozen=True)
 class Cell:
     """text: as shown. location: where the number stands in `results.json`; None for words."""
@@ -67,3 +71,18 @@ def settings(results: Results, section: str, title: str) -> Table:
         for key, entry in (lookup(results, section) or {}).items()
     ]
     return Table(title, ["Name", "Value"], rows)
+
+
+def digests(results: Results) -> Table:
+    """What was measured: the beginning of the SHA-256 of every model, data set, configuration and file."""
+    kinds = {"models": "model", "data": "data", "config": "options", "configs": "options", "files": "file"}
+    rows = []
+    for section, kind in kinds.items():
+        named = lookup(results, "digests", section) or {}
+        entries = named if isinstance(named, dict) else {"config.yaml": named}
+        at = ("digests", section)
+        for name, digest in entries.items():
+            location = (*at, name) if isinstance(named, dict) else at
+            rows.append([Cell(kind), Cell(name), Cell(digest[:DIGITS], location)])
+    note = "The first 16 of 64 digits; results.json has them all, eval/digests.py says of what." if rows else ""
+    return Table("What was measured", ["Kind", "Name", "SHA-256"], rows, note)

@@ -5,7 +5,6 @@ leads, which share of a step is useful, and where the reward of a quadratic land
 for granted and the run does not grant stands in "fails".
 """
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,6 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-import yaml
 
 from analysis.criteria import SETTLED
 from analysis.geometry.checkpoints import Checkpoint
@@ -29,7 +27,7 @@ from analysis.theory.random_walk import (
     zscore_shrinkage,
 )
 from eval.errors import UserError
-from eval.storage import read_json, read_jsonl
+from eval.storage import read_json, read_jsonl, read_yaml_mapping
 
 
 # Fewer steps than this show no slope.
@@ -312,11 +310,7 @@ def _logs(run: Path) -> tuple[dict[str, Any], list[dict], list[dict], dict[str, 
             f"{run} lacks {missing[0]}, so it is no finished run of evolution strategies; give the folder that "
             "recipes/es.py wrote, or es/ in the folder of a comparison"
         )
-    try:
-        config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-        results = read_json(run / "results.json")
-    except (yaml.YAMLError, json.JSONDecodeError) as error:
-        raise UserError(f"{run} holds a file that cannot be read: {' '.join(str(error).split())}") from error
+    config, results = read_yaml_mapping(run / "config.yaml"), read_json(run / "results.json")
     metrics, updates = read_jsonl(run / "metrics.jsonl"), read_jsonl(run / "seeds.jsonl")
     algorithm, rest = config.get("algorithm", "es"), config.get("rest", "dense")
     if algorithm != "es" or rest != "dense":

@@ -16,6 +16,7 @@ import datasets
 
 from eval.circuit_tasks.base import CircuitTask, Example
 from eval.errors import UserError
+from eval.storage import read_text
 from eval.tasks.base import SPLITS
 from eval.tasks.generate import Problem, hash64, split_of
 
@@ -75,7 +76,7 @@ class ARC(CircuitTask):
         if not path.is_file():
             raise UserError(f"task {self.name}: there is no file {path}; give a .jsonl file of questions")
         questions = []
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(read_text(path).splitlines(), start=1):
             try:
                 question = json.loads(line)
                 labels, texts = question["choices"]["label"], question["choices"]["text"]

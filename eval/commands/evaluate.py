@@ -22,7 +22,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--model", required=True, metavar="DIR", help="Hugging Face checkpoint folder, or the name of a hub model"
     )
     parser.add_argument(
-        "--tasks", required=True, metavar="NAME,NAME", help=f"names of tasks, separated by commas: {known_names()}"
+        "--tasks",
+        nargs="+",
+        required=True,
+        metavar="TASK",
+        help=f"names of tasks, separated by spaces or commas: {known_names()}",
     )
     parser.add_argument(
         "--output", required=True, type=Path, metavar="DIR", help="folder to write to; made if it does not exist"
@@ -78,13 +82,14 @@ def _temperature(text: str) -> float:
 
 def run(arguments: argparse.Namespace) -> None:
     """results.json is removed first and written last, so that the records beside it are its own."""
-    tasks = [get_task(name.strip()) for name in arguments.tasks.split(",")]
+    tasks = [get_task(name.strip()) for entry in arguments.tasks for name in entry.split(",")]
     names = [task.name for task in tasks]
     if len(set(names)) < len(names):
-        raise UserError(f"--tasks {arguments.tasks} names a task twice; name each once")
+        raise UserError(f"--tasks {' '.join(arguments.tasks)} names a task twice; name each once")
     if arguments.samples > 1 and arguments.temperature == 0:
         raise UserError(f"--samples {arguments.samples} without --temperature would all be the same; give both")
     require_writable(arguments.output)
+    from eval.digests import data_digests, model_digest
     from eval.harness import evaluate_task
     from eval.rollout.base import Sampling
     from eval.rollout.hf import HFEngine
@@ -117,6 +122,11 @@ def run(arguments: argparse.Namespace) -> None:
         # A reasoning-gym task has a slash in its name.
         write_jsonl(arguments.output / f"{task.name.replace('/', '-')}.jsonl", result.pop("records"))
         results["tasks"][task.name] = result
+    sizes = [(name, arguments.size) for entry in arguments.tasks for name in entry.split(",")]
+    results["digests"] = {
+        "models": {"model": model_digest(arguments.model)},
+        "data": data_digests(sizes, arguments.split, arguments.seed),
+    }
     write_json(results_file, results)
     for name, result in results["tasks"].items():
         print(f"{name:16} {_describe(result)}")

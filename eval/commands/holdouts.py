@@ -17,9 +17,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--tasks",
-        default=",".join(HOLDOUTS),
-        metavar="NAME,NAME",
-        help="hold-outs, separated by commas (default: %(default)s)",
+        nargs="+",
+        default=list(HOLDOUTS),
+        metavar="NAME",
+        help=f"hold-outs, separated by spaces or commas (default: {' '.join(HOLDOUTS)})",
     )
     parser.add_argument(
         "--output", required=True, type=Path, metavar="DIR", help="folder to write to; made if it does not exist"
@@ -28,7 +29,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     require_writable(arguments.output)
-    result = run_holdouts(arguments.model, arguments.tasks.split(","), arguments.output)
+    result = run_holdouts(
+        arguments.model, [name for entry in arguments.tasks for name in entry.split(",")], arguments.output
+    )
     for task, metrics in result["tasks"].items():
         for metric, measured in metrics.items():
             print(f"{task:8} {metric:24} {measured['value']:.3f}, {measured['rows']} rows")

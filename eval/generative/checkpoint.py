@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors.torch import load_model, save_model
 
 from eval.errors import UserError
@@ -21,8 +20,10 @@ from eval.generative.dit import DiT
 from eval.generative.masked import MaskedDiffusion
 from eval.generative.mlp import MLP
 from eval.generative.next_token import NextToken, gpt2, llama
+from eval.rollout.loading import require_finite
 from eval.rules import Rule, rule_of
 from eval.rules.encoding import channels
+from eval.storage import read_yaml_mapping
 
 
 MODELS = ("mlp", "dit", "diffusers_dit", "masked_dit", "gpt2", "llama")
@@ -60,15 +61,17 @@ def build_model(config: Mapping[str, Any], rule: Rule) -> GenerativeModel:
 
 
 def save_weights(model: GenerativeModel, folder: Path, name: str = "model.safetensors") -> None:
-    """Write the network's weights into an existing folder."""
+    """Write the network's weights into an existing folder. Raises UserError for weights that are not finite."""
+    require_finite(model.network.named_parameters(), "this run")
     save_model(model.network, str(Path(folder) / name), metadata={"format": "pt"})
     if isinstance(model, NextToken):
         model.network.config.save_pretrained(folder)
 
 
 def load_weights(model: GenerativeModel, folder: Path, name: str = "model.safetensors") -> None:
-    """Read what `save_weights` wrote, in place."""
+    """Read what `save_weights` wrote, in place. Raises UserError for weights that are not finite."""
     load_model(model.network, str(Path(folder) / name))
+    require_finite(model.network.named_parameters(), str(Path(folder) / name))
 
 
 def steps_of(folder: Path) -> list[int]:
@@ -90,7 +93,7 @@ def load_run(folder: Path, step: int | None = None, ema: bool = False) -> tuple[
         step = steps[-1]
     if step not in steps:
         raise UserError(f"{folder} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    config = read_yaml_mapping(folder / "config.yaml")
     weights = folder / "checkpoints" / f"step_{step}"
     name = "ema.safetensors" if ema else "model.safetensors"
     if not (weights / name).exists():

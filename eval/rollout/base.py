@@ -1,5 +1,6 @@
 """What every rollout engine takes and gives back."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
@@ -36,7 +37,7 @@ class Sampling:
     def __post_init__(self):
         if self.max_new_tokens < 1:
             raise UserError(f"max_new_tokens is {self.max_new_tokens}; give at least 1")
-        if self.temperature < 0:
+        if not 0 <= self.temperature < math.inf:
             raise UserError(f"temperature is {self.temperature}; give 0 for greedy decoding or a positive number")
         if self.samples < 1:
             raise UserError(f"samples is {self.samples}; give at least 1")
@@ -46,7 +47,7 @@ class Sampling:
 class Completion:
     """One answer.
 
-    text: decoded without special tokens.
+    text: see `eval.rollout.chat.answer_text`.
     token_ids: what was generated, the end-of-sequence token included when there is one.
     finished: False when it was cut at `max_new_tokens`.
     """

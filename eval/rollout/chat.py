@@ -15,6 +15,15 @@ def prompt_ids(tokenizer: Any, prompts: Sequence[Messages]) -> list[list[int]]:
     A template that refuses the system role gets its text at the head of the user's message. Raises UserError if the
     tokenizer has no template, or one that cannot write these messages.
     """
+    return _written(tokenizer, prompts)[1]
+
+
+def accepted_messages(tokenizer: Any, prompts: Sequence[Messages]) -> list[Messages]:
+    """The messages that `prompt_ids` writes, for who applies the chat template himself. Raises as it does."""
+    return _written(tokenizer, prompts)[0]
+
+
+def _written(tokenizer: Any, prompts: Sequence[Messages]) -> tuple[list[Messages], list[list[int]]]:
     if not tokenizer.chat_template:
         raise UserError(
             f"the tokenizer of {tokenizer.name_or_path} has no chat template, so that prompts cannot be written; add "
@@ -22,11 +31,11 @@ def prompt_ids(tokenizer: Any, prompts: Sequence[Messages]) -> list[list[int]]:
         )
     prompts = list(prompts)
     try:
-        return _apply(tokenizer, prompts)
+        return prompts, _apply(tokenizer, prompts)
     except Exception as refusal:  # whatever the template raises
         merged = [_without_system(messages) for messages in prompts]
         try:
-            return _apply(tokenizer, merged)
+            return merged, _apply(tokenizer, merged)
         except Exception:
             raise UserError(
                 f"the chat template of {tokenizer.name_or_path} cannot write these prompts "

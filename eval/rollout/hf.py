@@ -20,7 +20,7 @@ from eval.errors import UserError
 from eval.rollout.base import Completion, Kind, LowRankMember, Member, Messages, Sampling
 from eval.rollout.cache import RoomyLayer
 from eval.rollout.chat import completion, end_token_ids, padding_id, prompt_ids
-from eval.rollout.loading import load_model, require_finite
+from eval.rollout.loading import load_model, require_finite, require_finite_logits
 from eval.rollout.noise import completion_key, gumbel
 from eval.rollout.population import Factors, Overlays, stacked_weights, supports
 
@@ -217,7 +217,8 @@ class HFEngine:
             )  # [rows, vocabulary]
             if sampling.temperature > 0:
                 logits = logits / sampling.temperature + gumbel(row_keys, step, logits.shape[-1])
-            tokens = logits.argmax(-1)
+            tokens = logits.argmax(-1)  # the place of a NaN, if there is one
+            require_finite_logits(logits.gather(-1, tokens[:, None]))
             output[origin[~finished], step] = tokens[~finished]
             ended = ~finished & torch.isin(tokens, self.end_ids)
             output_lengths[origin[ended]] = step + 1

@@ -88,6 +88,15 @@ def require_finite(weights: Mapping[str, torch.Tensor] | Iterable[tuple[str, tor
         )
 
 
+def require_finite_logits(largest: torch.Tensor) -> None:
+    """Raise UserError if the largest of a model's logits, for whatever positions, is NaN or infinite."""
+    if not torch.isfinite(largest).all():
+        raise UserError(
+            "the logits of the model are not finite (NaN or infinite): its weights have grown too large; take an "
+            "earlier checkpoint, or train with smaller steps"
+        )
+
+
 def save_model(
     folder: Path,
     model: PreTrainedModel,

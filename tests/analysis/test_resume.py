@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 
-from analysis.resume import digest, file_digest, folder_digest, folder_digests, measure_sections, stage, store
+from analysis.resume import digest, folder_digests, measure_sections, stage, store
+from eval.digests import file_digest, folder_digest
 from eval.errors import UserError
 
 

@@ -14,7 +14,7 @@ from eval.storage import new_folder
 from trainers.es.update import read_seed_log, replay
 
 
-def main():
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Rebuild the model of any ES step from the starting model and the seed log.", allow_abbrev=False
     )
@@ -22,8 +22,11 @@ def main():
     parser.add_argument("--seeds", required=True, type=Path, help="the run's seeds.jsonl")
     parser.add_argument("--step", type=int, help="replay up to this step; the whole log if not given")
     parser.add_argument("--output", required=True, type=Path, help="folder for the rebuilt checkpoint")
-    arguments = parser.parse_args()
+    return parser
 
+
+def main():
+    arguments = build_parser().parse_args()
     updates = read_seed_log(arguments.seeds)
     steps = len(updates) if arguments.step is None else arguments.step
     if not 1 <= steps <= len(updates):

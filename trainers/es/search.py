@@ -169,6 +169,20 @@ class EvolutionStrategy(SearchAlgorithm):
         )
         self.update_norm = self._apply()
 
+    def apply_logged(self, update: Update) -> None:
+        """Take a step of the seed log in place of one with members."""
+        self.update = update
+        self.update_norm = self._apply()
+        self._steps_count = update.step
+
+    def seeds_of(self, step: int) -> list[int]:
+        """The seed of each member of `step` (0-based)."""
+        population = self.seeds.population(self.run_seed, step, self.member_count, self.antithetic)
+        return [seed for seed, _ in self.seeds.rows(population)]
+
+    def distance_from_base(self) -> float:
+        return distance(self.weights, self.base)
+
     def _apply(self) -> float:
         squared_norm = 0.0
         for name, weight in self.weights.items():
@@ -203,7 +217,7 @@ class EvolutionStrategy(SearchAlgorithm):
             "alpha": self.alpha(self.steps_count - 1),
             "sigma": self.seeds.sigma,
             "update_norm": self.update_norm,
-            "distance_from_base": distance(self.weights, self.base),
+            "distance_from_base": self.distance_from_base(),
         }
 
 

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast, broadcast_object_list
 from safetensors.torch import load_file
 
+from eval.digests import data_digests, rows_digest, run_digests
 from eval.harness import evaluate_task
 from eval.results_file import write_results
 from eval.rollout.base import RolloutEngine, Sampling
@@ -24,7 +25,7 @@ from eval.storage import (
     write_json,
 )
 from eval.tasks import get_task
-from trainers.ending import ended_by
+from trainers.ending import diverged, ended_by
 from trainers.es.checksum import require_equal_weights
 from trainers.es.config import ESConfig
 from trainers.es.engine import check_memory, make_engine
@@ -81,16 +82,20 @@ class ESRun:
         self.folder = Path(config.output_dir)
         self.engine = make_engine(config, accelerator)
         self.task = get_task(config.task)
-        rows = TrainingRows(config)
+        self.rows = TrainingRows(config)
         base = starting_weights(config, self.engine, accelerator)
         self.parameters = sum(weight.numel() for weight in base.values())
         needed = 4 * self.parameters * (config.keep + 2)
         require_free_space(self.folder, needed, "the checkpoints and the model of this run")
         done = self._resume()
         self.tracking = Tracking(tracker_names(config.report_to) if accelerator.is_main_process else [], self.folder)
-        rollout = MemberRollout(config, self.engine, rows, accelerator, self.folder)
-        make_search = vector_search if config.on_subspace else evolution_strategy
-        self.search = make_search(config, rollout, base, accelerator, done)
+        rollout = MemberRollout(config, self.engine, self.rows, accelerator, self.folder)
+        if config.on_subspace:
+            rows = read_jsonl(self.folder / VectorSearch.log) if accelerator.is_main_process else []
+            [recorded] = broadcast_object_list([[row["fitness"] for row in rows]])
+            self.search = vector_search(config, rollout, base, recorded)
+        else:
+            self.search = evolution_strategy(config, rollout, base, accelerator, done)
         require_equal_weights(accelerator, self.search.weights, done)
 
     def train(self) -> dict[str, Any]:
@@ -132,6 +137,9 @@ class ESRun:
         began = time.perf_counter()
         self.engine.set_weights(search.pristine.items())
         search.step()
+        if not math.isfinite(search.update_norm):
+            what = f"the norm of the update of step {search.steps_count} is {search.update_norm}"
+            raise diverged(what, "lower the step size (alpha, center_learning_rate) or sigma")
         progress["completions"] += search.evaluation.completions
         progress["tokens"] += search.evaluation.tokens
         reached = progress | {"seconds": progress["seconds"] + time.perf_counter() - began}
@@ -194,10 +202,18 @@ class ESRun:
                 "ended_by": ended,
                 "updates": sum(not row["members_tied"] for row in rows),
                 **self.progress,
+                "digests": self._digests(),
             }
             write_results(self.folder / "results.json", "training", results)
             results = read_json(self.folder / "results.json")
         return broadcast_object_list([results])[0]
+
+    def _digests(self) -> dict[str, Any]:
+        config = self.config
+        data = {f"{self.rows.task.name}, {len(self.rows.rows)} rows of train": rows_digest(self.rows.rows)}
+        if config.eval_every:
+            data |= data_digests([(config.task, config.eval_size)], "validation", config.data_seed)
+        return run_digests(self.folder, {"start": config.model, "model": self.folder / "model"}, data)
 
 
 def starting_weights(config: ESConfig, engine: RolloutEngine, accelerator: Accelerator) -> Weights:
@@ -241,11 +257,12 @@ def evolution_strategy(
 
 
 def vector_search(
-    config: ESConfig, rollout: MemberRollout, base: Weights, accelerator: Accelerator, done: int
+    config: ESConfig,
+    rollout: MemberRollout,
+    base: Weights,
+    recorded: list[list[float]],
 ) -> VectorSearch:
-    """One of evotorch's algorithms on a subspace, brought to where it was after `done` steps by their fitnesses."""
-    rows = read_jsonl(Path(config.output_dir) / VectorSearch.log) if accelerator.is_main_process else []
-    [recorded] = broadcast_object_list([[row["fitness"] for row in rows]])
+    """One of evotorch's algorithms on a subspace, brought to where it was by the fitnesses of the steps so far."""
     space = Subspace(base, config.space, config.space_rank, config.seed)
     check_length(config.algorithm, space)
     problem = VectorProblem(rollout, space, config.prompt_baseline, config.fitness_shaping, config.seed, recorded)

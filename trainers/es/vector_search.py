@@ -21,6 +21,7 @@ from evotorch.tools import RealOrVector
 from evotorch.tools.ranking import rank
 
 from eval.errors import UserError
+from trainers.ending import diverged
 from trainers.es.search import EvaluateMembers, Evaluation, distance
 from trainers.es.shaping import member_fitness, shape
 from trainers.es.subspace import Subspace, VectorMember
@@ -131,8 +132,7 @@ class VectorSearch:
     def metrics(self) -> dict[str, Any]:
         evaluation, fitness = self.evaluation, self.problem.fitness
         unscored = int(np.isnan(evaluation.rewards).all(axis=1).sum())
-        key = "stepsize" if isinstance(self.algorithm, CMAES) else "stdev"
-        deviations = torch.as_tensor(self.algorithm.status[key])  # XNES: a root of the covariance matrix
+        deviations = self._deviations()
         return {
             "reward": None if unscored == len(fitness) else float(np.nanmean(evaluation.rewards)),
             "reward_std": float(fitness.std()),
@@ -144,8 +144,18 @@ class VectorSearch:
             "distance_from_base": distance(self.weights, self.base),
         }
 
+    def _deviations(self) -> torch.Tensor:
+        """Of the search distribution; of XNES a root of the covariance matrix."""
+        key = "stepsize" if isinstance(self.algorithm, CMAES) else "stdev"
+        return torch.as_tensor(self.algorithm.status[key])
+
     def _follow_centre(self) -> None:
         done = self.algorithm.steps_count
+        if done and not torch.isfinite(self._deviations()).all():
+            raise diverged(
+                f"the standard deviation of the search after step {done} is NaN or infinite",
+                "lower stdev_learning_rate or sigma",
+            )
         centre = torch.as_tensor(self.algorithm.status["center"]) if done else self.problem.space.start
         squared = 0.0
         for name, weight in self.weights.items():
