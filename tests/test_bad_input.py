@@ -4,6 +4,8 @@ In this process for speed: a recipe's `main`, with everything that would begin t
 the rows also run as a user starts them.
 """
 
+import importlib
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -11,7 +13,17 @@ from pathlib import Path
 import pytest
 
 from eval.errors import UserError
-from tests.bad_input import BASES, CONFIG_FILES, OPTIONS, OUTPUT_DIRS
+from tests.bad_input import (
+    BASES,
+    COMMANDS,
+    CONFIG_FILES,
+    MODELS,
+    OPENING,
+    OPTIONS,
+    OUTPUT_DIRS,
+    WEIGHTS,
+    WEIGHTS_ALONE,
+)
 from tests.recipe_files import ROOT, load_script
 
 
@@ -117,3 +129,33 @@ def test_output_dirs(recipe, folder, words, tmp_path, monkeypatch):
     message = refused(load_script(f"recipes/{recipe}.py").main, ["--config", str(file)], monkeypatch)
     assert words.lower() in message.lower()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "file", "loop"]
+
+
+@pytest.fixture
+def model(tmp_path):
+    return Path(shutil.copytree(ROOT / "recipes/tiny/models/llama-small", tmp_path / "model"))
+
+
+MODEL_ROWS = [(command, damage, words) for command in OPENING for damage, (_, words) in MODELS.items()]
+# Geometry reads weights: what is wrong beside them, and what a model would lack, is none of its business.
+MODEL_ROWS = [row for row in MODEL_ROWS if row[0] not in WEIGHTS_ALONE or row[2] in ("model.norm.weight", WEIGHTS)]
+
+
+@pytest.mark.parametrize(("command", "damage", "words"), MODEL_ROWS, ids=names(MODEL_ROWS))
+def test_damaged_models(command, damage, words, model, tmp_path, monkeypatch):
+    MODELS[damage][0](model)
+    module, *arguments = OPENING[command].format(model=model, tmp=tmp_path).split()
+    message = refused(importlib.import_module(module).main, arguments, monkeypatch)
+    assert words.lower() in message.lower()
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+@pytest.mark.parametrize(("command", "words"), COMMANDS, ids=names([("", *row) for row in COMMANDS]))
+def test_commands(command, words, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    models = {size: ROOT / f"recipes/tiny/models/llama-{size}" for size in ("small", "medium")}
+    module, *arguments = [word.format(tmp=tmp_path, **models) for word in command.split(" ")]
+    message = refused(importlib.import_module(module).main, arguments, monkeypatch)
+    assert words.format(tmp=tmp_path).lower() in message.lower()
+    assert (tmp_path / "file").read_text() == "mine"
+    assert not (tmp_path / "o" / "results.json").exists()

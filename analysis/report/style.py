@@ -58,8 +58,6 @@ SETTINGS = {
     "legend.frameon": False,
     "legend.fontsize": 11,
     "figure.facecolor": "white",
-    # A name with dollar signs is no formula.
-    "text.parse_math": False,
     # Text stays text: it can be searched, copied and read aloud, and takes the font of the page.
     "svg.fonttype": "none",
     # Names are what the user called things: $x_2$ is no formula.
