@@ -577,7 +577,7 @@ def change_tensors(folder: Path, drop: str = "", cut: str = "") -> None:
 
 # Command lines of everything that is no recipe.
 COMMANDS = [
-    ("eval.__main__", "an argument is required"),
+    ("eval.__main__", "required"),
     ("eval.__main__ evaluat", "invalid choice"),
     ("eval.__main__ evaluate --model {small} --tasks countdown", "--output"),
     ("eval.__main__ evaluate --model {small} --tasks countdwn --output {tmp}/o", "countdown"),
@@ -687,4 +687,48 @@ COMMANDS = [
     ("cli.__main__ tasks --nothing", "nothing"),
     ("cli.__main__ doctor extra", "extra"),
     ("cli.__main__ report --run {tmp}/nowhere", "nowhere"),
+]
+
+# What a run folder may hold in place of what a run has written: {file: [(its content, words of the message)]}.
+NO_JSON = [
+    (b"", "not JSON"),
+    (b"{", "not JSON"),
+    (b"\xff\xfe", "UTF-8"),
+    (b"[" * 100_000, "not JSON"),
+]
+RUN_FILES = {
+    "config.yaml": [
+        (b"", "config.yaml"),
+        (b"{", "config.yaml"),
+        (b"- a\n", "config.yaml"),
+        (b"\xff\xfe\xff", "config.yaml"),
+        (b"a: " + b"[" * 5000, "config.yaml"),
+    ],
+    "environment.json": [*NO_JSON, (b"[]", "environment.json"), (b"3", "environment.json")],
+    "results.json": NO_JSON,
+}
+
+# Commands as a user types them, in a process of their own; {python} is this one.
+TYPED = [
+    ("recipes/es.py --config recipes/tiny/es.yaml --seed -1", "seed"),
+    ("recipes/grpo.py --config recipes/tiny/grpo.yaml --temperature 0", "temperature"),
+    ("recipes/rules.py --config recipes/rules/parity-mlp.yaml --train_size 1000000000", "train_size"),
+    ("recipes/compare.py --config recipes/tiny/compare.yaml --output_dir {tmp}/file", "file"),
+    ("recipes/pretrain.py --config recipes/tiny/pretrain-llama-small.yaml --heads 3", "heads"),
+    ("recipes/sft.py --config recipes/tiny/sft.yaml --task os:system", "os:system"),
+    ("-m eval evaluate --model {tmp}/file --tasks countdown --output {tmp}/o", "file"),
+    ("-m analysis geometry --base {tmp} --checkpoints a={tmp} --output {tmp}/o", "{tmp}"),
+    ("-m analysis report --run {tmp}", "results.json"),
+    ("-m cli es --launcher nothing", "launcher"),
+    ("-m cli verify {tmp}/nowhere", "nowhere"),
+    ("-m cli configs copy \u00e9\ud83d\ude00", "configs"),
+]
+# With neither a locale nor UTF-8: these work.
+WORKING = [
+    "-m cli --help",
+    "-m cli configs",
+    "-m cli tasks",
+    "-m cli doctor",
+    "-m analysis --help",
+    "-m eval score --help",
 ]

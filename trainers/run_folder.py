@@ -50,6 +50,8 @@ def start_run(folder: Path, *configs: Any, may_change: Collection[str] = ()) -> 
         environment = describe_environment()
         if (folder / "environment.json").exists():
             last_start = read_json(folder / "environment.json")
+            if not isinstance(last_start, dict):
+                raise UserError(f"{folder / 'environment.json'} is not a JSON object; move it away")
             environment["earlier_starts"] = [*last_start.pop("earlier_starts", []), last_start]
         write_json(folder / "environment.json", environment)
     wait_for_everyone()

@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 from eval.command_line import at_least
+from eval.folders import check_writable
 from eval.storage import write_json
 
 
@@ -29,6 +30,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from analysis.circuits.planted_recovery import planted_recovery
 
+    if arguments.output is not None:
+        check_writable(arguments.output, "--output")
     recovered = planted_recovery(arguments.nodes, range(arguments.seeds), arguments.examples)
     for what in ("nodes", "edges"):
         print(f"{what:32}{'AUROC':>8}{'CPR':>8}")
