@@ -8,15 +8,20 @@ it what the list of commands says. It imports at its top only what is quick to i
 import argparse
 import math
 import re
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from eval.errors import UserError
+from eval.paths import expand_words
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Reports a mistake as a UserError; argparse would print the usage and then the error."""
+    """Reports a mistake as a UserError; argparse would print the usage and then the error. `~` is the home folder."""
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        return super().parse_args(expand_words(sys.argv[1:] if args is None else args), namespace)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; `{self.prog} --help` explains every option")

@@ -12,13 +12,14 @@ from typing import Any, NoReturn
 import yaml
 
 from eval.errors import UserError
+from eval.ownership import UNFINISHED, files_in, free_place, require_ours, run_at, unfinished_file, write_marker
 
 
 def write_text(path: Path, text: str) -> None:
     """Replace `path` by `text` in one step."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".unfinished-{path.name}")
+    unfinished = unfinished_file(path)
     try:
         with open(unfinished, "w", encoding="utf-8") as file:
             file.write(text)
@@ -146,26 +147,30 @@ def truncate_jsonl(path: Path, last_step: int) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder that becomes `path` only when the block ends without an exception.
 
-    An existing `path` is replaced. Readers see no folder or a complete one: the rename is the last step.
+    Readers see no folder or a complete one: the rename is the last step. The folder is marked (see `eval.ownership`).
+    An existing `path` is replaced; raises `UserError`, before the block too, if anything in it was not made so.
     """
     path = Path(path)
+    require_ours(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".unfinished-{path.name}")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    run = run_at(path.absolute().parent)
+    unfinished = free_place(path, UNFINISHED)
     unfinished.mkdir()
+    write_marker(unfinished, run)
     try:
         yield unfinished
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
+    write_marker(unfinished, run, files_in(unfinished))
     for file in unfinished.rglob("*"):
         if file.is_file():
             with open(file, "rb") as opened:
                 os.fsync(opened.fileno())
-    if path.exists():
+    if os.path.lexists(path):
+        require_ours(path)
         # Renamed before it is removed: a kill in the middle of the removal must not leave half of it under its name.
-        replaced = path.with_name(f".unfinished-replaced-{path.name}")
-        shutil.rmtree(replaced, ignore_errors=True)
+        replaced = free_place(path, f"{UNFINISHED}replaced-")
         os.rename(path, replaced)
         os.rename(unfinished, path)
         shutil.rmtree(replaced)

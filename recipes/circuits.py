@@ -120,7 +120,7 @@ class CircuitsConfig(StudyOptions):
             check_choice("a preset", preset, PRESETS)
         names = [one.name for one in (*self.models, *self.post_trained)]
         for name in names:
-            if names.count(name) > 1 or any(sign in name for sign in "|>,/\n\0") or name in ("", ".", ".."):
+            if names.count(name) > 1 or any(sign in name for sign in "|>,/\n\0") or not name.strip("."):
                 raise UserError(f"models and post_trained have {name!r}; give each its own name, without | > , /")
         for name in (name for transfer in self.transfers for name in vars(transfer).values()):
             check_choice("a model of transfers", name, [model.name for model in self.models])

@@ -28,6 +28,7 @@ from analysis.theory.predictions import predict
 from eval.digests import file_digest, run_digests
 from eval.errors import UserError, exit_with_one_line
 from eval.results_file import write_results
+from eval.secrets import without_secrets
 from eval.storage import read_json, write_text
 from eval.tasks import get_task
 from recipes.compare import METHODS, CompareConfig, check_comparison, compare
@@ -130,7 +131,7 @@ def main() -> None:
     settings = method_settings(config)
     start_run(sweep, config, may_change=MAY_CHANGE)
     for name, options in settings.items():
-        write_text(sweep / "configs" / f"{name}.yaml", yaml.safe_dump(options, sort_keys=False))
+        write_text(sweep / "configs" / f"{name}.yaml", yaml.safe_dump(without_secrets(options), sort_keys=False))
 
     # 1. The comparisons, those of one seed before those of the next.
     unfinished = [job for job in planned if not is_finished(sweep / job.folder)]

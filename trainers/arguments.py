@@ -11,6 +11,7 @@ abbreviated flags, a key given twice, a value of the wrong type, `null` where a 
 
 import difflib
 import math
+import sys
 from collections.abc import Collection, Iterable
 from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
@@ -25,6 +26,8 @@ from trl import TrlParser
 
 from eval.errors import UserError
 from eval.folders import check_writable
+from eval.paths import expand_home, expand_words, require_path
+from eval.secrets import without_secrets
 
 
 # A file of options has some hundreds of values at most; more, in a small file, are aliases of aliases.
@@ -42,6 +45,7 @@ def parse(*dataclass_types: type, arguments: list[str] | None = None) -> tuple:
     reports as `UserError` or `ValueError`, and for an `output_dir` where no folder can be. `--help` prints every field
     with its `metadata={"help": ...}`.
     """
+    arguments = expand_words(sys.argv[1:] if arguments is None else arguments)
     parser = _Parser(dataclass_types, allow_abbrev=False)
     _add_config_option(parser)
     config_only = _Parser(add_help=False, allow_abbrev=False)
@@ -55,13 +59,15 @@ def parse(*dataclass_types: type, arguments: list[str] | None = None) -> tuple:
         *instances, _, unknown = parser.parse_args_into_dataclasses(
             arguments, return_remaining_strings=True, look_for_args_file=False
         )
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         # How transformers and TRL report impossible combinations of their own options.
         raise UserError(_one_line(error)) from error
     if unknown:
         flags = [flag for action in parser._actions for flag in action.option_strings]
         raise UserError(f"unknown argument {unknown[0]}{did_you_mean(unknown[0].split('=')[0], flags)}")
+    _require_output_dirs(*instances)
     for instance in instances:
+        check_all_finite(instance)
         if isinstance(folder := getattr(instance, "output_dir", None), str):
             check_writable(folder, "output_dir")
     return tuple(instances)
@@ -72,16 +78,18 @@ def from_yaml(path: str | Path, dataclass_types: tuple[type, ...], overrides: di
 
     Raises `UserError` as `parse` does.
     """
-    values = _checked_file(Path(path), dataclass_types)
-    values |= _checked(overrides, dataclass_types, f"the options for {path}")
-    return tuple(_build(type_, values, f"{path}: ") for type_ in dataclass_types)
+    values = _checked_file(Path(expand_home(str(path))), dataclass_types)
+    values |= _checked(expand_home(overrides), dataclass_types, f"the options for {path}")
+    instances = tuple(_build(type_, values, f"{path}: ") for type_ in dataclass_types)
+    _require_output_dirs(*instances)
+    return instances
 
 
 def as_flat_dict(*configs: Any) -> dict[str, Any]:
     """The inverse of `parse`: every option of the dataclasses by name, as values that YAML can hold.
 
-    Of transformers' and TRL's arguments two kinds are left out: tokens, which are secrets, and the
-    `generation_batch_size` that GRPO derives from `steps_per_generation` and then refuses to read beside it.
+    Secrets are left out (see `eval.secrets`), and of transformers' and TRL's arguments all tokens, which they hide
+    too, and the `generation_batch_size` that GRPO derives from `steps_per_generation` and refuses to read beside it.
     """
     flat = {}
     for config in configs:
@@ -91,7 +99,7 @@ def as_flat_dict(*configs: Any) -> dict[str, Any]:
             flat |= {key: value for key, value in values.items() if key not in left_out}
         else:
             flat |= {field.name: _plain(getattr(config, field.name)) for field in fields(config) if field.init}
-    return flat
+    return without_secrets(flat)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -99,7 +107,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
     Raises `UserError` if there are none, if a key stands twice in one mapping, or if a base leads back to itself.
     """
-    return {key: value for _, values in _layers(Path(path)) for key, value in values.items()}
+    path = Path(expand_home(str(path)))
+    return {key: value for _, values in _layers(path) for key, value in values.items()}
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -112,6 +121,12 @@ def check_finite(name: str, value: Any) -> None:
     """Raise `UserError` if `value`, or a number in it (of dicts and lists), is NaN or infinite."""
     if not _is_finite(value):
         raise UserError(f"{name} is {value}; give finite numbers")
+
+
+def check_all_finite(options: Any) -> None:
+    """Raise `UserError` if an option of the dataclass instance `options` is, or holds, NaN or infinity."""
+    for declared in fields(options):
+        check_finite(declared.name, getattr(options, declared.name, None))
 
 
 def check_choice(name: str, value: str, choices: Collection[str]) -> None:
@@ -180,8 +195,6 @@ class _Parser(TrlParser):
                 action.type = partial(_inline_list, flag, action.type)
             elif (get_origin(action.type) or action.type) is dict:
                 action.type, action.metavar = partial(_inline_yaml, flag), "YAML"
-            elif action.type is float:
-                action.type = partial(_finite_number, flag)
             elif action.nargs == "+" and action.type is str:
                 action.type = partial(_word, flag)
 
@@ -195,6 +208,12 @@ def _add_config_option(parser: _Parser) -> None:
     )
 
 
+def _require_output_dirs(*instances: Any) -> None:
+    for instance in instances:
+        if getattr(instance, "output_dir", None) is not None:
+            require_path(str(instance.output_dir), "output_dir")
+
+
 def _word(flag: str, text: str) -> str:
     """One entry of a list of names."""
     if "," in text:
@@ -203,19 +222,9 @@ def _word(flag: str, text: str) -> str:
     return text
 
 
-def _finite_number(flag: str, text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        raise UserError(f"{flag} is {text!r}, but it takes a number") from None
-    check_finite(flag, number)
-    return number
-
-
 def _inline_yaml(flag: str, text: str) -> Any:
     values, _ = _read_yaml(text, f"{flag} {text!r}")
-    check_finite(flag, values)
-    return values
+    return expand_home(values)
 
 
 def _inline_list(flag: str, type_: type, text: str) -> list:
@@ -252,7 +261,7 @@ def _read_mapping(path: Path, role: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no `key: value` lines; write one line per option")
     _refuse_keys_given_twice(document, path)
-    return values
+    return expand_home(values)
 
 
 def _read_yaml(text: str, what: str) -> tuple[Any, yaml.Node | None]:
@@ -330,7 +339,6 @@ def _checked(values: dict[str, Any], dataclass_types: tuple[type, ...], place: s
         except _WrongType:
             takes = _describe(hints[key]) + _advice(value, hints[key])
             raise UserError(f"{place}: {key} is {_as_yaml(value)}, but it takes {takes}") from None
-        check_finite(f"{place}: {key}", checked[key])
     return checked
 
 
@@ -356,9 +364,11 @@ def _build(type_: type, values: dict[str, Any], place: str) -> Any:
     if missing := [name for name in required if name not in values]:
         raise UserError(f"{place}{' and '.join(missing)} missing; give a value")
     try:
-        return type_(**{field.name: values[field.name] for field in own if field.name in values})
-    except (UserError, ValueError) as error:
+        instance = type_(**{field.name: values[field.name] for field in own if field.name in values})
+        check_all_finite(instance)
+    except (UserError, ValueError, OverflowError) as error:
         raise UserError(f"{place}{_one_line(error)}") from error
+    return instance
 
 
 def _dataclass_of_list(hint: Any) -> type | None:

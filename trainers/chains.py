@@ -13,12 +13,14 @@ from typing import Any, ClassVar
 from eval.errors import UserError
 from eval.rollout.hf import HFEngine
 from eval.rollout.loading import load_architecture
+from eval.secrets import without_secrets
 from eval.storage import new_folder, read_json
 from trainers.arguments import check_at_most, check_choice, read_yaml
 from trainers.budget import es_at_budget, grpo_at_budget, sft_at_budget
 from trainers.es.train import train_es
 from trainers.grpo import train_grpo
 from trainers.launch import is_main_process, wait_for_everyone
+from trainers.run_folder import RUN_NAMES
 from trainers.sft import train_sft
 
 
@@ -26,6 +28,8 @@ AT_BUDGET = {"es": es_at_budget, "grpo": grpo_at_budget, "sft": sft_at_budget}
 TRAIN = {"es": train_es, "grpo": train_grpo, "sft": train_sft}
 # Those whose optimiser has a state that the next training can take over.
 WITH_OPTIMIZER = ("grpo", "sft")
+# Names in the folder of a study that are its own, beside those of every run.
+OF_STUDIES = ("base", "configs", "evaluation", "gallery")
 # Options that a study sets by itself, and not an arm.
 DECIDED = (
     "model",
@@ -64,14 +68,18 @@ class Arm:
     def __post_init__(self):
         if not re.fullmatch(r"[\w.-]*\w", self.name):
             raise UserError(f"{self.name!r} is the name of a folder; write it with letters, digits, dots, - and _")
+        if self.name.lower().partition(".")[0] in {*OF_STUDIES, *RUN_NAMES}:
+            raise UserError(
+                f"{self.name!r} is a name that the study itself uses in its folder; name the arm otherwise"
+            )
         check_choice("method", self.method, TRAIN)
         for key in self.options:
             if key in DECIDED:
                 raise UserError(f"{key} of arm {self.name} is decided for all arms of the study; leave it out")
 
     def settings(self) -> dict[str, Any]:
-        """What the arm decides: the options of its file with its own."""
-        return read_yaml(self.config) | self.options
+        """What the arm decides: the options of its file with its own, without secrets."""
+        return without_secrets(read_yaml(self.config) | self.options)
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ from trainers.ending import check_budgets
 from trainers.launch import is_main_process
 from trainers.lora import check_lora_patterns, check_lora_targets, read_lora_patterns
 from trainers.options import NonNegativeInt, Share, check_rows, option
-from trainers.run_folder import start_run
+from trainers.run_folder import end_run, start_run
 from trainers.tracking import tracker_names
 from trainers.trl_run import (
     FIXED,
@@ -317,6 +317,7 @@ def train_grpo(arguments: GRPOArguments, config: GRPOConfig) -> dict[str, Any]:
     if is_main_process():
         _finish(folder, arguments, config, problems, checkpoint)
     PartialState().wait_for_everyone()
+    end_run(folder)
     return read_json(folder / "results.json")
 
 
@@ -359,6 +360,7 @@ def _train(
         tracker_names(config.report_to),
         generation=generation,
         generate_every=config.generate_every,
+        keep=config.save_total_limit,
     )
     run_trainer(trainer, recorder, arguments, checkpoint)
 

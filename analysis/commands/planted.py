@@ -9,6 +9,7 @@ from pathlib import Path
 
 from eval.command_line import at_least
 from eval.folders import check_writable
+from eval.ownership import claim_files
 from eval.storage import write_json
 
 
@@ -32,6 +33,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.output is not None:
         check_writable(arguments.output, "--output")
+        claim_files(arguments.output, ["planted.json"])
     recovered = planted_recovery(arguments.nodes, range(arguments.seeds), arguments.examples)
     for what in ("nodes", "edges"):
         print(f"{what:32}{'AUROC':>8}{'CPR':>8}")

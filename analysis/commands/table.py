@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from eval.folders import check_writable
+from eval.ownership import claim_files
 from eval.storage import write_text
 
 
@@ -21,6 +22,7 @@ def run(arguments: argparse.Namespace) -> None:
         check_writable(arguments.output, "--output")
     columns, rows = runs_table(arguments.runs)
     output = arguments.output or arguments.runs
+    claim_files(output, ["table.csv", "table.md"], in_run=True)
     write_text(output / "table.csv", as_csv(columns, rows))
     write_text(output / "table.md", as_markdown(columns, rows))
     print(f"wrote {len(rows)} runs to {output / 'table.md'} and {output / 'table.csv'}")

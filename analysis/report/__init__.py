@@ -18,6 +18,7 @@ from analysis.report.studies.clocks import CHAPTER as CLOCKS
 from analysis.report.studies.comparison import CHAPTER as COMPARISON
 from analysis.report.studies.sequential import CHAPTER as SEQUENTIAL
 from eval.errors import UserError
+from eval.ownership import claim_files
 from eval.results_file import kind_of
 from eval.storage import new_folder, write_text
 
@@ -37,10 +38,10 @@ def build(run: Path) -> Path:
 
     The folder holds `index.html` (one self-contained file), `report.md` and each figure as `figures/*.svg` and
     `figures/*.png`. The same `results.json` gives the same bytes. An existing folder is replaced as a whole when the
-    new one is complete.
+    new one is complete, unless it holds a file that is not of a report.
 
-    Raises UserError if `run` has no readable `results.json`, or its kind has no page. A section that it lacks is named
-    in the report.
+    Raises UserError if `run` has no readable `results.json`, its kind has no page, or `report/` holds other files. A
+    section that it lacks is named in the report.
     """
     run = Path(run)
     results = read_results(run)
@@ -78,6 +79,7 @@ def build_gallery(folder: Path) -> Path:
         page = run / "report" / "index.html"
         if not page.exists() or page.stat().st_mtime_ns < (run / "results.json").stat().st_mtime_ns:
             build(run)
+    claim_files(folder, ["gallery.html"], in_run=True)
     write_text(folder / "gallery.html", render_gallery(folder, reported))
     return folder / "gallery.html"
 

@@ -13,6 +13,7 @@ from eval.command_line import at_least, seed
 from eval.commands.output import write_jsonl
 from eval.errors import UserError
 from eval.folders import check_writable
+from eval.ownership import claim_files
 from eval.storage import write_json
 from eval.tasks import get_task, known_names
 from eval.tasks.base import SPLITS
@@ -90,12 +91,15 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.samples > 1 and arguments.temperature == 0:
         raise UserError(f"--samples {arguments.samples} without --temperature would all be the same; give both")
     check_writable(arguments.output, "--output")
+    # A reasoning-gym task has a slash in its name.
+    records = {name: f"{name.replace('/', '-')}.jsonl" for name in names}
     from eval.digests import data_digests, model_digest
     from eval.harness import evaluate_task
     from eval.rollout.base import Sampling
     from eval.rollout.hf import HFEngine
 
     engine = HFEngine.from_pretrained(arguments.model)
+    claim_files(arguments.output, ["results.json", *records.values()])
     sampling = Sampling(arguments.max_new_tokens, arguments.temperature, arguments.samples, arguments.seed)
     results_file = arguments.output / "results.json"
     results_file.unlink(missing_ok=True)
@@ -120,8 +124,7 @@ def run(arguments: argparse.Namespace) -> None:
             arguments.batch_size,
             arguments.cache,
         )
-        # A reasoning-gym task has a slash in its name.
-        write_jsonl(arguments.output / f"{task.name.replace('/', '-')}.jsonl", result.pop("records"))
+        write_jsonl(arguments.output / records[task.name], result.pop("records"))
         results["tasks"][task.name] = result
     sizes = [(name, arguments.size) for entry in arguments.tasks for name in entry.split(",")]
     results["digests"] = {

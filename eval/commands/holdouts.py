@@ -9,6 +9,7 @@ from pathlib import Path
 
 from eval.commands.output import require_writable
 from eval.external import HOLDOUTS, run_holdouts
+from eval.ownership import claim_files
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     require_writable(arguments.output)
+    claim_files(arguments.output, ["holdouts.json"])
     result = run_holdouts(
         arguments.model, [name for entry in arguments.tasks for name in entry.split(",")], arguments.output
     )

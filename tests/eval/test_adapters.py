@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from eval.adapters import Fitness, TaskReward, evaluation_row, fitness
+from eval.errors import UserError
 from eval.tasks import TASKS, Score
 from eval.tasks.answer import extract_answer
 from eval.tasks.generate import problems
@@ -99,15 +100,16 @@ def test_trl_calls_the_reward_with_all_it_has():
     assert reward.__name__ == "told"
 
 
+@dataclass(frozen=True)
+class Echo:
+    name: str = "echo"
+    system_prompt: str = ""
+
+    def score(self, completion, row):
+        return Score(float(completion == row["prompt"]), completion)
+
+
 def test_the_row_holds_the_prompt():
-    @dataclass(frozen=True)
-    class Echo:
-        name: str = "echo"
-        system_prompt: str = ""
-
-        def score(self, completion, row):
-            return Score(float(completion == row["prompt"]), completion)
-
     assert TaskReward(Echo())(prompts=["a", "b"], completions=["a", "a"], completion_ids=[[1], [1]]) == [1.0, 0.0]
 
 
@@ -132,18 +134,27 @@ def test_what_cannot_be_scored_is_left_out_of_the_fitness(unscorable):
     }
 
 
-@pytest.mark.parametrize("value", [1.5, -0.1, 100, float("inf"), float("-inf")])
-def test_a_score_out_of_bounds_is_a_bug(value):
+OUT_OF_BOUNDS = [(1.5, ValueError), (-0.1, ValueError), (100, ValueError)]
+NOT_FINITE = [(float("inf"), UserError), (float("-inf"), UserError)]
+
+
+@pytest.mark.parametrize(("value", "error"), OUT_OF_BOUNDS + NOT_FINITE)
+def test_a_score_out_of_bounds_is_a_bug_and_an_infinite_one_ends_the_command(value, error):
     task = Told()
     for use in (
         lambda: fitness(task, ["x"], [{"told": value}]),
         lambda: evaluation_row(task, "x", {"told": value}),
         lambda: TaskReward(task)(prompts=["?"], completions=["x"], completion_ids=[[1]], told=[value]),
     ):
-        with pytest.raises(ValueError, match="task told gave the score"):
+        with pytest.raises(error, match="task told gave the score"):
             use()
 
 
 def test_as_many_completions_as_rows():
     with pytest.raises(ValueError, match="zip"):
         fitness(Told(), ["x", "x"], [{"told": 1.0}])
+
+
+def test_the_reward_reads_tokens_where_it_is_told_how():
+    reward = TaskReward(Echo(), decode=lambda ids: "ab"[ids[0]])
+    assert reward(prompts=["a", "b"], completions=["b", "b"], completion_ids=[[0], [0]]) == [1.0, 0.0]

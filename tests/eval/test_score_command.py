@@ -15,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from eval.__main__ import main
 from eval.errors import UserError
 from eval.intervals import wilson_interval
+from eval.ownership import MARKER
 from eval.rollout.base import Sampling
 from eval.rollout.hf import HFEngine
 from eval.tasks import TASKS
@@ -304,7 +305,7 @@ def test_evaluate_as_a_command(tmp_path, model_folder):
         "yes_no           accuracy 0.000, 95 % interval 0.000 to 0.278, 10 rows scored, 0 unscorable",
         f"results in {output}/results.json",
     ]
-    assert sorted(os.listdir(output)) == ["countdown.jsonl", "results.json", "yes_no.jsonl"]
+    assert sorted(os.listdir(output)) == [MARKER, "countdown.jsonl", "results.json", "yes_no.jsonl"]
     results = json.loads((output / "results.json").read_text())
     by_task = results.pop("tasks")
     assert results == {
@@ -373,7 +374,20 @@ def test_an_evaluation_cut_short_leaves_no_results_of_another(tmp_path, monkeypa
         "--tasks",
     )
     run(monkeypatch, *arguments, "countdown")
-    assert sorted(os.listdir(output)) == ["countdown.jsonl", "results.json"]
+    assert sorted(os.listdir(output)) == [MARKER, "countdown.jsonl", "results.json"]
     with pytest.raises(RuntimeError, match="a bug"):
         run(monkeypatch, *arguments, "countdown,broken_task:task")
-    assert os.listdir(output) == ["countdown.jsonl"]
+    assert sorted(os.listdir(output)) == [MARKER, "countdown.jsonl"]
+
+
+def test_evaluate_replaces_no_files_of_others(tmp_path, monkeypatch, model_folder):
+    arguments = ("evaluate", "--model", model_folder, "--tasks", "countdown", "--size", 2, "--max_new_tokens", 2)
+    (tmp_path / "countdown.jsonl").write_text("mine")
+    with pytest.raises(UserError, match=r"did not write and does not replace \(countdown.jsonl\)"):
+        run(monkeypatch, *arguments, "--output", tmp_path)
+    assert (tmp_path / "countdown.jsonl").read_text() == "mine"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("steps: 3\n")
+    with pytest.raises(UserError, match="is the folder of a run"):
+        run(monkeypatch, *arguments, "--output", tmp_path / "run")
+    assert os.listdir(tmp_path / "run") == ["config.yaml"]

@@ -411,3 +411,19 @@ def test_checks_accept_what_is_right_and_refuse_the_rest():
         with pytest.raises(UserError, match="^name is ") as error:
             check("name", *arguments)
         message(error)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_config(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("output_dir: runs/x\nsteps: 3\n", encoding="utf-8-sig")
+    assert read_yaml(path) == {"output_dir": "runs/x", "steps": 3}
+
+
+@pytest.mark.parametrize("value", [".nan", ".inf", "1e400", "nan"])
+def test_a_number_is_finite(tmp_path, value):
+    path = tmp_path / "run.yaml"
+    path.write_text(f"output_dir: runs/x\nsigmas: [0.1, {value}]\n")
+    with pytest.raises(UserError, match="sigmas is .*finite"):
+        parse(Run, arguments=["--config", str(path)])
+    with pytest.raises(UserError, match="sigma is (nan|inf)"):
+        parse(Run, arguments=["--output_dir", "x", "--sigma", value.replace(".", "")])

@@ -10,8 +10,9 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import torch
@@ -19,13 +20,13 @@ import yaml
 from accelerate import Accelerator
 from datasets import Dataset
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerState
 
 from eval.errors import UserError
 from eval.storage import read_json, read_jsonl, write_json
 from eval.tasks.base import Score
 from tests.tiny import random_checkpoint, random_model
-from trainers.arguments import parse
+from trainers.arguments import from_yaml, parse
 from trainers.grpo import CHOICES, GRPOArguments, GRPOConfig, problems_of_run, train_grpo
 from trainers.trl_run import MARKER, RunRecorder
 
@@ -49,7 +50,17 @@ class Digits:
         return Score(sum(character.isdigit() for character in completion) / (len(completion) + 1), completion)
 
 
-DIGITS = Digits()
+@dataclass(frozen=True)
+class WithSystem(Digits):
+    """The same with a message of the system."""
+
+    def load(self, split, size, seed):
+        system = {"role": "system", "content": self.system_prompt}
+        rows = super().load(split, size, seed).to_list()
+        return Dataset.from_list([row | {"prompt": [system, *row["prompt"]]} for row in rows])
+
+
+DIGITS, WITH_SYSTEM = Digits(), WithSystem()
 OPTIONS = {
     "task": "tests.trainers.test_grpo:DIGITS",
     "max_steps": 4,
@@ -478,7 +489,48 @@ MISTAKES = {
     "output_dir is not set": {"output_dir": None},
     "must be divisible by num_generations": {"num_generations": 3},  # TRL's own message
     "unknown key 'learnign_rate'.* did you mean learning_rate": {"learnign_rate": 0.1},
+    "temperature is 0.0; give a positive number": {"temperature": 0.0},
+    "temperature is -1.0; give a positive number": {"temperature": -1.0},
+    "learning_rate is -0.1; give at least 0": {"learning_rate": -0.1},
+    "top_p is 1.5": {"top_p": 1.5},
+    "logging_nan_inf_filter has to be false": {"logging_nan_inf_filter": True},
+    "generation_kwargs has 'supress_tokens', unknown; did you mean suppress_tokens": {
+        "generation_kwargs": {"supress_tokens": [1]}
+    },
+    "generation_kwargs has num_return_sequences; leave it out": {"generation_kwargs": {"num_return_sequences": 2}},
 }
+
+
+NUMBERS = [
+    declared.name
+    for declared in fields(GRPOConfig)
+    if declared.init and "float" in str(get_type_hints(GRPOConfig)[declared.name])
+]
+
+
+@pytest.mark.parametrize("number", ["nan", "inf"])
+def test_no_option_takes_what_is_not_finite(tmp_path, number):
+    assert {"epsilon", "delta", "max_grad_norm", "learning_rate", "temperature", "beta", "reward_weights"} <= {
+        *NUMBERS
+    }
+    for name in NUMBERS:
+        with pytest.raises(UserError, match=f"{name} is .*finite"):
+            parse(GRPOArguments, GRPOConfig, arguments=command_line(tmp_path, model="none", **{name: number}))
+        value = [float(number)] if name == "reward_weights" else float(number)
+        with pytest.raises(UserError, match=name):
+            from_yaml(yaml_file(tmp_path, **{name: value}), (GRPOArguments, GRPOConfig), {})
+    with pytest.raises(UserError, match="generation_kwargs is .*finite"):
+        kwargs = {"length_penalty": float(number)}
+        from_yaml(yaml_file(tmp_path, generation_kwargs=kwargs), (GRPOArguments, GRPOConfig), {})
+    for name in ("epsilon", "delta", "max_grad_norm", "beta", "adam_epsilon"):
+        with pytest.raises(UserError, match=f"{name} is {number}"):
+            GRPOConfig(output_dir=str(tmp_path), **{name: float(number)})
+
+
+def yaml_file(folder, **options):
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(OPTIONS | {"model": "none", "output_dir": str(folder / "run")} | options))
+    return path
 
 
 @pytest.mark.parametrize("message", MISTAKES)
@@ -670,3 +722,118 @@ def test_data_seed_chooses_the_problems_and_seed_is_its_default(model):
 
     assert question(seed=3) == "train 3"
     assert question(seed=3, data_seed=5) == "train 5"
+
+
+@pytest.mark.parametrize("learning_rate", [1e20, 1e39])
+def test_a_training_that_diverges_ends_before_a_checkpoint_says_it_is_complete(model, tmp_path, learning_rate):
+    options = {"learning_rate": learning_rate, "save_steps": 1, "max_grad_norm": 0.0, "lr_scheduler_type": "constant"}
+    with pytest.raises(UserError, match="not finite"):
+        train(tmp_path, model=model, **options)
+    assert not (tmp_path / "results.json").exists() and not (tmp_path / "model").exists()
+    for checkpoint in tmp_path.glob(f"checkpoint-*/{MARKER}"):
+        assert all(weight.isfinite().all() for weight in load_file(checkpoint.parent / "model.safetensors").values())
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_a_reward_that_is_none_does_not(model, tmp_path):
+    recorder = RunRecorder(
+        tmp_path,
+        Counted(),
+        dict,
+        0,
+        (0, 0.0),
+        None,
+        [],
+        generation=AutoModelForCausalLM.from_pretrained(model).generation_config,
+    )
+    state, options = TrainerState(global_step=3, max_steps=4), GRPOConfig(**of_trainer(tmp_path))
+    recorder.on_log(options, state, None, logs={"loss": 0.5, "grad_norm": 1.0, "reward": math.nan})
+    assert read_jsonl(tmp_path / "metrics.jsonl")[0]["reward"] is None
+    for logs in ({"loss": math.nan}, {"loss": 0.1, "grad_norm": math.inf}, {"loss": 0.1, "kl": math.nan}):
+        with pytest.raises(UserError, match="of step 3 is (nan|inf), which is not finite"):
+            recorder.on_log(options, state, None, logs=logs)
+    assert len(read_jsonl(tmp_path / "metrics.jsonl")) == 1
+
+
+@dataclass
+class Counted:
+    completions: int = 0
+    tokens: int = 0
+
+
+def of_trainer(folder):
+    """OPTIONS that are TRL's own."""
+    own = {declared.name for declared in fields(GRPOConfig)}
+    return {name: value for name, value in OPTIONS.items() if name in own} | {"output_dir": str(folder)}
+
+
+def hostile(model, folder):
+    """The model with constraints in its generation configuration under which none of its answers could stay."""
+    shutil.copytree(model, folder)
+    stated = json.loads((folder / "generation_config.json").read_text())
+    constraints = {
+        "suppress_tokens": AutoTokenizer.from_pretrained(model).convert_tokens_to_ids(list("0123456789")),
+        "min_new_tokens": 50,
+        "no_repeat_ngram_size": 1,
+        "repetition_penalty": 3.0,
+        "bad_words_ids": [[20]],
+        "forced_eos_token_id": 9,
+        "temperature": 0.1,
+        "top_k": 1,
+        "top_p": 0.5,
+    }
+    (folder / "generation_config.json").write_text(json.dumps(stated | constraints))
+    return folder, constraints
+
+
+@pytest.mark.parametrize("options", [{}, {"lora_rank": 4}], ids=["full", "lora"])
+def test_constraints_of_a_generation_config_reach_no_completion_and_stay_in_the_model(model, tmp_path, options):
+    other, constraints = hostile(model, tmp_path / "hostile")
+    options = {"max_steps": 2, "eval_every": 1, "log_completions": True} | options
+    train(tmp_path / "a", model=model, **options)
+    train(tmp_path / "b", model=other, **options)
+    assert same_bits(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
+    for log in ("evaluations.jsonl",):
+        assert (tmp_path / "a" / log).read_text() == (tmp_path / "b" / log).read_text()
+    kept = json.loads((tmp_path / "b" / "model" / "generation_config.json").read_text())
+    assert kept == kept | constraints
+
+
+def test_special_tokens_stay_in_the_text_that_is_rewarded(model, tmp_path, monkeypatch):
+    special = tmp_path / "special"
+    shutil.copytree(model, special)
+    tokenizer = AutoTokenizer.from_pretrained(special)
+    tokenizer.add_special_tokens({"additional_special_tokens": list("0123456789")})
+    tokenizer.save_pretrained(special)
+    train(tmp_path / "a", model=model, max_steps=2)
+    train(tmp_path / "b", model=special, max_steps=2)
+    rewarded = [[row["reward"] for row in metrics(tmp_path / name)] for name in "ab"]
+    assert rewarded[0] == rewarded[1] and max(rewarded[0]) > 0
+
+
+def test_a_template_that_refuses_the_system_role_trains(model, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(model, other)
+    template = other / "chat_template.jinja"
+    refusal = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    template.write_text(refusal + template.read_text())
+    task = "tests.trainers.test_grpo:WITH_SYSTEM"
+    train(tmp_path / "run", model=other, task=task, max_steps=1, save_steps=1, eval_every=1)
+    assert len(metrics(tmp_path / "run")) == 1
+
+
+def test_padding_outside_the_embedding_and_no_end_token(model, tmp_path):
+    padded = tmp_path / "padded"
+    shutil.copytree(model, padded)
+    tokenizer = AutoTokenizer.from_pretrained(padded)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(padded)
+    train(tmp_path / "run", model=padded, max_steps=1, save_steps=1)
+    endless = tmp_path / "endless"
+    shutil.copytree(model, endless)
+    for name in ("tokenizer_config.json", "generation_config.json", "config.json"):
+        stated = json.loads((endless / name).read_text())
+        stated = {key: value for key, value in stated.items() if key not in ("eos_token", "eos_token_id")}
+        (endless / name).write_text(json.dumps(stated))
+    with pytest.raises(UserError, match="end token"):
+        train(tmp_path / "none", model=endless)

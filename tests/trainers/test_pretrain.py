@@ -145,3 +145,9 @@ def test_results_are_plain_json(tmp_path):
     assert results["steps"] == 2 and results["parameters"] == sum(
         w.numel() for w in model_weights(tmp_path / "run").values()
     )
+
+
+def test_a_training_that_diverges_ends_before_a_checkpoint_says_it_is_complete(tmp_path):
+    with pytest.raises(UserError, match=r"of step \d is (nan|inf), which is not finite"):
+        pretrain(config(tmp_path, learning_rate=1e30, warmup_steps=0))
+    assert not (tmp_path / "results.json").exists()

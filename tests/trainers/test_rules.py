@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file as load_arrays
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from eval.errors import UserError
@@ -374,3 +375,39 @@ def test_the_diffusers_transformer_plugs_into_the_same_trainer(tmp_path):
     assert json.loads((tmp_path / "run" / "results.json").read_text())["parameters"] == sum(
         weight.numel() for weight in model.parameters()
     )
+
+
+@pytest.mark.parametrize("evaluate_from", [1, 5])
+def test_a_training_that_diverges_ends_before_a_checkpoint_says_it_is_complete(tmp_path, evaluate_from):
+    options = {"learning_rate": 1e20, "evaluate_from": evaluate_from, "save_every": 1, "log_every": 7}
+    with pytest.raises(UserError, match=r"of step [12] is (nan|inf), which is not finite"):
+        train_rules(config(tmp_path, **options), progress=False)
+    assert not (tmp_path / "results.json").exists()
+    assert steps_of(tmp_path) in ([], [1])
+
+
+def test_weights_of_a_run_that_are_not_finite_are_refused_by_name(tmp_path):
+    train_rules(config(tmp_path, steps=5), progress=False)
+    file = tmp_path / "checkpoints" / "step_5" / "model.safetensors"
+    broken = load_file(file)
+    name = next(iter(broken))
+    broken[name].view(-1)[0] = math.nan
+    save_file(broken, file)
+    with pytest.raises(UserError, match=f"not finite .* in {name}"):
+        load_run(tmp_path)
+
+
+@pytest.mark.parametrize(("options", "multiple"), [({"rule": "parity_grid", "length": None, "side": 4}, 4), ({}, 2)])
+def test_sincos_positions_say_which_widths_they_take(tmp_path, options, multiple):
+    options = {
+        "model": "dit",
+        "positions": "sincos",
+        "heads": 1,
+        "group": 2,
+        "train_size": 4,
+        "held_out_size": 4,
+    } | options
+    config(tmp_path, **options, width=8 * multiple)
+    width = 8 * multiple + multiple // 2
+    with pytest.raises(UserError, match=f"width is {width}, no multiple of {multiple}"):
+        config(tmp_path, **options, width=width)

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,16 +14,19 @@ import pytest
 import yaml
 
 from eval.errors import UserError
+from eval.ownership import MARKER, run_at, write_marker
 from eval.storage import write_json
 from tests.recipe_files import ROOT
 from trainers.arguments import parse
 from trainers.run_folder import (
     checkpoint_folder,
     describe_environment,
+    end_run,
     last_complete_step,
     save_checkpoint,
     start_run,
 )
+from trainers.run_lock import LOCK
 
 
 @dataclass
@@ -154,14 +157,20 @@ def test_older_checkpoints_go_only_when_the_new_one_is_complete(tmp_path):
 
 
 def test_leftovers_of_a_killed_run_are_removed_at_the_next_start(tmp_path):
+    start_run(tmp_path, Run())
     save_checkpoint(tmp_path, 1, save)
-    (tmp_path / "checkpoints" / ".unfinished-step_2" / ".unfinished-inner").mkdir(parents=True)
+    half = tmp_path / "checkpoints" / ".unfinished-step_2"
+    (half / ".unfinished-inner").mkdir(parents=True)
+    write_marker(half, run_at(tmp_path))
     (tmp_path / "completions").mkdir()
-    (tmp_path / "completions" / ".unfinished-1.parquet").write_text("half")
+    (tmp_path / "completions" / f".unfinished-1.parquet.{run_at(tmp_path)}").write_text("half")
     start_run(tmp_path, Run())
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
+        MARKER,
+        LOCK,
         "checkpoints",
         "checkpoints/step_1",
+        f"checkpoints/step_1/{MARKER}",
         "checkpoints/step_1/weights.json",
         "completions",
         "config.yaml",
@@ -176,14 +185,126 @@ def test_other_processes_write_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_files_of_a_user_stay_and_stop_a_run_that_would_replace_them(tmp_path):
+    mine = (".unfinished-thesis/chapter.txt", ".unfinished-config.yaml", "notes.txt", "checkpoint-best/weights.json")
+    for name in mine:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    for _ in range(2):
+        start_run(tmp_path, Run())
+    assert [(tmp_path / name).read_text() for name in mine] == ["mine"] * len(mine)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights.json").write_text("mine")
+    with pytest.raises(UserError, match="model was not made by this command and is not replaced; move it away"):
+        start_run(tmp_path, Run())
+
+
+@pytest.mark.parametrize("name", ["model", "metrics.jsonl", "results.json", "report"])
+def test_a_run_does_not_begin_among_files_that_it_would_replace(tmp_path, name):
+    (tmp_path / name).mkdir() if "." not in name else (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match=rf"holds no run, but files that a run would replace \({name}\)"):
+        start_run(tmp_path, Run())
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_checkpoint_with_notes_of_a_user_is_kept(tmp_path):
+    start_run(tmp_path, Run())
+    for step in (1, 2, 3):
+        save_checkpoint(tmp_path, step, save, keep=1)
+        (checkpoint_folder(tmp_path, step) / "notes.txt").write_text("mine") if step == 1 else None
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step_1", "step_3"]
+
+
+def test_a_file_in_the_place_of_the_folder_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="cannot be made: .*; choose another"):
+        start_run(tmp_path / "file" / "run", Run())
+
+
+# Takes the folder, says so, and waits; or says why not.
+HOLDER = """
+import sys
+from pathlib import Path
+from eval.errors import UserError
+from trainers.run_folder import start_run
+from tests.trainers.test_run_folder import Run
+
+try:
+    start_run(Path(sys.argv[1]), Run())
+except UserError as error:
+    sys.exit(str(error))
+print("started", flush=True)
+sys.stdin.read()
+"""
+
+
+def start_holder(folder):
+    pipe = subprocess.PIPE
+    words = [sys.executable, "-c", HOLDER, str(folder)]
+    return subprocess.Popen(words, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+
+@pytest.mark.slow
+def test_one_run_at_a_time_and_a_kill_is_no_obstacle(tmp_path):
+    first = start_holder(tmp_path)
+    assert first.stdout.readline() == "started\n"
+    with pytest.raises(UserError) as refused:
+        start_run(tmp_path, Run())
+    assert f"is in use by a run on {platform.node()}, process {first.pid}, since 2" in str(refused.value)
+    assert len(read_environment(tmp_path).get("earlier_starts", [])) == 0
+    kill(first)
+    start_run(tmp_path, Run())
+    start_run(tmp_path, Run())  # this process has it already
+    second = start_holder(tmp_path)
+    assert f"process {os.getpid()}" in second.communicate()[1]
+    end_run(tmp_path)
+    third = start_holder(tmp_path)
+    assert third.stdout.readline() == "started\n"
+    kill(third)
+
+
+@pytest.mark.slow
+def test_a_lock_that_outlives_its_process_is_taken_over(tmp_path):
+    # A child forked by the run keeps the system's lock when the run is killed.
+    child = HOLDER.replace(
+        'print("started", flush=True)\nsys.stdin.read()',
+        "import os, time\npid = os.fork()\nif pid == 0: time.sleep(60)\nprint(pid, flush=True)\nos._exit(0)",
+    )
+    words = [sys.executable, "-c", child, str(tmp_path)]
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    pid = int(process.stdout.readline())
+    process.wait()
+    try:
+        start_run(tmp_path, Run())
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+
+@dataclass
+class WithSecrets:
+    output_dir: str = "runs/a"
+    hub_token: str = "hf_a-secret-of-mine"
+    options: dict = field(default_factory=lambda: {"api_key": "another-secret", "sigma": 0.1})
+
+
+def test_secrets_are_not_written_and_are_no_other_options(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "orig_argv", ["python", "x.py", "--hub_token", "a-secret", "--password=b-secret"])
+    start_run(tmp_path, WithSecrets())
+    start_run(tmp_path, WithSecrets(hub_token="", options={"sigma": 0.1}))
+    written = "".join(path.read_text() for path in tmp_path.iterdir())
+    assert "secret" not in written and "--hub_token '***' '--password=***'" in written
+
+
 # Endless: a checkpoint of 20 files per step, the two newest kept, each file holding the step.
 WRITER = """
 import sys
 from itertools import count
 from pathlib import Path
+from eval.ownership import mark_run
 from trainers.run_folder import last_complete_step, save_checkpoint
 
 folder = Path(sys.argv[1])
+mark_run(folder)
 start = (last_complete_step(folder) or 0) + 1
 print("started", flush=True)
 for step in count(start):
@@ -214,7 +335,7 @@ def kill(process: subprocess.Popen) -> None:
 
 
 def assert_complete(checkpoint: Path, step: int) -> None:
-    assert {path.name: path.read_text() for path in checkpoint.iterdir()} == {
+    assert {path.name: path.read_text() for path in checkpoint.iterdir() if path.name != MARKER} == {
         f"{number}.txt": str(step) * 1000 for number in range(20)
     }
 
@@ -225,7 +346,7 @@ def test_a_checkpoint_half_written_at_a_kill_is_never_picked_up(tmp_path):
     assert [writer.stdout.readline(), writer.stdout.readline()] == ["started\n", "in the middle\n"]
     kill(writer)
     half = tmp_path / "checkpoints" / ".unfinished-step_3"
-    assert len(list(half.iterdir())) == 10
+    assert len(list(half.iterdir())) == 11  # with its marker
     assert last_complete_step(tmp_path) == 2
     assert_complete(checkpoint_folder(tmp_path, 2), 2)
     start_run(tmp_path, Run())

@@ -1,6 +1,7 @@
 """trainers/sft.py: real runs of TRL's SFTTrainer on a random two-layer model's own answers."""
 
 import json
+import shutil
 from dataclasses import dataclass
 
 import pytest
@@ -292,3 +293,28 @@ def test_the_recipe_s_options_are_what_config_yaml_holds(model, undisturbed):
     arguments, config = parse(SFTArguments, SFTConfig, arguments=["--config", str(undisturbed / "config.yaml")])
     assert (arguments.samples, config.num_train_epochs, config.max_length) == (16, 2, None)
     assert json.loads((undisturbed / "results.json").read_text())["task"] == OPTIONS["task"]
+
+
+def test_constraints_of_a_generation_config_reach_no_answer_and_stay_in_the_model(model, undisturbed, tmp_path):
+    other = tmp_path / "hostile"
+    shutil.copytree(model, other)
+    stated = json.loads((other / "generation_config.json").read_text())
+    constraints = {"suppress_tokens": [*range(5, 60)], "min_new_tokens": 50, "temperature": 0.1, "top_k": 1}
+    (other / "generation_config.json").write_text(json.dumps(stated | constraints))
+    run = tmp_path / "run"
+    train(run, model=other)
+    assert same_bits(weights(run), weights(undisturbed))
+    kept = json.loads((run / "model" / "generation_config.json").read_text())
+    assert kept == kept | constraints
+
+
+def test_a_training_that_diverges_ends_before_a_checkpoint_says_it_is_complete(model, tmp_path):
+    with pytest.raises(UserError, match="not finite"):
+        train(tmp_path, model=model, learning_rate=1e20, max_grad_norm=0.0, save_steps=1)
+    assert not (tmp_path / "results.json").exists() and not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "max_grad_norm", "temperature", "weight_decay"])
+def test_no_option_takes_what_is_not_finite(tmp_path, name):
+    with pytest.raises(UserError, match=f"{name} is nan"):
+        options_of(tmp_path, model="none", **{name: "nan"})

@@ -129,6 +129,8 @@ class ESConfig:
     def __post_init__(self):
         check_bounds(self)
         check_at_least("population (there is nothing to compare a single member with)", self.population, 2)
+        for name in ("sigma", "alpha"):
+            check_between(name, getattr(self, name), 0.0, torch.finfo(torch.float32).max)
         check_between("anchor times alpha", self.anchor * self.alpha, 0.0, 1.0)
         check_at_most("population_gb", self.population_gb, 1e6, "no machine has as much memory")
         what = "completions of a step (population times prompts_per_step times samples)"

@@ -3,30 +3,32 @@
 python -m trainers.es.replay --base DIR --seeds runs/.../seeds.jsonl [--step N] --output DIR
 """
 
-import argparse
 from pathlib import Path
 
 import torch
 
+from eval.command_line import OneLineParser
 from eval.errors import UserError, exit_with_one_line
+from eval.ownership import require_ours
 from eval.rollout.loading import load_model, save_model
 from eval.storage import new_folder
 from trainers.es.update import read_seed_log, replay
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def build_parser() -> OneLineParser:
+    parser = OneLineParser(
         description="Rebuild the model of any ES step from the starting model and the seed log.", allow_abbrev=False
     )
     parser.add_argument("--base", required=True, help="checkpoint folder or hub name that the run started from")
     parser.add_argument("--seeds", required=True, type=Path, help="the run's seeds.jsonl")
     parser.add_argument("--step", type=int, help="replay up to this step; the whole log if not given")
-    parser.add_argument("--output", required=True, type=Path, help="folder for the rebuilt checkpoint")
+    parser.add_argument("--output", required=True, type=Path, help="new folder for the rebuilt checkpoint")
     return parser
 
 
 def main():
     arguments = build_parser().parse_args()
+    require_ours(arguments.output)
     updates = read_seed_log(arguments.seeds)
     steps = len(updates) if arguments.step is None else arguments.step
     if not 1 <= steps <= len(updates):

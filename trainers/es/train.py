@@ -36,7 +36,7 @@ from trainers.es.subspace import Subspace
 from trainers.es.update import Weights
 from trainers.es.vector_search import VectorProblem, VectorSearch, check_length, make_algorithm
 from trainers.launch import make_accelerator, refuse_sharded_launch, refuse_sharding
-from trainers.run_folder import checkpoint_folder, last_complete_step, save_checkpoint, start_run
+from trainers.run_folder import checkpoint_folder, end_run, last_complete_step, save_checkpoint, start_run
 from trainers.tracking import Tracking, tracker_names
 from trainers.watch import watch_processes
 
@@ -67,7 +67,9 @@ def train_es(config: ESConfig) -> dict[str, Any]:
         start_run(Path(config.output_dir), config, may_change=("report_to",))
         file = Path(config.output_dir) / "results.json"
         [finished] = broadcast_object_list([read_json(file) if file.exists() else None])
-        return ESRun(config, accelerator, plan).train() if finished is None else finished
+        results = ESRun(config, accelerator, plan).train() if finished is None else finished
+        end_run(Path(config.output_dir))
+        return results
 
 
 class ESRun:

@@ -355,3 +355,11 @@ def test_kl_drift_refuses_another_chat_template(tiny_checkpoint):
     template.write_text(template.read_text().replace("<|user|>", "<|user|>Q: "))
     with pytest.raises(UserError, match="encodes the prompts of yes_no differently"):
         kl_drift(base, {"moved": moved}, ["yes_no"], 2, seed=0, max_new_tokens=2, batch_size=2)
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl"])
+def test_a_byte_order_mark_is_no_part_of_the_first_prompt(tmp_path, suffix):
+    text = '{"prompt": "first"}\n' if suffix == ".jsonl" else "first\nsecond\n"
+    (tmp_path / f"plain{suffix}").write_text(text, encoding="utf-8")
+    (tmp_path / f"marked{suffix}").write_text(text, encoding="utf-8-sig")
+    assert read_prompts(tmp_path / f"marked{suffix}") == read_prompts(tmp_path / f"plain{suffix}")

@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
+from typing import get_type_hints
 
 import datasets
 import numpy as np
@@ -360,3 +362,49 @@ def test_a_checkpoint_without_weights_is_one_line(base, tmp_path):
 def test_the_log_is_json_without_nan(whole):
     for line in (whole / "metrics.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+DIVERGING = {
+    "members too far away": {"sigma": 3e38},
+    "a step too large": {"alpha": 3e38, "sigma": 1e-3},
+    "a distribution too wide": {
+        "algorithm": "snes",
+        "alpha": OPTIONS["alpha"],
+        "optimizer": "sgd",
+        "center_learning_rate": 1e38,
+        "stdev_learning_rate": 1e30,
+    },
+}
+
+
+@pytest.mark.parametrize("options", DIVERGING.values(), ids=DIVERGING.keys())
+def test_a_training_that_diverges_ends_before_a_checkpoint_says_it_is_complete(base, tmp_path, options):
+    with pytest.raises(UserError, match="not finite|NaN or infinite"):
+        train_es(config(base, tmp_path, save_every=1, **options))
+    assert not (tmp_path / "results.json").exists() and not (tmp_path / "model").exists()
+    for checkpoint in tmp_path.glob("checkpoints/step_*/model.safetensors"):
+        assert all(weight.isfinite().all() for weight in load_file(checkpoint).values())
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_no_option_takes_what_is_not_finite(base, tmp_path, number):
+    numbers = [
+        declared.name for declared in fields(ESConfig) if "float" in str(get_type_hints(ESConfig)[declared.name])
+    ]
+    assert {"sigma", "alpha", "temperature", "stdev_learning_rate"} <= {*numbers}
+    for name in numbers:
+        with pytest.raises(UserError, match=f"{name} is {number}"):
+            config(base, tmp_path, **{name: number})
+
+
+def test_constraints_of_a_generation_config_reach_no_completion(base, whole, tmp_path):
+    other = tmp_path / "hostile"
+    shutil.copytree(base, other)
+    stated = json.loads((other / "generation_config.json").read_text())
+    constraints = {"suppress_tokens": [*range(5, 60)], "min_new_tokens": 50, "no_repeat_ngram_size": 1, "top_k": 1}
+    (other / "generation_config.json").write_text(json.dumps(stated | constraints))
+    run = tmp_path / "run"
+    train_es(config(other, run))
+    assert same(weights(run), weights(whole)) and rewards(run) == rewards(whole)
+    kept = json.loads((run / "model" / "generation_config.json").read_text())
+    assert kept == kept | constraints

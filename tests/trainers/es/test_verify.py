@@ -99,7 +99,7 @@ def test_runs_with_other_options_are_verified_too(base, tmp_path, options):
     log = "fitness.jsonl" if "algorithm" in options else "seeds.jsonl"
     first = read_jsonl(run / log)[0]
     key = "fitness" if "algorithm" in options else "coefficients"
-    change_row(run / log, 0, **{key: [first[key][0] + 0.7, *first[key][1:]]})
+    change_row(run / log, 0, **{key: [0.1 * index - value for index, value in enumerate(first[key])]})
     found = wrong(with_own_digests(run), steps=3)
     assert any("the weights after step 6 are those of model/" in line for line in found)
 
