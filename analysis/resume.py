@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.digests import folder_digest
+from eval.folders import check_writable
 from eval.results_file import Results, kind_of, read_results_file, write_results
 from eval.storage import read_json, write_json
 
@@ -60,8 +61,9 @@ def measure_sections(
     sections: {section: (options, measurement)}. Batch size and device are no such options: they change the time that
     a measurement takes. recompute: measure in any case.
 
-    Raises UserError as `folder_digests` and `read_results_file` do.
+    Raises UserError as `folder_digests` and `read_results_file` do, and if nothing can be written to `output`.
     """
+    check_writable(output, "--output")
     folders = {"base": base, **checkpoints}
     digests = folder_digests(folders)
     for section, (options, measure) in sections.items():

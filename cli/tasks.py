@@ -3,14 +3,14 @@
 import argparse
 import json
 
-from eval.command_line import at_least
+from eval.command_line import at_least, seed
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", metavar="TASK", help="task whose rows are shown (default: list all tasks)")
     parser.add_argument("--rows", type=at_least(1), default=3, help="how many rows (default: %(default)s)")
     parser.add_argument("--split", default="test", help="train, validation or test (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the rows (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the rows (default: %(default)s)")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ it what the list of commands says. It imports at its top only what is quick to i
 
 import argparse
 import math
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
@@ -64,12 +65,41 @@ def finite_number(text: str) -> float:
     return number
 
 
-def at_least(minimum: int) -> Callable[[str], int]:
-    """The type of an option that takes a whole number of at least `minimum`."""
+# No command counts further than this; a larger number is a slip of the finger.
+MOST = 99_999_999
+LARGEST_SEED = 2**32 - 1
+
+
+def at_least(minimum: int, maximum: int = MOST) -> Callable[[str], int]:
+    """The type of an option that takes a whole number from `minimum` to `maximum`."""
 
     def whole_number(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or int(text) < minimum:
+        if not text.isascii() or not text.isdigit() or (len(text) < 20 and int(text) < minimum):
             raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {minimum}")
+        if len(text) > len(str(maximum)) + 10 or int(text) > maximum:
+            raise argparse.ArgumentTypeError(f"{text[:30]!r} is above {maximum:,}, further than anything is counted")
         return int(text)
 
     return whole_number
+
+
+# A seed that torch and numpy take alike.
+seed = at_least(0, LARGEST_SEED)
+
+
+def share(text: str) -> float:
+    """The type of an option that takes a number above 0 and up to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share; give a number above 0, at most 1")
+    return value
+
+
+def device(text: str) -> str:
+    """The type of an option that takes the name of a device, as torch writes it."""
+    if not re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d{1,3})?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no device; write cpu, cuda or cuda:1")
+    return text

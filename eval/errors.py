@@ -1,6 +1,7 @@
 """The one exception that means "the user can fix this", and how a command reports it."""
 
 import errno
+import io
 import os
 import re
 import sys
@@ -20,8 +21,11 @@ NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 def exit_with_one_line(main: Callable[[], None]) -> None:
     """Run `main`; turn a `UserError` or a full disk into one line on stderr and exit status 2.
 
-    Every other exception is a bug and keeps its traceback.
+    Every other exception is a bug and keeps its traceback. What the output's encoding lacks is written as an escape.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     try:
         main()
     except UserError as error:

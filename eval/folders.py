@@ -12,11 +12,13 @@ def check_writable(folder: str | Path, option: str) -> None:
     option: what named the folder, for the message.
     """
     try:
+        if b"\0" in os.fsencode(folder):
+            raise ValueError("a null byte is in it")
         nearest = path = Path(folder).absolute()
         while not os.path.lexists(nearest):
             nearest = nearest.parent
         if not nearest.is_dir():
-            raise UserError(f"{option} needs the folder {path}, but {nearest} is no folder; choose another")
+            raise UserError(f"{option} needs the folder {path}, but a file is in its way; choose another")
         # /proc and its like take no folders, whoever asks.
         if not os.access(nearest, os.W_OK | os.X_OK) or nearest.resolve().parts[:2] in (("/", "proc"), ("/", "sys")):
             raise UserError(f"{option} needs the folder {path}, but you may not write to {nearest}; choose another")

@@ -37,6 +37,7 @@ from trainers.arguments import (
     parse,
 )
 from trainers.budget import es_at_budget, grpo_at_budget
+from trainers.es.memory import model_shape
 from trainers.es.train import train_es
 from trainers.grpo import train_grpo
 from trainers.launch import make_accelerator
@@ -150,6 +151,9 @@ def main() -> None:
     run = Path(config.output_dir)
     # Every training is checked before the first begins.
     pretraining, post_training = pretrainings(config), post_trainings(config)
+    for source in [one.source for one in (*config.models, *config.post_trained)]:
+        if source is not None and not source.endswith(".yaml"):
+            model_shape(source)
     accelerator = make_accelerator()
     start_run(run, config, may_change=MAY_CHANGE)
     if accelerator.is_main_process:

@@ -40,7 +40,9 @@ from trainers.arguments import (
     parse,
     read_yaml,
 )
+from trainers.chains import AT_BUDGET
 from trainers.es.config import ESConfig
+from trainers.es.memory import model_shape
 from trainers.grpo import GRPOArguments, GRPOConfig
 from trainers.launch import make_accelerator
 from trainers.options import PositiveInt, Processes, Rows, check_bounds, option
@@ -125,6 +127,7 @@ def main() -> None:
         raise UserError("start the sweep in one process; its option processes says how many comparisons run at a time")
     sweep = Path(config.output_dir)
     planned = list(jobs(config))
+    model_shape(config.model)
     settings = method_settings(config)
     start_run(sweep, config, may_change=MAY_CHANGE)
     for name, options in settings.items():
@@ -177,6 +180,9 @@ def method_settings(config: ClaimsConfig) -> dict[str, dict[str, Any]]:
         for budget, precision in product(config.budgets, config.precisions):
             options = config.options_of(method, budget, precision)
             from_yaml(path, types, options)
+            published = method == "grpo" and budget == "published"
+            completions = config.published_grpo_completions if published else config.completions
+            AT_BUDGET[method](path, completions, config.max_new_tokens, **options)
             settings[f"{method}-{budget}-{precision}"] = read_yaml(path) | options
     return settings
 

@@ -23,6 +23,7 @@ from eval.tasks import TASKS, get_task
 from trainers.arguments import as_flat_dict, check_between, parse
 from trainers.budget import es_at_budget, grpo_at_budget
 from trainers.chains import local_model
+from trainers.es.memory import model_shape
 from trainers.es.train import train_es
 from trainers.grpo import train_grpo
 from trainers.launch import make_accelerator
@@ -96,6 +97,7 @@ def compare(config: CompareConfig) -> Path:
     grpo = grpo_at_budget(
         config.grpo_config, config.grpo_completions or budget, longest, output_dir=str(run / "grpo"), **shared
     )
+    model_shape(config.model)
     accelerator = make_accelerator()
     start_run(run, config)
 

@@ -3,6 +3,13 @@
 `{tmp}` stands for the folder of the test. Files and folders are made by the functions at the end.
 """
 
+import json
+import struct
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+
 # The YAML that the changed options of a recipe go before.
 BASES = {
     "es": "recipes/tiny/es.yaml",
@@ -134,7 +141,7 @@ OPTIONS = {
         ("repetition_penalty: 0", "repetition_penalty"),
         ("loss_type: ppo", "loss_type"),
         ("scale_rewards: yes", "scale_rewards"),
-        ("lr_scheduler_type: spiral", "lr_scheduler_type"),
+        ("lr_scheduler_type: spiral", "spiral"),
         ("optim: magic", "optim"),
         ("warmup_steps: -5", "warmup_steps"),
         ("max_grad_norm: -1", "max_grad_norm"),
@@ -157,7 +164,6 @@ OPTIONS = {
         ("eval_size: 1000000000", "eval_size"),
         ("bf16: true", "bf16"),
         ("use_vllm: true\nvllm_mode: nowhere", "vllm"),
-        ("deepspeed: {tmp}/nowhere.json", "nowhere"),
         ("fsdp: sideways", "fsdp"),
         ("report_to: nothing_known", "report_to"),
         ("generation_batch_size: 7\nsteps_per_generation: null", "generation_batch_size"),
@@ -195,10 +201,11 @@ OPTIONS = {
         ("heads: 2\nkey_value_heads: 4", "key_value_heads"),
         ("heads: 128", "heads"),
         ("hidden_size: 127", "hidden_size"),
-        ("hidden_size: 1000000000", "memory"),
+        ("hidden_size: 1000000000", "hidden_size"),
+        ("hidden_size: 80000000", "memory"),
         ("hidden_size: 12\nheads: 4", "even"),
         ("layers: 1000000000", "layers"),
-        ("intermediate_size: 1000000000000", "memory"),
+        ("intermediate_size: 1000000000000", "intermediate_size"),
         ("batch_size: 1000000000", "batch_size"),
         ("batch_size: 0", "batch_size"),
         ("steps: 1e30", "steps"),
@@ -252,7 +259,7 @@ OPTIONS = {
         ("arms: [{name: a, method: es, config: recipes/tiny/es.yaml, options: {population: 1}}]", "population"),
         (
             "arms: [{name: a, method: es, config: recipes/tiny/es.yaml, options: {population: 1000000000}}]",
-            "completions",
+            "population",
         ),
         ("arms: [{name: a, method: es, config: recipes/tiny/es.yaml, options: {seed: 3}}]", "seed"),
         ("arms: [{name: a, method: es, config: recipes/tiny/es.yaml, options: 7}]", "options"),
@@ -308,7 +315,7 @@ OPTIONS = {
         ("transfers: [{small: x, large: y}]", "transfers"),
         ("change_base: null", "change_base"),
         ("reward_task: null", "reward_task"),
-        ("reward_task: os:system", "reward_task"),
+        ("reward_task: os:system", "os:system"),
         ("completions: 1000", "completions"),
         ("resamples: 1000000000", "resamples"),
         ("critical_rank: 1000000000", "critical_rank"),
@@ -322,7 +329,7 @@ OPTIONS = {
         ("length: -4", "length"),
         ("length: 1000000000", "length"),
         ("length: null", "length"),
-        ("group: 3", "group"),
+        ("group: 5", "group"),
         ("side: 4", "side"),
         ("train_size: 1000000000", "train_size"),
         ("train_size: 1000000000\nlength: 1000\ngroup: 10", "train_size"),
@@ -331,11 +338,11 @@ OPTIONS = {
         ("model: gpt2\nwidth: 32\nheads: 5", "width"),
         ("model: llama\nwidth: 12\nheads: 4", "width"),
         ("model: unet", "model"),
-        ("width: 1000000000", "memory"),
+        ("width: 1000000000", "width"),
+        ("width: 90000000", "memory"),
         ("depth: 1000000000", "depth"),
         ("mlp_ratio: 1e12", "mlp_ratio"),
         ("mlp_ratio: 1e-9", "mlp_ratio"),
-        ("model: dit\npositions: sincos\nwidth: 6\nheads: 1", "width"),
         ("steps: 1e30", "steps"),
         ("steps: 1000000000000000000000000000000", "steps"),
         ("batch_size: 1000000000", "batch_size"),
@@ -455,13 +462,13 @@ CONFIG_FILES = [
     (b"base: config.yaml\n", "itself"),
     (b'base: "a\\0b"\n', "base"),
     (b"<<: 3\n", "valid YAML"),
-    (b"seed: 99999999999999999999999999999999999999\n", "seed"),
+    (b"seed: 99999999999999999999999999999999999999\n", "required"),
     (b"seed: 0x1p\n", "seed"),
-    (b'output_dir: "\\ud800"\n', "output_dir"),
+    (b'output_dir: "\\ud800"\n', "required"),
     (b"seed: !!int abc\n", "YAML"),
     (b"seed: !!float abc\n", "YAML"),
     (b"seed: !!timestamp abc\n", "YAML"),
-    (b"seed: 2020-99-99\n", "seed"),
+    (b"seed: 2020-99-99\n", "valid YAML"),
     (b"%YAML 9.9\n---\na: 1\n", "YAML"),
 ]
 
@@ -471,10 +478,257 @@ OUTPUT_DIRS = [
     ("{tmp}/file/run", "file"),
     ("{tmp}/file/../run/x/y/file/z", "file"),
     ("/proc/nowhere/run", "output_dir"),
+    ('"{tmp}/\\ud800"', "output_dir"),
     ("/dev/null", "output_dir"),
     ("/dev/null/run", "output_dir"),
     ('"{tmp}/a\\0b"', "output_dir"),
     ("{tmp}/" + "x" * 300, "output_dir"),
     ("{tmp}/loop/run", "output_dir"),
     ("[a]", "output_dir"),
+]
+
+WEIGHTS = "model.safetensors"
+
+# How a checkpoint folder may be damaged: {name: (what damages it, words of the message)}.
+MODELS = {
+    "no weights": (lambda folder: (folder / WEIGHTS).unlink(), "weights"),
+    "empty weights": (lambda folder: (folder / WEIGHTS).write_bytes(b""), WEIGHTS),
+    "truncated weights": (lambda folder: truncate(folder / WEIGHTS, 0.5), WEIGHTS),
+    "weights cut in the header": (lambda folder: truncate(folder / WEIGHTS, 0.001), WEIGHTS),
+    "seven bytes of weights": (lambda folder: (folder / WEIGHTS).write_bytes(b"1234567"), WEIGHTS),
+    "a header of gigabytes": (lambda folder: (folder / WEIGHTS).write_bytes(struct.pack("<Q", 5 * 10**9)), WEIGHTS),
+    "a header of exabytes": (lambda folder: (folder / WEIGHTS).write_bytes(b"\xff" * 64), WEIGHTS),
+    "a header that is no JSON": (lambda folder: write_header(folder / WEIGHTS, b"{" * 100), WEIGHTS),
+    "a deep header": (lambda folder: write_header(folder / WEIGHTS, b"[" * 100_000), WEIGHTS),
+    "a tensor of exabytes": (
+        lambda folder: write_header(
+            folder / WEIGHTS,
+            json.dumps({"a": {"dtype": "F32", "shape": [10**9, 10**9], "data_offsets": [0, 4 * 10**18]}}).encode(),
+        ),
+        WEIGHTS,
+    ),
+    "weights that are text": (lambda folder: (folder / WEIGHTS).write_text("weights\n" * 100), WEIGHTS),
+    "weights that are a folder": (lambda folder: make_folder(folder / WEIGHTS), "weights"),
+    "no tensors": (lambda folder: write_header(folder / WEIGHTS, b"{}"), "lacks"),
+    "a tensor missing": (lambda folder: change_tensors(folder, drop="model.norm.weight"), "model.norm.weight"),
+    "a tensor misshapen": (lambda folder: change_tensors(folder, cut="model.norm.weight"), "model.norm.weight"),
+    "a broken index": (lambda folder: make_index(folder, "{"), "index"),
+    "an index without a map": (lambda folder: make_index(folder, "{}"), "index"),
+    "an index of missing shards": (lambda folder: make_index(folder, '{"weight_map": {"a": "b.safetensors"}}'), "b."),
+    "no config": (lambda folder: (folder / "config.json").unlink(), "config.json"),
+    "an empty config": (lambda folder: (folder / "config.json").write_text(""), "config.json"),
+    "a config that is no JSON": (lambda folder: (folder / "config.json").write_text("{"), "config.json"),
+    "a config that is a list": (lambda folder: (folder / "config.json").write_text("[]"), "config.json"),
+    "a config of no model": (lambda folder: (folder / "config.json").write_text("{}"), "config.json"),
+    "a deep config": (lambda folder: (folder / "config.json").write_text("[" * 100_000), "config.json"),
+    "an unknown architecture": (lambda folder: change_config(folder, model_type="mamba9"), "mamba9"),
+    "heads that do not divide": (lambda folder: change_config(folder, num_attention_heads=3, head_dim=None), "head"),
+    "no layers of text": (lambda folder: change_config(folder, num_hidden_layers="three"), "config.json"),
+    "negative layers": (lambda folder: change_config(folder, num_hidden_layers=-1), ""),
+    "more layers": (lambda folder: change_config(folder, num_hidden_layers=9), "lacks"),
+    "other width": (lambda folder: change_config(folder, hidden_size=64), ""),
+    "an empty tokenizer": (lambda folder: (folder / "tokenizer.json").write_text(""), "tokenizer"),
+    "a tokenizer that is no JSON": (lambda folder: (folder / "tokenizer.json").write_text("{"), "tokenizer"),
+    "a tokenizer of nothing": (lambda folder: (folder / "tokenizer.json").write_text("{}"), "tokenizer"),
+}
+# What takes a checkpoint: {name: words of its command, with the damaged folder as {model}}.
+OPENING = {
+    "es": "recipes.es --config recipes/tiny/es.yaml --model {model} --output_dir {tmp}/run",
+    "grpo": "recipes.grpo --config recipes/tiny/grpo.yaml --model {model} --output_dir {tmp}/run",
+    "evaluate": "eval.__main__ evaluate --model {model} --tasks countdown --size 2 --output {tmp}/run",
+    "geometry": "analysis.__main__ geometry --base {model} --checkpoints a=recipes/tiny/models/llama-small "
+    "--output {tmp}/run",
+}
+# Of those, the ones that read weights alone.
+WEIGHTS_ALONE = ("geometry",)
+
+
+def truncate(file: Path, share: float) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content[: int(share * len(content))])
+
+
+def write_header(file: Path, header: bytes) -> None:
+    file.write_bytes(struct.pack("<Q", len(header)) + header)
+
+
+def make_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def make_index(folder: Path, text: str) -> None:
+    (folder / WEIGHTS).unlink()
+    (folder / f"{WEIGHTS}.index.json").write_text(text)
+
+
+def change_config(folder: Path, **changed) -> None:
+    config = json.loads((folder / "config.json").read_text()) | changed
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def change_tensors(folder: Path, drop: str = "", cut: str = "") -> None:
+    tensors = load_file(folder / WEIGHTS)
+    if cut:
+        tensors[cut] = tensors[cut][:-1].clone()
+    tensors.pop(drop, None)
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+# Command lines of everything that is no recipe.
+COMMANDS = [
+    ("eval.__main__", "required"),
+    ("eval.__main__ evaluat", "invalid choice"),
+    ("eval.__main__ evaluate --model {small} --tasks countdown", "--output"),
+    ("eval.__main__ evaluate --model {small} --tasks countdwn --output {tmp}/o", "countdown"),
+    ("eval.__main__ evaluate --model {small} --tasks os:system --output {tmp}/o", "os:system"),
+    ("eval.__main__ evaluate --model {small} --tasks , --output {tmp}/o", "task"),
+    ("eval.__main__ evaluate --model {small} --tasks countdown,countdown --output {tmp}/o", "twice"),
+    ("eval.__main__ evaluate --model {small} --tasks countdown --output {tmp}/file", "file"),
+    ("eval.__main__ evaluate --model {small} --tasks countdown --output {tmp}/file/o", "file"),
+    ("eval.__main__ evaluate --model {small} --tasks countdown --output /proc/o", "/proc"),
+    ("eval.__main__ evaluate --model {small} --tasks countdown --size 0 --output {tmp}/o", "size"),
+    ("eval.__main__ evaluate --model {small} --tasks countdown --size 1000000000 --output {tmp}/o", "size"),
+    ("eval.__main__ evaluate --model {small} --tasks countdown --size 1e3 --output {tmp}/o", "size"),
+    ("eval.__main__ evaluate --model {small} --tasks countdown --size \u0663 --output {tmp}/o", "size"),
+    ("eval.__main__ evaluate --model {small} --tasks countdown --seed -1 --output {tmp}/o", "seed"),
+    ("eval.__main__ evaluate --model {small} --tasks countdown --seed x --output {tmp}/o", "seed"),
+    ("eval.__main__ evaluate --model {small} --tasks countdown --temperature nan --output {tmp}/o", "temperature"),
+    ("eval.__main__ evaluate --model {small} --tasks countdown --temperature -1 --output {tmp}/o", "temperature"),
+    ("eval.__main__ evaluate --model {small} --tasks countdown --samples 3 --output {tmp}/o", "temperature"),
+    ("eval.__main__ evaluate --model {small} --tasks countdown --split all --output {tmp}/o", "split"),
+    ("eval.__main__ evaluate --model {tmp}/nowhere --tasks countdown --output {tmp}/o", "nowhere"),
+    ("eval.__main__ score --task countdown --input {tmp}/nowhere --output {tmp}/o", "nowhere"),
+    ("eval.__main__ score --task nothing --input {tmp}/file --output {tmp}/o", "nothing"),
+    ("eval.__main__ score --task countdown --input {tmp}/file --output {tmp}/o", "JSON"),
+    ("eval.__main__ score --task countdown --input {tmp} --output {tmp}/o", "{tmp}"),
+    ("eval.__main__ holdouts --model {small} --tasks nothing --output {tmp}/o", "nothing"),
+    ("analysis.__main__", "required"),
+    ("analysis.__main__ geometri", "invalid choice"),
+    ("analysis.__main__ geometry --base {small} --checkpoints x --output {tmp}/o", "NAME=DIR"),
+    ("analysis.__main__ geometry --base {small} --checkpoints a={tmp}/nowhere --output {tmp}/o", "nowhere"),
+    ("analysis.__main__ geometry --base {tmp}/nowhere --checkpoints a={small} --output {tmp}/o", "nowhere"),
+    ("analysis.__main__ geometry --base {small} --checkpoints base={small} --output {tmp}/o", "base"),
+    ("analysis.__main__ geometry --base {small} --checkpoints a={small} a={small} --output {tmp}/o", "two"),
+    ("analysis.__main__ geometry --base {small} --checkpoints a={medium} --output {tmp}/o", "a"),
+    ("analysis.__main__ geometry --base {small} --checkpoints a={small} --output {tmp}/file", "file"),
+    ("analysis.__main__ geometry --base {small} --checkpoints a={small} --output {tmp}/file/o", "file"),
+    ("analysis.__main__ geometry --base {small} --checkpoints a={small} --output /dev/null/o", "/dev/null"),
+    ("analysis.__main__ geometry --base {small} --checkpoints a={small} --output {tmp}/o --top 0", "top"),
+    ("analysis.__main__ geometry --base {small} --run {tmp}/nowhere --output {tmp}/o", "nowhere"),
+    (
+        "analysis.__main__ geometry --base {small} --checkpoints a={small} --output {tmp}/o "
+        "--parts spectra --device x",
+        "device",
+    ),
+    ("analysis.__main__ kl --base {small} --checkpoints a={small} --tasks os:system --output {tmp}/o", "os:system"),
+    ("analysis.__main__ kl --base {small} --checkpoints a={small} --tasks countdown --output {tmp}/file", "file"),
+    ("analysis.__main__ kl --base {small} --checkpoints a={small} --texts {tmp}/nowhere --output {tmp}/o", "nowhere"),
+    ("analysis.__main__ kl --base {small} --checkpoints a={small} --texts {tmp} --output {tmp}/o", "{tmp}"),
+    (
+        "analysis.__main__ kl --base {small} --checkpoints a={small} --tasks countdown --prompts 0 --output {tmp}/o",
+        "prompts",
+    ),
+    (
+        "analysis.__main__ kl --base {small} --checkpoints a={small} --tasks countdown --seed -1 --output {tmp}/o",
+        "seed",
+    ),
+    (
+        "analysis.__main__ kl --base {small} --checkpoints a={small} --tasks countdown --device gpu9 --output {tmp}/o",
+        "device",
+    ),
+    (
+        "analysis.__main__ connectivity --base {small} --checkpoints a={small} --tasks countdown --points 1 "
+        "--output {tmp}/o",
+        "points",
+    ),
+    (
+        "analysis.__main__ connectivity --base {small} --checkpoints a={small} --tasks countdown --pairs a "
+        "--output {tmp}/o",
+        "pairs",
+    ),
+    (
+        "analysis.__main__ connectivity --base {small} --checkpoints a={small} --tasks countdown --parts probes "
+        "--scales nan --output {tmp}/o",
+        "scale",
+    ),
+    (
+        "analysis.__main__ connectivity --base {small} --checkpoints a={small} --tasks countdown --output {tmp}/file",
+        "file",
+    ),
+    ("analysis.__main__ circuits --base {small} --checkpoints a={small} --tasks nothing --output {tmp}/o", "nothing"),
+    (
+        "analysis.__main__ circuits --base {small} --checkpoints a={small} --tasks ioi_short --circuit-share 7 "
+        "--output {tmp}/o",
+        "share",
+    ),
+    (
+        "analysis.__main__ circuits --base {small} --checkpoints a={small} --tasks ioi_short --method magic "
+        "--output {tmp}/o",
+        "method",
+    ),
+    ("analysis.__main__ planted --nodes a9.h9 --output {tmp}/o", "a9.h9"),
+    ("analysis.__main__ planted --nodes x --output {tmp}/o", "x"),
+    ("analysis.__main__ planted --seeds 0", "seeds"),
+    ("analysis.__main__ planted --output {tmp}/file", "file"),
+    ("analysis.__main__ report --run {tmp}/nowhere", "nowhere"),
+    ("analysis.__main__ report --run {tmp}/file", "file"),
+    ("analysis.__main__ report --runs {tmp}/nowhere", "nowhere"),
+    ("analysis.__main__ report", "required"),
+    ("analysis.__main__ table --runs {tmp}/nowhere", "nowhere"),
+    ("analysis.__main__ table --runs {tmp}/file", "file"),
+    ("analysis.__main__ theory --runs a={tmp}/nowhere --output {tmp}/o", "nowhere"),
+    ("analysis.__main__ theory --runs nothing --output {tmp}/o", "NAME=DIR"),
+    ("analysis.__main__ clocks --runs {tmp}/nowhere --output {tmp}/o", "nowhere"),
+    ("cli.__main__ ess", "es"),
+    ("cli.__main__ es --launcher nothing", "launcher"),
+    ("cli.__main__ configs copy nothing", "nothing"),
+    ("cli.__main__ configs move", "choice"),
+    ("cli.__main__ tasks --nothing", "nothing"),
+    ("cli.__main__ doctor extra", "extra"),
+    ("cli.__main__ report --run {tmp}/nowhere", "nowhere"),
+]
+
+# What a run folder may hold in place of what a run has written: {file: [(its content, words of the message)]}.
+NO_JSON = [
+    (b"", "not JSON"),
+    (b"{", "not JSON"),
+    (b"\xff\xfe", "UTF-8"),
+    (b"[" * 100_000, "not JSON"),
+]
+RUN_FILES = {
+    "config.yaml": [
+        (b"", "config.yaml"),
+        (b"{", "config.yaml"),
+        (b"- a\n", "config.yaml"),
+        (b"\xff\xfe\xff", "config.yaml"),
+        (b"a: " + b"[" * 5000, "config.yaml"),
+    ],
+    "environment.json": [*NO_JSON, (b"[]", "environment.json"), (b"3", "environment.json")],
+    "results.json": NO_JSON,
+}
+
+# Commands as a user types them, in a process of their own; {python} is this one.
+TYPED = [
+    ("recipes/es.py --config recipes/tiny/es.yaml --seed -1", "seed"),
+    ("recipes/grpo.py --config recipes/tiny/grpo.yaml --temperature 0", "temperature"),
+    ("recipes/rules.py --config recipes/rules/parity-mlp.yaml --train_size 1000000000", "train_size"),
+    ("recipes/compare.py --config recipes/tiny/compare.yaml --output_dir {tmp}/file", "file"),
+    ("recipes/pretrain.py --config recipes/tiny/pretrain-llama-small.yaml --heads 3", "heads"),
+    ("recipes/sft.py --config recipes/tiny/sft.yaml --task os:system", "os:system"),
+    ("-m eval evaluate --model {tmp}/file --tasks countdown --output {tmp}/o", "file"),
+    ("-m analysis geometry --base {tmp} --checkpoints a={tmp} --output {tmp}/o", "{tmp}"),
+    ("-m analysis report --run {tmp}", "results.json"),
+    ("-m cli es --launcher nothing", "launcher"),
+    ("-m cli verify {tmp}/nowhere", "nowhere"),
+    ("-m cli configs copy \u00e9\ud83d\ude00", "configs"),
+]
+# With neither a locale nor UTF-8: these work.
+WORKING = [
+    "-m cli --help",
+    "-m cli configs",
+    "-m cli tasks",
+    "-m cli doctor",
+    "-m analysis --help",
+    "-m eval score --help",
 ]

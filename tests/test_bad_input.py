@@ -4,14 +4,31 @@ In this process for speed: a recipe's `main`, with everything that would begin t
 the rows also run as a user starts them.
 """
 
+import importlib
+import os
+import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from eval.errors import UserError
-from tests.bad_input import BASES, CONFIG_FILES, OPTIONS, OUTPUT_DIRS
+from tests.bad_input import (
+    BASES,
+    COMMANDS,
+    CONFIG_FILES,
+    MODELS,
+    OPENING,
+    OPTIONS,
+    OUTPUT_DIRS,
+    RUN_FILES,
+    TYPED,
+    WEIGHTS,
+    WEIGHTS_ALONE,
+    WORKING,
+)
 from tests.recipe_files import ROOT, load_script
 
 
@@ -42,17 +59,17 @@ WORK = (
 
 
 # Far more than any refusal takes.
-SECONDS = 5
+SECONDS = 20
 
 
 @pytest.fixture(autouse=True)
-def no_work(monkeypatch):
+def no_work(request, monkeypatch):
     monkeypatch.chdir(ROOT)
     for name in WORK:
         monkeypatch.setattr(name, begin)
     # A row that is not refused must not hold up the others.
     signal.signal(signal.SIGALRM, begin)
-    signal.alarm(SECONDS)
+    signal.alarm(0 if request.node.get_closest_marker("slow") else SECONDS)
     yield
     signal.alarm(0)
 
@@ -117,3 +134,92 @@ def test_output_dirs(recipe, folder, words, tmp_path, monkeypatch):
     message = refused(load_script(f"recipes/{recipe}.py").main, ["--config", str(file)], monkeypatch)
     assert words.lower() in message.lower()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "file", "loop"]
+
+
+@pytest.fixture
+def model(tmp_path):
+    return Path(shutil.copytree(ROOT / "recipes/tiny/models/llama-small", tmp_path / "model"))
+
+
+MODEL_ROWS = [(command, damage, words) for command in OPENING for damage, (_, words) in MODELS.items()]
+# Geometry reads weights: what is wrong beside them, and what a model would lack, is none of its business.
+MODEL_ROWS = [row for row in MODEL_ROWS if row[0] not in WEIGHTS_ALONE or row[2] in ("model.norm.weight", WEIGHTS)]
+
+
+@pytest.mark.parametrize(("command", "damage", "words"), MODEL_ROWS, ids=names(MODEL_ROWS))
+def test_damaged_models(command, damage, words, model, tmp_path, monkeypatch):
+    MODELS[damage][0](model)
+    module, *arguments = OPENING[command].format(model=model, tmp=tmp_path).split()
+    message = refused(importlib.import_module(module).main, arguments, monkeypatch)
+    assert words.lower() in message.lower()
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+@pytest.mark.parametrize(("command", "words"), COMMANDS, ids=names([("", *row) for row in COMMANDS]))
+def test_commands(command, words, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    models = {size: ROOT / f"recipes/tiny/models/llama-{size}" for size in ("small", "medium")}
+    module, *arguments = [word.format(tmp=tmp_path, **models) for word in command.split(" ")]
+    message = refused(importlib.import_module(module).main, arguments, monkeypatch)
+    assert words.format(tmp=tmp_path).lower() in message.lower()
+    assert (tmp_path / "file").read_text() == "mine"
+    assert not (tmp_path / "o" / "results.json").exists()
+
+
+DAMAGED_RUNS = [
+    (recipe, file, content, words)
+    for recipe in ("es", "grpo", "rules", "pretrain")
+    for file, contents in RUN_FILES.items()
+    # A pretraining that has ended is not looked at again: its results.json is replaced.
+    for content, words in contents
+    if (recipe, file) != ("pretrain", "results.json")
+]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "file", "content", "words"),
+    DAMAGED_RUNS,
+    ids=[f"{recipe}-{file}-{content[:12]!r}" for recipe, file, content, _ in DAMAGED_RUNS],
+)
+def test_damaged_run_folders(recipe, file, content, words, tmp_path, monkeypatch):
+    script = load_script(f"recipes/{recipe}.py")
+    arguments = ["--config", str(options_file(tmp_path, recipe, "max_steps: 20" if recipe == "grpo" else ""))]
+    monkeypatch.setattr(sys, "argv", ["command", *arguments])
+    with pytest.raises(Accepted):
+        script.main()
+    (tmp_path / "run" / file).write_bytes(content)
+    message = refused(script.main, arguments, monkeypatch)
+    assert words.lower() in message.lower()
+    assert str(tmp_path / "run") in message
+    assert (tmp_path / "run" / file).read_bytes() == content
+
+
+# Neither a locale nor UTF-8, as in a bare container or under cron.
+BARE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+
+
+def typed(command: str, folder: Path) -> subprocess.CompletedProcess[bytes]:
+    surroundings = {name: value for name, value in os.environ.items() if name != "LANG"} | BARE
+    words = [sys.executable, *(word.format(tmp=folder).encode("utf-8", "surrogatepass") for word in command.split())]
+    return subprocess.run(words, cwd=ROOT, env=surroundings, capture_output=True, check=False, timeout=120)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("command", "words"), TYPED)
+def test_a_process_ends_with_status_2_and_one_line(command, words, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    done = typed(command, tmp_path)
+    lines = done.stderr.decode("ascii").strip().split("\n")
+    assert done.returncode == 2
+    # A library may say something of its own before.
+    assert [line[:7] for line in lines if "error" in line.lower() or "Traceback" in line] == ["error: "]
+    assert words.format(tmp=tmp_path) in lines[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", WORKING)
+def test_commands_work_without_a_locale(command, tmp_path):
+    done = typed(command, tmp_path)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode("ascii")

@@ -15,7 +15,7 @@ from eval.rollout.hf import HFEngine
 from eval.rollout.loading import load_architecture
 from eval.secrets import without_secrets
 from eval.storage import new_folder, read_json
-from trainers.arguments import check_choice, read_yaml
+from trainers.arguments import check_at_most, check_choice, read_yaml
 from trainers.budget import es_at_budget, grpo_at_budget, sft_at_budget
 from trainers.es.train import train_es
 from trainers.grpo import train_grpo
@@ -99,6 +99,7 @@ class Budget:
     def __post_init__(self):
         check_choice("match", self.match, MATCHES)
         in_seconds = self.match == "seconds" and not self.reference
+        check_at_most("budget", self.amount, 1e12, "no study spends as much")
         if not self.amount > 0 or (self.amount != int(self.amount) and not in_seconds):
             raise UserError(f"budget is {self.amount}; give a {'' if in_seconds else 'whole and '}positive number")
         if self.match == "completions" and self.reference:

@@ -89,6 +89,8 @@ def _prepare(folder: Path, config: str) -> None:
     environment = describe_environment()
     if (folder / "environment.json").exists():
         last_start = read_json(folder / "environment.json")
+        if not isinstance(last_start, dict):
+            raise UserError(f"{folder / 'environment.json'} is not a JSON object; move it away")
         environment["earlier_starts"] = [*last_start.pop("earlier_starts", []), last_start]
     for start in (environment, *environment.get("earlier_starts", [])):
         if isinstance(start.get("command"), str):

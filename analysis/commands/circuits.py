@@ -4,7 +4,7 @@ import argparse
 
 from analysis.commands.options import add_checkpoint_options, add_tasks_option, named_folders, task_names
 from analysis.resume import measure_sections
-from eval.command_line import at_least, finite_number
+from eval.command_line import at_least, device, seed, share
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -26,16 +26,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--circuit-share",
-        type=finite_number,
+        type=share,
         default=0.2,
         help="share of nodes, or edges, that make a circuit (default: %(default)s)",
     )
     parser.add_argument("--edges", action="store_true", help="the faithfulness of circuits of edges as well")
-    parser.add_argument("--seed", type=int, default=0, help="of examples and resamples (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="of examples and resamples (default: %(default)s)")
     parser.add_argument(
         "--batch-size", type=at_least(1), default=256, help="prompts that run together (default: %(default)s)"
     )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the GPU if there is one)")
+    parser.add_argument("--device", type=device, help="cpu, cuda, cuda:1, ... (default: the GPU if there is one)")
 
 
 def run(arguments: argparse.Namespace) -> None:

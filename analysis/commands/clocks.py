@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from eval.command_line import at_least
+from eval.folders import check_writable
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -26,5 +27,6 @@ def run(arguments: argparse.Namespace) -> None:
     from analysis.clocks.study import measure_sweep
     from analysis.report import build
 
+    check_writable(arguments.output, "--output")
     measure_sweep(arguments.runs, arguments.output, arguments.models)
     print(build(arguments.output))

@@ -4,7 +4,7 @@ import argparse
 
 from analysis.commands.options import add_checkpoint_options, measure_parts, named_folders
 from analysis.resume import Measurement
-from eval.command_line import at_least
+from eval.command_line import at_least, device
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="spectra: singular directions of each matrix that are compared (default: %(default)s)",
     )
     parser.add_argument(
-        "--device", default="cpu", help="spectra: where matrices are decomposed: cpu, cuda, ... (default: %(default)s)"
+        "--device",
+        type=device,
+        default="cpu",
+        help="spectra: where matrices are decomposed: cpu, cuda, ... (default: %(default)s)",
     )
 
 

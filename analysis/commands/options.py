@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from analysis.resume import Measurement, measure_sections
-from eval.command_line import at_least
+from eval.command_line import at_least, device, seed
 from eval.errors import UserError
 
 
@@ -73,14 +73,14 @@ def add_tasks_option(parser: argparse.ArgumentParser, required: bool) -> None:
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed", type=int, default=0, help="of prompts and sampling (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="of prompts and sampling (default: %(default)s)")
     parser.add_argument(
         "--max-new-tokens", type=at_least(1), default=256, help="completions are cut there (default: %(default)s)"
     )
     parser.add_argument(
         "--batch-size", type=at_least(1), default=64, help="sequences that run together (default: %(default)s)"
     )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the GPU if there is one)")
+    parser.add_argument("--device", type=device, help="cpu, cuda, cuda:1, ... (default: the GPU if there is one)")
 
 
 def measure_parts(

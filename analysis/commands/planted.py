@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 from eval.command_line import at_least
+from eval.folders import check_writable
 from eval.ownership import claim_files
 from eval.storage import write_json
 
@@ -31,6 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
     from analysis.circuits.planted_recovery import planted_recovery
 
     if arguments.output is not None:
+        check_writable(arguments.output, "--output")
         claim_files(arguments.output, ["planted.json"])
     recovered = planted_recovery(arguments.nodes, range(arguments.seeds), arguments.examples)
     for what in ("nodes", "edges"):

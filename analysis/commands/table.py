@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from eval.folders import check_writable
 from eval.ownership import claim_files
 from eval.storage import write_text
 
@@ -17,6 +18,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from analysis.report.runs_table import as_csv, as_markdown, runs_table
 
+    if arguments.output is not None:
+        check_writable(arguments.output, "--output")
     columns, rows = runs_table(arguments.runs)
     output = arguments.output or arguments.runs
     claim_files(output, ["table.csv", "table.md"], in_run=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from analysis.commands.options import named_folders
 from analysis.resume import add_section, read_results
+from eval.folders import check_writable
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from analysis.theory.predictions import predict
 
+    check_writable(arguments.output, "--output")
     measured = {name: predict(folder) for name, folder in named_folders(arguments.runs).items()}
     path = arguments.output / "results.json"
     # Quickly computed from small files, so that it needs no cache.

@@ -9,7 +9,7 @@ from pathlib import Path
 from analysis.report import html, markdown
 from analysis.report.compose import compose
 from analysis.report.gallery import render_gallery
-from analysis.report.results import Results, read_results, reading
+from analysis.report.results import Results, printable, read_results, reading
 from analysis.report.runs_table import measured_sections
 from analysis.report.section import Chapter
 from analysis.report.studies.circuits import CHAPTER as CIRCUITS
@@ -71,7 +71,7 @@ def build_gallery(folder: Path) -> Path:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give a folder with runs in it")
-    runs = {run: read_results(run) for run in sorted(path.parent for path in folder.rglob("results.json"))}
+    runs = {run: printable(read_results(run)) for run in sorted(path.parent for path in folder.rglob("results.json"))}
     reported = [(run, CHAPTERS[kind_of(results)], results) for run, results in runs.items() if has_page(results)]
     if not reported:
         raise UserError(f"there is nothing to report in {folder}: no results.json below it holds a measurement")

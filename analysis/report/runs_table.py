@@ -7,6 +7,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from analysis.report.markdown import text as plain
+from analysis.report.results import printable
 from eval.errors import UserError
 from eval.results_file import Results, kind_of, read_results_file
 
@@ -55,11 +57,12 @@ def runs_table(folder: Path) -> tuple[list[str], list[dict[str, Any]]]:
 
 def run_columns(run: Path, name: str) -> list[dict[str, Any]]:
     """{column: value} of one run, for each kind of column; {} for what it does not hold."""
+    name = printable(name)
     nothing: list[dict[str, Any]] = [{}] * 5
     if not (run / "results.json").exists():
         return [{"run": name, "status": "unfinished: no results.json"}, *nothing]
     try:
-        results = read_results_file(run / "results.json")
+        results = printable(read_results_file(run / "results.json"))
     except UserError:
         return [{"run": name, "status": "unreadable: results.json is not JSON"}, *nothing]
     sections = {key: value for key, value in results.items() if isinstance(value, dict)}
@@ -154,8 +157,7 @@ def as_markdown(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
     """The table with four digits, each interval beside its value, and what its columns mean."""
     shown = [column for column in columns if not is_interval_end(column, columns)]
     lines = [shown, ["---"] * len(shown), *([cell_text(row, column) for column in shown] for row in rows)]
-    escaped = [[text.replace("|", r"\|") for text in line] for line in lines]
-    return "".join(f"| {' | '.join(line)} |\n" for line in escaped) + TABLE_NOTE
+    return "".join(f"| {' | '.join(map(plain, line))} |\n" for line in lines) + TABLE_NOTE
 
 
 def is_interval_end(column: str, columns: Sequence[str]) -> bool:

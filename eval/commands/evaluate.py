@@ -9,9 +9,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from eval.command_line import at_least
-from eval.commands.output import require_writable, write_jsonl
+from eval.command_line import at_least, seed
+from eval.commands.output import write_jsonl
 from eval.errors import UserError
+from eval.folders import check_writable
 from eval.ownership import claim_files
 from eval.storage import write_json
 from eval.tasks import get_task, known_names
@@ -34,7 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--size", type=at_least(1), default=500, help="rows of each task (default: %(default)s)")
     parser.add_argument(
-        "--seed", type=int, default=0, help="seed of the rows and of the sampling (default: %(default)s)"
+        "--seed", type=seed, default=0, help="seed of the rows and of the sampling (default: %(default)s)"
     )
     parser.add_argument(
         "--split", choices=SPLITS, default="test", help="split that the rows come from (default: %(default)s)"
@@ -89,7 +90,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--tasks {' '.join(arguments.tasks)} names a task twice; name each once")
     if arguments.samples > 1 and arguments.temperature == 0:
         raise UserError(f"--samples {arguments.samples} without --temperature would all be the same; give both")
-    require_writable(arguments.output)
+    check_writable(arguments.output, "--output")
     # A reasoning-gym task has a slash in its name.
     records = {name: f"{name.replace('/', '-')}.jsonl" for name in names}
     from eval.digests import data_digests, model_digest

@@ -13,6 +13,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -121,16 +122,36 @@ def save_model(
     save_file(contiguous, Path(folder) / "model.safetensors", metadata={"format": "pt"})
 
 
+def load_config(path: str | Path) -> PretrainedConfig:
+    """The configuration of a checkpoint folder or hub model. Raises UserError if it is none of a model."""
+    if not str(path):
+        raise UserError("the model's name is empty; give a checkpoint folder, or the name of a hub model")
+    try:
+        config = AutoConfig.from_pretrained(path)
+        layers = config.get_text_config().num_hidden_layers
+    except Exception as error:  # of many kinds, from several libraries
+        raise _cannot_load(path, "config.json", error) from error
+    if layers < 1:
+        raise UserError(f"the config.json of {path} gives the model {layers} layers; copy the folder again")
+    return config
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint folder or hub model. Raises UserError if it cannot be read."""
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except Exception as error:  # of many kinds, from several libraries
+        raise _cannot_load(path, "tokenizer", error) from error
+
+
 def _load(path: str | Path, build: Callable[[], PreTrainedModel]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     folder = Path(path)
     if folder.exists():
         _check_folder(folder)
     elif str(path).startswith((".", "/", "~")) or str(path).count("/") > 1:
         raise UserError(f"there is no checkpoint folder {path}; check the path")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except Exception as error:  # of many kinds, from several libraries
-        raise _cannot_load(path, "tokenizer", error) from error
+    load_config(path)
+    tokenizer = load_tokenizer(path)
     try:
         model = build()
     except UserError:

@@ -31,7 +31,7 @@ PAPER_TASKS: dict[str, Task] = {
 
 
 # What makes an object a task, see `eval.tasks.base.Task`.
-MEMBERS = ("name", "system_prompt", "load", "score")
+MEMBERS = ("name", "load", "score")
 
 
 def known_names() -> str:

@@ -7,28 +7,31 @@ from eval.paths import expand_home, expand_words, require_path
 
 @pytest.fixture(autouse=True)
 def home(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/ada")
+    monkeypatch.setenv("HOME", "/at/ada")
 
 
 def test_home_in_values():
-    assert expand_home("~/runs") == "/home/ada/runs"
-    assert expand_home("~") == "/home/ada"
-    assert expand_home(["~/a", {"model": "~/b", "size": 3}]) == ["/home/ada/a", {"model": "/home/ada/b", "size": 3}]
+    assert expand_home("~/runs") == "/at/ada/runs"
+    assert expand_home("~") == "/at/ada"
+    assert expand_home(["~/a", {"model": "~/b", "size": 3}]) == [
+        "/at/ada/a",
+        {"model": "/at/ada/b", "size": 3},
+    ]
     for text in ("runs/~", "~ 5", "a ~/b", ""):
         assert expand_home(text) == text
 
 
 def test_home_in_words():
     assert expand_words(["--output=~/runs", "es=~/es", "~/base", "--x", "a=b"]) == [
-        "--output=/home/ada/runs",
-        "es=/home/ada/es",
-        "/home/ada/base",
+        "--output=/at/ada/runs",
+        "es=/at/ada/es",
+        "/at/ada/base",
         "--x",
         "a=b",
     ]
     parser = OneLineParser()
     parser.add_argument("--output")
-    assert parser.parse_args(["--output", "~/runs"]).output == "/home/ada/runs"
+    assert parser.parse_args(["--output", "~/runs"]).output == "/at/ada/runs"
 
 
 @pytest.mark.parametrize("words", [["--output", ""], ["--output="], ["--output_dir", " "], ["--output", "", "--x"]])

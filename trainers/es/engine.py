@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from accelerate import Accelerator
-from transformers import AutoTokenizer
 
 from eval.errors import UserError
 from eval.rollout.base import RolloutEngine
 from eval.rollout.chat import prompt_ids
 from eval.rollout.hf import HFEngine
+from eval.rollout.loading import load_tokenizer
 from eval.tasks import get_task
 from trainers.earlier_tasks import replay_names
 from trainers.es.assignment import portions
@@ -68,7 +68,7 @@ def longest_prompt(config: ESConfig) -> int:
     prompts = [
         prompt for task in tasks for prompt in task.load("train", config.train_size, config.data_seed)["prompt"]
     ]
-    tokenizer = AutoTokenizer.from_pretrained(config.model)
+    tokenizer = load_tokenizer(config.model)
     return max(map(len, prompt_ids(tokenizer, prompts)))
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import psutil
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from eval.errors import UserError
 from eval.rollout.base import adapter_rank
+from eval.rollout.loading import load_config
 from trainers.es.noise import Noise
 
 
@@ -103,13 +104,14 @@ def model_shape(path: str) -> ModelShape:
     """That of a checkpoint folder or hub model, from its configuration. Raises `UserError` if there is none."""
     if not Path(path).exists() and (path.startswith((".", "/")) or path.count("/") > 1):
         raise UserError(f"there is no checkpoint folder {path}; check the path")
+    config = load_config(path)
     try:
-        return ModelShape.of(AutoConfig.from_pretrained(path))
-    # ValueError and the like: a config.json of no known model, or of one that cannot be built.
-    except (OSError, ValueError, TypeError, AttributeError, ArithmeticError, LookupError, RuntimeError) as error:
+        return ModelShape.of(config)
+    # Of many kinds, from transformers' own checks and from torch: heads that do not divide, a negative width.
+    except Exception as error:
         raise UserError(
-            f"{path} is neither a folder with a config.json nor a hub model that can be downloaded here; give a "
-            "checkpoint folder, or a model name with the network on ({' '.join(str(error).split())[:200]})"
+            f"the config.json of {path} describes no model that can be built: {' '.join(str(error).split())[:300]}; "
+            "copy the folder again, or correct it"
         ) from error
 
 
