@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
@@ -167,7 +168,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
         results["digests"] = run_digests(run, {"model": run / "model"}, {})
         write_results(run / "results.json", "training", results)
         results = read_json(run / "results.json")
-    accelerator.wait_for_everyone()
+    [results] = broadcast_object_list([results])
     end_run(run)
     return results
 
