@@ -89,8 +89,10 @@ def test_pretraining_on_two_processes_takes_the_same_steps_as_on_one(start, tmp_
     for launcher in ("cpu", "cpu_2proc"):
         train("pretrain", tmp_path / launcher, start, launcher)
     rows = [read_jsonl(tmp_path / launcher / "metrics.jsonl") for launcher in ("cpu", "cpu_2proc")]
-    norms = [[row["grad_norm"] for row in run] for run in rows]
-    np.testing.assert_allclose(norms[1], norms[0], rtol=1e-3)
+    for name in ("loss", "grad_norm"):
+        one, two = ([row[name] for row in run] for run in rows)
+        np.testing.assert_allclose(two[0], one[0], rtol=1e-5)
+        np.testing.assert_allclose(two, one, rtol=1e-3)
 
 
 def test_every_test_that_the_page_names_exists():
