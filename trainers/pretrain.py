@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
@@ -167,7 +168,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
         results["digests"] = run_digests(run, {"model": run / "model"}, {})
         write_results(run / "results.json", "training", results)
         results = read_json(run / "results.json")
-    accelerator.wait_for_everyone()
+    [results] = broadcast_object_list([results])
     end_run(run)
     return results
 
@@ -203,7 +204,8 @@ class _Pretraining:
         # Careless answers are short: batches of about equal length waste little on padding.
         batch.sort(key=lambda pair: len(pair[0][-1]["content"]) + len(pair[1]))
         parts = [collate(self.tokenizer, batch[i : i + PART]) for i in range(0, len(batch), PART)]
-        labelled = sum(int((labels != -100).sum()) for _, labels in parts)
+        # The processes' gradients are averaged: with the mean of their counts each token of the batch weighs the same.
+        labelled = self._mean(sum(int((labels != -100).sum()) for _, labels in parts))
         self.optimizer.zero_grad()
         loss = 0.0
         for input_ids, labels in parts:
@@ -216,12 +218,20 @@ class _Pretraining:
             accelerator.backward(part_loss)
             loss += part_loss.item()
         norm = torch.as_tensor(accelerator.clip_grad_norm_(self.model.parameters(), 1.0)).item()
-        # First the norm, which is the same on every process, so that all of them end.
+        loss = self._mean(loss)
+        # Both are the same on every process, so that all of them end.
         for name, value in (("norm of the gradient", norm), ("loss", loss)):
             if not math.isfinite(value):
                 raise diverged(f"the {name} of step {step + 1} is {value}", "lower learning_rate")
         self.optimizer.step()
         return loss, norm
+
+    def _mean(self, value: float) -> float:
+        """Over the processes; of one process the number as it is."""
+        if self.accelerator.num_processes == 1:
+            return value
+        local = torch.tensor(value, dtype=torch.float64, device=self.accelerator.device)
+        return torch.as_tensor(self.accelerator.reduce(local, "mean")).item()
 
     def validate(self) -> dict[str, Any]:
         return validate(self.model, self.tokenizer, self.tasks, self.config)

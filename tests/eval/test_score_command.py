@@ -13,6 +13,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from eval.__main__ import main
+from eval.digests import data_digests, folder_digest
 from eval.errors import UserError
 from eval.intervals import wilson_interval
 from eval.ownership import MARKER
@@ -307,7 +308,9 @@ def test_evaluate_as_a_command(tmp_path, model_folder):
     ]
     assert sorted(os.listdir(output)) == [MARKER, "countdown.jsonl", "results.json", "yes_no.jsonl"]
     results = json.loads((output / "results.json").read_text())
-    by_task = results.pop("tasks")
+    by_task, digests = results.pop("tasks"), results.pop("digests")
+    assert digests["models"] == {"model": folder_digest(model_folder)}
+    assert digests["data"] == data_digests([("countdown", 10), ("yes_no", 10)], "test", 3)
     assert results == {
         "model": str(model_folder),
         "split": "test",

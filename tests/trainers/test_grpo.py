@@ -22,6 +22,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerState
 
+from eval.digests import file_digest, folder_digest
 from eval.errors import UserError
 from eval.storage import read_json, read_jsonl, write_json
 from eval.tasks.base import Score
@@ -171,7 +172,9 @@ def test_metrics_count_every_completion_and_token(undisturbed):
     seconds = [row["seconds"] for row in rows]
     assert 0 < seconds[0] and seconds == sorted(seconds)
     results = read_json(undisturbed / "results.json")
-    assert results.pop("digests").keys() == {"config", "models", "data", "files"}
+    digests = results.pop("digests")
+    assert digests["models"]["model"] == folder_digest(undisturbed / "model")
+    assert digests["files"] == {"metrics.jsonl": file_digest(undisturbed / "metrics.jsonl")}
     assert results == {
         "kind": "training",
         "schema_version": 1,
@@ -414,9 +417,10 @@ def test_run_that_was_killed_after_its_last_step_is_only_finished(model, undistu
     train(run, model=model)
     assert same_bits(weights(run), weights(undisturbed))
     assert (run / "metrics.jsonl").read_bytes() == log
-    results, before = (read_json(folder / "results.json") for folder in (run, undisturbed))
-    results["digests"].pop("config"), before["digests"].pop("config")  # which names the folder
-    assert results == before
+    results, expected = (read_json(folder / "results.json") for folder in (run, undisturbed))
+    # config.yaml names the folder.
+    assert results["digests"].pop("config") != expected["digests"].pop("config")
+    assert results == expected
 
 
 def test_complete_run_returns_at_once_but_not_with_other_options(model, tmp_path):
