@@ -37,11 +37,15 @@ def read_results_file(path: Path) -> Results:
 
 
 def kind_of(results: Results) -> str:
-    """The kind that a file states; of an older one without it, the kind that its sections tell."""
-    if "kind" in results:
-        return results["kind"]
-    if "study" in results:
-        return results["study"]
+    """The kind that a file states; of an older one without it, the kind that its sections tell.
+
+    Raises UserError if what it states is no text.
+    """
+    for key in ("kind", "study"):
+        if key in results:
+            if not isinstance(results[key], str):
+                raise UserError(f"results.json names no kind of results: its {key} is {results[key]!r:.60}")
+            return results[key]
     if "settings" in results and "fits" in results:
         return "clocks"
     if "claims" in results:

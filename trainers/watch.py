@@ -2,10 +2,15 @@
 
 Every process keeps one idle TCP connection to process 0. The kernel closes it when a process ends in whatever way;
 after a lost machine or network, keep-alive probes find out. Who leaves in good order says so first.
+
+A process that is stopped (SIGSTOP) closes nothing, and its kernel answers for it. The other processes of its machine
+see its state. One that is alone on its machine is not seen; a heartbeat would see it, but also end a run for a save
+that holds Python's lock for a minute.
 """
 
 import itertools
 import os
+import platform
 import socket
 import sys
 import threading
@@ -13,12 +18,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import psutil
 from torch.distributed import TCPStore
 
 
 # Seconds. Together they stay below a minute.
 START_LIMIT = 50  # from the first process's start to the connection of the last
 PROBE_AFTER, PROBE_EVERY, PROBES = 15, 5, 4  # keep-alive on a silent connection
+# Looks in a row that find a process stopped: after half a minute. Counted in looks and not in time, so that who stops
+# and continues all processes together ends none.
+LOOK_EVERY, LOOKS = 5, 6
 SAY_WHO = 2  # for the watch to find out who has died, once a collective operation has failed
 
 GOODBYE = b"."
@@ -46,6 +55,7 @@ def watch_processes(stop: Callable[[str], None] | None = None) -> Iterator[None]
     watch = _Watch(rank, processes, f"watch/{next(_blocks)}", stop or _end_process)
     # The store may be served by this very process, and only later: nothing here may block the main thread.
     threading.Thread(target=watch.run, name="watch", daemon=True).start()
+    threading.Thread(target=watch.look, name="watch states", daemon=True).start()
     try:
         yield
     except RuntimeError:
@@ -74,6 +84,28 @@ class _Watch:
         except (OSError, RuntimeError) as error:  # the store reports a lost connection as a RuntimeError
             if not self._left:
                 self.stop(f"process {self.rank} cannot reach process 0 ({error})")
+
+    def look(self) -> None:
+        """Look at the states of the other processes of this machine until this one leaves."""
+        try:
+            store = process_store()
+            store.set(f"{self.key}/process/{self.rank}", f"{_machine()} {os.getpid()}")
+            places = {
+                other: store.get(f"{self.key}/process/{other}").decode().split()
+                for other in range(self.processes)
+                if other != self.rank
+            }
+        except RuntimeError:
+            return  # a process has died at the start, which its connection says
+        near = {other: int(process) for other, (machine, process) in places.items() if machine == _machine()}
+        looks = dict.fromkeys(near, 0)
+        while near and not self._left:
+            time.sleep(LOOK_EVERY)
+            for other, process in near.items():
+                looks[other] = looks[other] + 1 if _is_stopped(process) else 0
+                if looks[other] == LOOKS and not self._left:
+                    self.stop(f"process {other} is stopped (process id {process}, SIGSTOP)")
+                    return
 
     def leave(self) -> None:
         """Say goodbye; from now on nothing ends this process."""
@@ -138,6 +170,19 @@ def _end_process(reason: str) -> None:
         flush=True,
     )
     os._exit(1)
+
+
+def _machine() -> str:
+    """The name of what this process's id is unique in: the machine, or a container on it."""
+    namespace = "/proc/self/ns/pid"
+    return f"{platform.node() or '-'}/{os.stat(namespace).st_ino if os.path.exists(namespace) else 0}"
+
+
+def _is_stopped(process: int) -> bool:
+    try:
+        return psutil.Process(process).status() == psutil.STATUS_STOPPED
+    except psutil.Error:
+        return False  # a dead one closes its connection
 
 
 def _receive(connection: socket.socket, size: int) -> bytes:

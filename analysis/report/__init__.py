@@ -9,7 +9,7 @@ from pathlib import Path
 from analysis.report import html, markdown
 from analysis.report.compose import compose
 from analysis.report.gallery import render_gallery
-from analysis.report.results import Results, read_results
+from analysis.report.results import Results, read_results, reading
 from analysis.report.runs_table import measured_sections
 from analysis.report.section import Chapter
 from analysis.report.studies.circuits import CHAPTER as CIRCUITS
@@ -48,14 +48,16 @@ def build(run: Path) -> Path:
     if kind not in CHAPTERS:
         raise UserError(f"{run} holds results of kind {kind}, which has no page; {', '.join(CHAPTERS)} have one")
     document = compose(CHAPTERS[kind], results)
+    with reading("the page"):
+        page, text = html.render(document), markdown.render(document)
+        figures = {part.name: part.drawing for part in document.parts if part.drawing is not None}
     with new_folder(run / "report") as folder:
         (folder / "figures").mkdir()
-        for part in document.parts:
-            if part.drawing is not None:
-                write_text(folder / "figures" / f"{part.name}.svg", part.drawing.svg)
-                (folder / "figures" / f"{part.name}.png").write_bytes(part.drawing.png)
-        write_text(folder / "report.md", markdown.render(document))
-        write_text(folder / "index.html", html.render(document))
+        for name, drawing in figures.items():
+            write_text(folder / "figures" / f"{name}.svg", drawing.svg)
+            (folder / "figures" / f"{name}.png").write_bytes(drawing.png)
+        write_text(folder / "report.md", text)
+        write_text(folder / "index.html", page)
     return run / "report" / "index.html"
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from analysis.report.document import Document, Part
 from analysis.report.provenance import functions_of
-from analysis.report.results import Results, absent, lookup
+from analysis.report.results import Results, absent, lookup, printable, reading
 from analysis.report.section import Chapter, Section
 from analysis.report.style import draw
 from analysis.report.tables import Table, settings
@@ -16,7 +16,15 @@ RESUMABLE = ("comparison", "claims", "sequential", "circuits")
 
 
 def compose(chapter: Chapter, results: Results) -> Document:
-    """The page on `results`. What they lack of the chapter is named in it, never left out in silence."""
+    """The page on `results`. What they lack of the chapter is named in it, never left out in silence.
+
+    Raises UserError if what they hold is damaged, and names the section.
+    """
+    with reading("the page"):
+        return document_of(chapter, printable(results))
+
+
+def document_of(chapter: Chapter, results: Results) -> Document:
     kind = kind_of(results)
     sections = [section for section in chapter.sections(results) if appears(section, results)]
     parts = [part_of(section, results, kind) for section in sections]
@@ -63,6 +71,7 @@ def part_of(section: Section, results: Results, kind: str) -> Part:
     missing = absent(results, [*section.needs, *section.wanted])
     if not is_measured(section, results):
         return Part(section.name, section.title, None, "", missing)
-    drawing = draw(section.name, lambda: section.figure(results))
-    table = with_sources(section.table(results), kind) if section.table else None
-    return Part(section.name, section.title, drawing, section.caption(results), missing, table)
+    with reading(f'the section "{section.title}"'):
+        drawing = draw(section.name, lambda: section.figure(results))
+        table = with_sources(section.table(results), kind) if section.table else None
+        return Part(section.name, section.title, drawing, section.caption(results), missing, table)

@@ -1,6 +1,8 @@
 """Reading `results.json`: where a number stands, what is not there, and what its models and tasks are called."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,12 @@ from eval.results_file import Results, read_results_file
 
 
 Location = tuple[str, ...]
+
+# How code that trusts its numbers stumbles over one that is missing, of another type or out of its range.
+DAMAGE = (AttributeError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError)
+
+# What neither UTF-8 nor XML can hold: half a surrogate pair, control characters.
+UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
 BASE = "base"
 LABELS = {
@@ -36,6 +44,19 @@ def read_results(run: Path) -> Results:
     return read_results_file(path)
 
 
+@contextmanager
+def reading(part: str) -> Iterator[None]:
+    """Inside the block results.json is read for `part`. Raises UserError where it is not as it should be."""
+    try:
+        yield
+    except DAMAGE as error:
+        raise UserError(
+            f"results.json does not hold what {part} needs ({type(error).__name__}: {error}); it is damaged, or of "
+            "another version: start the command that wrote it again, or take the damaged part out, and the page "
+            "then names it as missing"
+        ) from error
+
+
 def lookup(results: Results, *location: str) -> Any:
     """The value at `location`, a path of keys and list indices; None when a part of it is absent or null."""
     value: Any = results
@@ -45,6 +66,15 @@ def lookup(results: Results, *location: str) -> Any:
         elif value is not None:
             value = value.get(key)
     return value
+
+
+def printable(value: Any) -> Any:
+    """The same with a replacement character for each that a page cannot show, in all texts and keys."""
+    if isinstance(value, dict):
+        return {printable(key): printable(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [printable(entry) for entry in value]
+    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", value) if isinstance(value, str) else value
 
 
 def pointer(location: Location) -> str:

@@ -60,6 +60,8 @@ SETTINGS = {
     "figure.facecolor": "white",
     # Text stays text: it can be searched, copied and read aloud, and takes the font of the page.
     "svg.fonttype": "none",
+    # Names are what the user called things: $x_2$ is no formula.
+    "text.parse_math": False,
 }
 
 

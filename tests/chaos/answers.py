@@ -39,8 +39,8 @@ PIECES = (
     r"{ } ( ) [ ] + - * / ^ ** = == , . : ; ! % € £ yes no Yes. NO true false A B C D (A) B) 18 1,234 -7 3.5 1e9 "
     r"1e-400 10^{10^{10}} 9^9^9^9 100000! 2006! \sqrt{-1} \infty nan inf None \pi x x=18 \int_0^1 \sum_{i=1}^{n} "
     r"\begin{matrix} \end{matrix} the answer is final Answer: · – − × ÷ ½ ² ١٢ 一 𝟙 \x00 \ud800 __import__('os') "
-    r"os.system('true') lambda:0 1/0 0/0 7**7**7 ((((((((( ))))))))) \left( \right) \bigl( 3+7*25 (25-3)*7 98+19-19 1_000 0x1F 0b11"
-    r" 1.2.3 --1 +-+-1"
+    r"os.system('true') lambda:0 1/0 0/0 7**7**7 ((((((((( ))))))))) \left( \right) \bigl( 3+7*25 (25-3)*7 98+19-19"
+    r" 1_000 0x1F 0b11 1.2.3 --1 +-+-1"
 ).split()
 GLUE = ("", "", " ", " ", "\n", "\t", "\u2009", "\u200f", "\r\n")
 

@@ -10,7 +10,8 @@ from typing import Any
 # Times, what is measured of the machine, and where the run lies.
 OF_THE_MACHINE = re.compile(
     r"second|_time|time_|runtime|per_second|memory|environment|command|output_dir|earlier_starts|completions_per|"
-    r"tokens_per|minutes"
+    # A measurement keeps the digests of the finished runs that it was made of, and those hold their times.
+    r"tokens_per|minutes|^trainings$"
 )
 LOGS = ("metrics.jsonl", "evaluations.jsonl", "seeds.jsonl", "validation.jsonl", "results.json", "chain.json")
 

@@ -1,6 +1,7 @@
 """Damaged results.json of every kind through the report: a page or one line, never another exception."""
 
 import copy
+import importlib
 import json
 import random
 import traceback
@@ -11,6 +12,7 @@ from unittest.mock import patch
 
 from analysis.report import CHAPTERS, compose, html, markdown
 from analysis.report import style as drawings
+from analysis.report.results import reading
 from eval.errors import UserError
 from eval.results_file import kind_of
 from tests.chaos.findings import Report
@@ -18,9 +20,37 @@ from tests.chaos.sources import results_of
 
 
 VALUES: tuple[Any, ...] = (
-    None, True, 0, -1, 1, 3, 10**400, 1e300, 1e-300, -0.5, "", "text", "$x_2$", r"\frac{", "a\nb", "\ud800", "<b>",
-    "{{ 1 }}", "9" * 5000, [], [None], [[]], {}, {"a": 1}, [1, 2, 3], ["a"], 2**63, "-", "0",
-)  # fmt: skip
+    None,
+    True,
+    0,
+    -1,
+    1,
+    3,
+    10**400,
+    1e300,
+    1e-300,
+    -0.5,
+    "",
+    "text",
+    "$x_2$",
+    r"\frac{",
+    "a\nb",
+    "\ud800",
+    "<b>",
+    "{{ 1 }}",
+    "9" * 5000,
+    [],
+    [None],
+    [[]],
+    {},
+    {"a": 1},
+    [1, 2, 3],
+    ["a"],
+    2**63,
+    "-",
+    "0",
+)
+compose_module = importlib.import_module("analysis.report.compose")
 # Drawing a figure into its file takes most of the time: only so many of the pages are drawn to the end.
 DRAWN = 25
 
@@ -58,9 +88,10 @@ def page(report: Report, kind: str, mutated: Any, said: list[str], draw: bool) -
         chapter = CHAPTERS.get(kind_of(read))
         if chapter is None:
             return False
-        with patch.object(compose_module(), "draw", drawings.draw if draw else only_made):
+        with patch.object(compose_module, "draw", drawings.draw if draw else only_made):
             document = compose(chapter, read)
-        (html.render(document) + markdown.render(document)).encode("utf-8")
+            with reading("the page"):
+                (html.render(document) + markdown.render(document)).encode("utf-8")
     except UserError:
         report.case(True)
         return False
@@ -72,12 +103,6 @@ def page(report: Report, kind: str, mutated: Any, said: list[str], draw: bool) -
         return False
     report.case(True)
     return True
-
-
-def compose_module() -> Any:
-    import importlib
-
-    return importlib.import_module("analysis.report.compose")
 
 
 def mutate(value: Any, generator: random.Random, where: str = "") -> str:

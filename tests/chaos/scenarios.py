@@ -10,7 +10,7 @@ from tests.chaos.starts import Start
 MODEL = "recipes/tiny/models/llama-small"
 ES = {
     "population": 4,
-    "prompts_per_step": 8,
+    "prompts_per_step": 16,
     "temperature": 1.0,
     "train_size": 64,
     "sigma": 0.02,
@@ -81,9 +81,9 @@ def scenarios(folder: Path) -> dict[str, Start]:
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(run | options), encoding="utf-8")
     files = {"es_config": folder / "es.yaml", "grpo_config": folder / "grpo.yaml"}
     trained = {"model": MODEL, "task": "countdown"}
-    compare = trained | files | AFTERWARDS | {"completions": 96, "line_points": 3, "line_size": 8}
+    compare = trained | files | AFTERWARDS | {"completions": 192, "line_points": 3, "line_size": 8}
     arms = [{"name": name, "method": name, "config": str(folder / f"{name}.yaml")} for name in ("es", "grpo", "sft")]
-    sequential = AFTERWARDS | {"model": MODEL, "tasks": ["countdown", "yes_no"], "seeds": 1, "budget": 64}
+    sequential = AFTERWARDS | {"model": MODEL, "tasks": ["countdown", "yes_no"], "seeds": 1, "budget": 128}
     sequential |= {"processes": 1, "arms": yaml.safe_dump(arms, default_flow_style=True)}
     return {
         "es": Start("recipes/es.py", words(trained | ES | {"steps": 6})),
