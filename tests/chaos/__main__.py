@@ -21,14 +21,14 @@ def main() -> int:
     count = arguments.kills
     # In the order in which they run, with each one's share of the time. The last takes what the others have left.
     parts: dict[str, tuple[float, Callable[[Report, Path], None]]] = {
-        "disk": (0.06, room.disk),
-        "ranks": (0.06, stopped.ranks),
-        "twins": (0.03, stopped.twins),
-        "answers": (0.1, partial(answers.answers, count=arguments.answers, seed=arguments.seed)),
-        "configs": (0.05, partial(configurations.configs, count=arguments.configs, seed=arguments.seed)),
+        "disk": (0.11, room.disk),
+        "ranks": (0.12, stopped.ranks),
+        "twins": (0.05, stopped.twins),
+        "answers": (0.06, partial(answers.answers, count=arguments.answers, seed=arguments.seed)),
+        "configs": (0.03, partial(configurations.configs, count=arguments.configs, seed=arguments.seed)),
         "results": (0.2, partial(results_files.results, count=arguments.mutations, seed=arguments.seed)),
         "hostile": (0.04, answers.hostile),
-        "kills": (0.46, partial(kills.kills, count=count, seed=arguments.seed)),
+        "kills": (0.4, partial(kills.kills, count=count, seed=arguments.seed)),
     }
     unknown = [name for name in arguments.parts if name not in parts]
     if unknown:

@@ -24,7 +24,7 @@ def ranks(report: Report, folder: Path) -> None:
     folder.mkdir(parents=True)
     options = {"model": MODEL, "task": "countdown"} | ES | {"steps": 5000, "eval_every": 0, "save_every": 500}
     for rank in (0, 1):
-        if report.left < 2 * LIMIT:
+        if report.left < LIMIT:
             report.note(f"rank {rank}", "no time")
             continue
         target = folder / f"rank-{rank}"
