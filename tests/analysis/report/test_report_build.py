@@ -497,7 +497,7 @@ def test_results_are_only_read(built, results):
 
 @pytest.mark.parametrize(
     ("location", "value"),
-    [("kl/es", 1e-300), ("methods", {"a": 1}), ("geometry/checkpoints", "text"), ("kind", ["comparison"])],
+    [("kl/es", 1e-300), ("methods", 5), ("geometry/checkpoints", "text"), ("kind", ["comparison"])],
 )
 def test_what_is_damaged_is_named_in_one_line(tmp_path, results, location, value):
     *above, key = location.split("/")
