@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from analysis.report import build
-from analysis.report.results import method_pairs, methods, pointer, tasks
+from analysis.report.results import lookup, method_pairs, methods, pointer, tasks
 from eval.errors import UserError
 from eval.storage import read_json, write_json
 
@@ -493,3 +493,26 @@ def test_damaged_results_are_a_user_error(tmp_path):
 def test_results_are_only_read(built, results):
     assert read_json(built / "results.json") == results
     assert tasks(results)[0] == "countdown"
+
+
+@pytest.mark.parametrize(
+    ("location", "value"),
+    [("kl/es", 1e-300), ("methods", 5), ("geometry/checkpoints", "text"), ("kind", ["comparison"])],
+)
+def test_what_is_damaged_is_named_in_one_line(tmp_path, results, location, value):
+    *above, key = location.split("/")
+    entry = lookup(results, *above) if above else results
+    entry[key] = value
+    write_json(tmp_path / "results.json", results)
+    with pytest.raises(UserError, match=r"results\.json (does not hold what|names no kind)") as error:
+        build(tmp_path)
+    assert "\n" not in str(error.value) and not (tmp_path / "report").exists()
+
+
+def test_names_that_no_page_can_show_are_replaced_and_are_no_formulas(tmp_path, results):
+    for model in ("$x_2$", "half \ud800 of a pair", "bell \x07", r"$\frac{"):
+        results["task"] = results["base_model"] = model
+        write_json(tmp_path / "results.json", results)
+        page = build(tmp_path).read_text(encoding="utf-8")
+        assert not set(page) & {"\ud800", "\x07"}
+    assert r"$\frac{" in page
