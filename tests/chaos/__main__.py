@@ -28,7 +28,7 @@ def main() -> int:
         "configs": (0.03, partial(configurations.configs, count=arguments.configs, seed=arguments.seed)),
         "results": (0.2, partial(results_files.results, count=arguments.mutations, seed=arguments.seed)),
         "hostile": (0.04, answers.hostile),
-        "kills": (0.4, partial(kills.kills, count=count, seed=arguments.seed)),
+        "kills": (0.4, partial(kills.kills, count=count, seed=arguments.seed, only=arguments.only)),
     }
     unknown = [name for name in arguments.parts if name not in parts]
     if unknown:
@@ -65,6 +65,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("parts", nargs="*", metavar="PART", help="parts to run (default: all)")
     parser.add_argument("--minutes", type=float, default=30, help="of all parts together (default: %(default)s)")
     parser.add_argument("--kills", type=int, default=100, help="over all kinds of run (default: %(default)s)")
+    parser.add_argument(
+        "--only", nargs="*", default=[], metavar="RUN", help="of the runs that are killed, those named"
+    )
     parser.add_argument("--answers", type=int, default=10000, help="over all tasks (default: %(default)s)")
     parser.add_argument("--configs", type=int, default=500, help="over all YAML files (default: %(default)s)")
     parser.add_argument("--mutations", type=int, default=2000, help="of each kind of results (default: %(default)s)")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import safetensors.torch
 import torch.serialization
 
@@ -72,5 +73,11 @@ def install_from_environment() -> None:
 
 
 def kill_group() -> None:
+    """End this process's group; of several ranks, also the others and their launcher, whose groups are their own."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        launcher = psutil.Process().parent()
+        for process in [launcher, *launcher.children()] if launcher is not None else []:
+            if process.pid != os.getpid():
+                process.kill()
     os.killpg(os.getpgrp(), signal.SIGKILL)
     signal.pause()

@@ -3,6 +3,7 @@
 import importlib.util
 import random
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.chaos.digests import differences, digests
@@ -29,10 +30,10 @@ KILLS_OF_A_RUN = 4
 PATIENCE = 10
 
 
-def kills(report: Report, folder: Path, count: int, seed: int) -> None:
-    """`count` kills over all scenarios, by their shares, as far as the time goes."""
-    known = scenarios(folder / "methods")
-    if importlib.util.find_spec("vllm") is None:
+def kills(report: Report, folder: Path, count: int, seed: int, only: Sequence[str] = ()) -> None:
+    """`count` kills over all scenarios or those named, by their shares, as far as the time goes."""
+    known = {name: start for name, start in scenarios(folder / "methods").items() if not only or name in only}
+    if importlib.util.find_spec("vllm") is None and "es, vllm" in known:
         report.note("es, vllm", "left out: vLLM is not installed")
         del known["es, vllm"]
     import_for_forks([start.script for start in known.values()])

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
+
 from eval.errors import exit_with_one_line
 from tests.chaos import inject
 from tests.recipe_files import ROOT, load_script
@@ -106,13 +108,23 @@ class Process:
         return Ending(self.status, text, time.monotonic() - self.began)
 
     def kill(self) -> None:
-        """SIGKILL to the whole group, and wait until its leader is gone."""
+        """SIGKILL to the whole group and to all that it started, and wait until they are gone.
+
+        The launcher of several processes puts each into a group of its own.
+        """
         try:
+            started = psutil.Process(self.pid).children(recursive=True)
             os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        if self.wait(30) is None:
-            raise RuntimeError(f"process group {self.pid} has outlived SIGKILL")
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            started = []
+        for process in started:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                pass
+        _, alive = psutil.wait_procs(started, timeout=30)
+        if self.wait(30) is None or alive:
+            raise RuntimeError(f"process {self.pid} or one that it started has outlived SIGKILL")
 
 
 def run(start: Start, log: Path, seconds: float = 300, **faults: int | Path | None) -> Ending:
