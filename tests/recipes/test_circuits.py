@@ -185,7 +185,7 @@ def test_the_report_is_built_from_the_results_alone(finished, tmp_path):
 
 
 def test_a_finished_study_is_not_computed_again_and_a_missing_stage_is(finished, capsys):
-    stages = sorted(finished.glob("*-*.json"))
+    stages = sorted(finished.glob("[!.]*-*.json"))
     assert len(stages) == 9
     before = [os.stat(path).st_mtime_ns for path in stages]
     again = options(finished.parent)

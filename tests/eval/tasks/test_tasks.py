@@ -128,7 +128,9 @@ def test_a_broken_reference_is_unscorable_and_not_wrong():
 
 def test_tasks_by_name_and_dotted_path():
     assert get_task("countdown") is TASKS["countdown"]
-    assert get_task("eval.tasks.yes_no:YesNo").name == "yes_no"
+    assert get_task("eval.circuit_tasks.arithmetic:SUBTRACTION_SHORT").name == "subtraction_short"
+    with pytest.raises(UserError, match="'eval.tasks.yes_no:YesNo' is a class, no task"):
+        get_task("eval.tasks.yes_no:YesNo")
     with pytest.raises(UserError, match="unknown task 'contdown'; did you mean 'countdown'"):
         get_task("contdown")
     with pytest.raises(UserError, match="cannot import no.such.module"):
