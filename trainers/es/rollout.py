@@ -26,11 +26,12 @@ Row = dict[str, Any]
 class TrainingRows:
     """The rows that every member answers, step by step, and the task that scores them.
 
-    With `replay`, those of earlier tasks end each step (see `trainers.earlier_tasks`).
+    With `replay`, those of earlier tasks end each step (see `trainers.earlier_tasks`). task: where it is not the one
+    of the options.
     """
 
-    def __init__(self, config: ESConfig):
-        self.task: Task = get_task(config.task)
+    def __init__(self, config: ESConfig, task: Task | None = None):
+        self.task: Task = task or get_task(config.task)
         self.earlier: EarlierTasks | None = None
         replayed = replayed_prompts(config.prompts_per_step, config.replay_share)
         if replayed:
