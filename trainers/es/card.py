@@ -82,7 +82,6 @@ def push_folder(source: Path, run: Path, repository: str, message: str | None, t
             if (run / name).exists():
                 HfApi().upload_file(path_or_fileobj=run / name, path_in_repo=name, repo_id=place.repo_id, token=token)
     except Exception as error:  # of several libraries
-        raise UserError(
-            f"push_to_hub: {repository} could not be pushed ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
-        ) from None
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"push_to_hub: {repository} was not pushed ({type(error).__name__}: {reason})") from None
     return str(place)

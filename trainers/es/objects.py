@@ -121,7 +121,7 @@ def resolve_task(
 
 
 def named(config: ESConfig, task: Task) -> ESConfig:
-    """The options with the name of a task that only an object stands for: it cannot be looked up, as __init__ would."""
+    """The options with the name of a task that an object stands for, and that __init__ would look up."""
     config = copy(config)
     config.task = task.name
     return config
