@@ -69,7 +69,7 @@ class MemberRollout:
             # One reward per (prompt, sample); the samples of a prompt are averaged by the mean over columns.
             scored = fitness(task, texts, repeated, [completion.token_ids for completion in completions])
             # Of several reward functions; what else a task's scores are made of is not logged.
-            parts = scored.parts if hasattr(task, "score_batch") else [{} for _ in texts]
+            parts = scored.parts if hasattr(task, "rewards") else [{} for _ in texts]
             results.append(
                 {
                     "member": member.index,
