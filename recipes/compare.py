@@ -11,13 +11,13 @@ the first stage that has none. The report is in report/index.html of the run fol
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers.utils.logging import disable_progress_bar
-
-from analysis.claims.comparison import ComparedOn, compare_models
+from analysis.claims.comparison import MEASURED, ComparedOn, compare_models
 from analysis.report import build
+from analysis.report.terminal import results_text
 from analysis.resume import read_results
 from eval.errors import UserError, exit_with_one_line
 from eval.results_file import write_results
+from eval.stages import Stages
 from eval.storage import read_json
 from eval.tasks import TASKS, get_task
 from trainers.arguments import as_flat_dict, check_between, parse
@@ -87,7 +87,6 @@ def compare(config: CompareConfig) -> Path:
 
     In a run of several processes all train, and the main one does the rest.
     """
-    disable_progress_bar()  # transformers' bar for each file it reads or writes
     run = Path(config.output_dir)
 
     # Both trainings are checked before either begins.
@@ -102,14 +101,17 @@ def compare(config: CompareConfig) -> Path:
     start_run(run, config)
 
     # 1. Two trainings. A finished one returns at once.
+    stages = Stages(["training es", "training grpo", *MEASURED, "report"], accelerator.is_main_process)
+    stages.begin("training es", finished=(run / "es" / "results.json").exists())
     train_es(es)
+    stages.begin("training grpo", finished=(run / "grpo" / "results.json").exists())
     train_grpo(*grpo)
     base = local_model(config.model, run / "base")
     if not accelerator.is_main_process:
         return base
 
     # 2. What the finished models can do, and how they differ.
-    sections = compare_models(run, base, METHODS, config.task, config, accelerator.device)
+    sections = compare_models(run, base, METHODS, config.task, config, accelerator.device, stages)
 
     # 3. All numbers in one file, and the page made from it. What `python -m analysis` has added to the file stays.
     environment = read_json(run / "environment.json")
@@ -121,7 +123,10 @@ def compare(config: CompareConfig) -> Path:
         "base_model": config.model,
     }
     write_results(run / "results.json", "comparison", read_results(run / "results.json") | about | sections)
-    print(f"report: {build(run)}")
+    stages.begin("report")
+    page = build(run)
+    print(f"\n{results_text(run)}\n", flush=True)
+    print(f"report: {page}")
     return base
 
 

@@ -7,6 +7,7 @@ from eval.errors import exit_with_one_line
 from trainers.arguments import parse
 from trainers.es.config import ESConfig
 from trainers.es.train import train_es
+from trainers.launch import is_main_process
 
 
 CONFIG_TYPES = (ESConfig,)
@@ -15,7 +16,7 @@ CONFIG_TYPES = (ESConfig,)
 def main():
     (config,) = parse(*CONFIG_TYPES)
     results = train_es(config)
-    if config.dry_run:
+    if config.dry_run or not is_main_process():
         return
     print(
         f"{config.output_dir}/model: {results['steps']} steps, {results['completions']:,} completions, "

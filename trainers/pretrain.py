@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any, cast
 
 import torch
@@ -62,6 +63,7 @@ from trainers.options import (
     option,
 )
 from trainers.run_folder import checkpoint_folder, end_run, last_complete_step, save_checkpoint, start_run
+from trainers.step_line import step_line
 from trainers.tiny_tokenizer import CHAT_TEMPLATE, PLAIN_TEMPLATE, character_tokenizer
 
 
@@ -144,8 +146,8 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
 
     began = time.perf_counter() - seconds
     steps = range(start, config.steps)
-    disabled = not accelerator.is_main_process
-    for step in tqdm(steps, initial=start, total=config.steps, desc="pretrain", disable=disabled):
+    hidden = None if accelerator.is_main_process else True  # None: where it is no terminal
+    for step in tqdm(steps, initial=start, total=config.steps, desc="pretrain", disable=hidden):
         loss, norm = training.step(step)
         done = step + 1
         seconds = time.perf_counter() - began
@@ -153,7 +155,19 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
             row = {"step": done, "loss": loss, "grad_norm": norm, "seconds": round(seconds, 3)}
             append_jsonl(run / "metrics.jsonl", row)
             if done % config.evaluate_every == 0 or done == config.steps:
-                append_jsonl(run / "validation.jsonl", {"step": done, **training.validate()})
+                validation = training.validate()
+                append_jsonl(run / "validation.jsonl", {"step": done, **validation})
+                line = step_line(
+                    "pretrain",
+                    done,
+                    config.steps,
+                    seconds=seconds,
+                    done=done * config.batch_size,
+                    unit="rows",
+                    loss=loss,
+                    accuracy=fmean(validation["accuracy"].values()),
+                )
+                tqdm.write(line)
             if done % config.save_every == 0 and done < config.steps:
                 save_checkpoint(run, done, partial(training.save, seconds), keep=1)
         accelerator.wait_for_everyone()

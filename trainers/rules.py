@@ -52,6 +52,7 @@ from trainers.options import (
     option,
 )
 from trainers.run_folder import checkpoint_folder, end_run, last_complete_step, save_checkpoint, start_run
+from trainers.step_line import step_line
 
 
 STOPS = ("never", "rule", "memory", "clocks")
@@ -250,7 +251,7 @@ class _RuleTraining:
         config, accelerator = self.config, self.accelerator
         began = time.perf_counter() - self.clock["seconds"]
         shown = progress and accelerator.is_main_process
-        bar = tqdm(total=config.steps, initial=self.step, desc=self.run.name, disable=not shown)
+        bar = tqdm(total=config.steps, initial=self.step, desc=self.run.name, disable=None if shown else True)
         stopped = _agreed(_stops(self.run, config), accelerator)
         while self.step < config.steps and not stopped:
             loss = self._step()
@@ -266,6 +267,8 @@ class _RuleTraining:
                 if accelerator.is_main_process:
                     if self.step in self.evaluated:
                         self._evaluate()
+                    if progress:
+                        self._say(mean)
                     save_checkpoint(self.run, self.step, self._save)
                     _tidy(self.run, self.step)
                 accelerator.wait_for_everyone()
@@ -353,6 +356,11 @@ class _RuleTraining:
         append_jsonl(self.run / "evaluations.jsonl", {"step": self.step} | times | row)
         (self.run / "samples").mkdir(exist_ok=True)
         save_arrays({"samples": samples}, self.run / "samples" / f"step_{self.step}.safetensors")
+
+    def _say(self, loss: float) -> None:
+        done, seconds = self.step * self.config.batch_size, self.clock["seconds"]
+        line = step_line("rules", self.step, self.config.steps, seconds=seconds, done=done, unit="rows", loss=loss)
+        tqdm.write(line)
 
     def _save(self, folder: Path) -> None:
         save_weights(self.model, folder)

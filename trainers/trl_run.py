@@ -74,6 +74,7 @@ from trainers.ending import diverged, ended_by
 from trainers.launch import is_main_process
 from trainers.options import NonNegativeInt, Rows, check_bounds, check_not_negative, check_share, option
 from trainers.run_folder import end_run, start_run
+from trainers.step_line import step_line
 from trainers.tracking import Tracking, tracker_names
 
 
@@ -309,6 +310,8 @@ class RunRecorder(TrainerCallback):
     seconds: that a run has taken before its first step.
     left_out: what the trainer logs and the record does not take.
     keep: how many checkpoints, the newest ones; None keeps all.
+    method: its name in the line after a step. rows: of a step and of the whole run, where all was sampled before the
+        run; None where each step generates its own completions.
     """
 
     def __init__(
@@ -326,10 +329,13 @@ class RunRecorder(TrainerCallback):
         seconds: float = 0.0,
         left_out: tuple[str, ...] = (),
         keep: int | None = None,
+        method: str = "grpo",
+        rows: tuple[int, int] | None = None,
     ):
         self.folder, self.generated, self.evaluate, self.eval_every = folder, generated, evaluate, eval_every
         self.budgets, self.generate_every, self.generation = budgets, generate_every, generation
         self.seconds, self.left_out, self.keep = seconds, left_out, keep
+        self.method, self.rows, self.seconds_before = method, rows, seconds
         self.ended_by: str | None = None
         last_step = -1
         if checkpoint is not None:
@@ -387,13 +393,17 @@ class RunRecorder(TrainerCallback):
         row = {**self._reached(state), **logged}
         append_jsonl(self.folder / "metrics.jsonl", row)
         self.tracking.log(row)
-        # Steps that go on with older completions have no reward of their own.
-        reward = f"reward {logged['reward']:.3f}  " if logged.get("reward") is not None else ""
-        print(
-            f"step {state.global_step}/{state.max_steps}  {reward}"
-            f"completions {self.generated.completions}  tokens {self.generated.tokens}  {self.seconds:.0f} s",
-            flush=True,
+        # Steps that go on with older completions have no reward of their own, those of SFT never.
+        line = step_line(
+            self.method,
+            state.global_step,
+            state.max_steps,
+            seconds=self.seconds - self.seconds_before,
+            **({"done": self.generated.completions} if self.rows is None else self._rows_done(state)),
+            reward=logged.get("reward"),
+            loss=None if "reward" in logged else logged["loss"],
         )
+        print(line, flush=True)
 
     def on_save(self, args, state, control, **kwargs):
         trained = ((name, weight) for name, weight in kwargs["model"].named_parameters() if weight.requires_grad)
@@ -432,8 +442,13 @@ class RunRecorder(TrainerCallback):
             row = {"step": state.global_step, "completions": self.generated.completions, **kept}
             append_jsonl(self.folder / "evaluations.jsonl", row)
             self.tracking.log(row)
-            print(f"step {state.global_step}/{state.max_steps}  greedy accuracy {row['accuracy']:.3f}", flush=True)
+            line = step_line(self.method, state.global_step, state.max_steps, accuracy=row["accuracy"])
+            print(line, flush=True)
         PartialState().wait_for_everyone()
+
+    def _rows_done(self, state: TrainerState) -> dict[str, Any]:
+        of_step, of_run = self.rows or (0, 0)
+        return {"done": min(state.global_step * of_step, of_run), "unit": "rows"}
 
     def _reached(self, state: TrainerState) -> dict[str, Any]:
         return {

@@ -37,6 +37,7 @@ from trainers.es.update import Weights
 from trainers.es.vector_search import VectorProblem, VectorSearch, check_length, make_algorithm
 from trainers.launch import make_accelerator, refuse_sharded_launch, refuse_sharding
 from trainers.run_folder import checkpoint_folder, end_run, last_complete_step, save_checkpoint, start_run
+from trainers.step_line import step_line
 from trainers.tracking import Tracking, tracker_names
 from trainers.watch import watch_processes
 
@@ -165,9 +166,9 @@ class ESRun:
         append_jsonl(self.folder / self.search.log, self.search.log_row())
         append_jsonl(self.folder / "metrics.jsonl", {"step": step, **self.progress, **metrics})
         self.tracking.log(self.progress | metrics)
-        reward = math.nan if metrics["reward"] is None else metrics["reward"]
-        seconds = self.progress["seconds"] / step
-        print(f"es step {step}/{self.config.steps}  reward {reward:.3f}  {seconds:.2f} s/step", flush=True)
+        done, seconds = self.progress["completions"], self.progress["seconds"]
+        line = step_line("es", step, self.config.steps, seconds=seconds, done=done, reward=metrics["reward"])
+        print(line, flush=True)
 
     def _evaluate(self, step: int) -> None:
         """The greedy accuracy of the weights that are in the engine."""
@@ -184,6 +185,7 @@ class ESRun:
         row = {"step": step, "completions": self.progress["completions"], **kept}
         append_jsonl(self.folder / "evaluations.jsonl", row)
         self.tracking.log(row)
+        print(step_line("es", step, config.steps, accuracy=row["accuracy"]), flush=True)
 
     def _save(self, folder: Path) -> None:
         save_model(folder, self.engine.model, self.engine.tokenizer, self.search.weights)
