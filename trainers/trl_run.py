@@ -25,7 +25,6 @@ import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
-from huggingface_hub import HfApi, get_token
 from peft import PeftModel
 from torch.distributed.tensor import DTensor
 from transformers import (
@@ -45,7 +44,6 @@ from eval.digests import data_digests, rows_digest, run_digests
 from eval.errors import UserError
 from eval.harness import evaluate_task
 from eval.ownership import files_in, read_marker, remove_made, require_ours, run_at, write_marker
-from eval.results_file import write_results
 from eval.rollout.base import Sampling
 from eval.rollout.chat import end_token_ids, padding_id
 from eval.rollout.hf import HFEngine
@@ -71,6 +69,8 @@ from trainers.arguments import (
     check_seed,
 )
 from trainers.ending import diverged, ended_by
+from trainers.finish import finish_training
+from trainers.hub import HUB_OPTIONS, check_hub
 from trainers.launch import is_main_process
 from trainers.options import NonNegativeInt, Rows, check_bounds, check_not_negative, check_share, option
 from trainers.run_folder import end_run, start_run
@@ -94,7 +94,7 @@ FIXED = {
 NAMES_IN_YAML = {None: "null", False: "false"}
 # What may change between a killed run and its continuation: how much is kept, not what is computed.
 # Earlier runs have logging_nan_inf_filter: true.
-MAY_CHANGE = ("save_total_limit", "report_to", "logging_nan_inf_filter")
+MAY_CHANGE = ("save_total_limit", "report_to", "logging_nan_inf_filter", *HUB_OPTIONS)
 # What is logged of the model itself: NaN there is a divergence. A reward is NaN where nothing could be scored.
 OF_THE_MODEL = ("loss", "grad_norm", "kl", "entropy")
 ADVICE = "lower learning_rate, or max_grad_norm"
@@ -219,20 +219,7 @@ def check_run(arguments: TRLArguments, config: TrainingArguments) -> None:
     foreign = [path for path in _checkpoints(run_folder(config)) if not _is_own(path)]
     if foreign:
         raise UserError(f"{foreign[0]} is not of this run; move it away, or choose another output_dir")
-    if config.push_to_hub:
-        check_login(config)
-
-
-def check_login(config: TrainingArguments) -> None:
-    """Raise `UserError` if the model cannot be pushed at the end for want of a login that the hub takes."""
-    token = config.hub_token or get_token()
-    advice = "log in (hf auth login), or write push_to_hub: false"
-    if not token:
-        raise UserError(f"push_to_hub needs a login at the hub, and there is none; {advice}")
-    try:
-        HfApi().whoami(token)
-    except Exception as error:  # refused, no network, offline: of several libraries
-        raise UserError(f"push_to_hub: the hub does not take the login ({type(error).__name__}); {advice}") from None
+    check_hub(config)
 
 
 def run_folder(config: TrainingArguments) -> Path:
@@ -442,6 +429,7 @@ class RunRecorder(TrainerCallback):
             row = {"step": state.global_step, "completions": self.generated.completions, **kept}
             append_jsonl(self.folder / "evaluations.jsonl", row)
             self.tracking.log(row)
+            self.tracking.log_completions(evaluation["records"], row["completions"])
             line = step_line(self.method, state.global_step, state.max_steps, accuracy=row["accuracy"])
             print(line, flush=True)
         PartialState().wait_for_everyone()
@@ -531,8 +519,7 @@ def trainer_config(config: Config, checkpoint: Path | None, **changed: Any) -> C
         setattr(config, name, value)
     config.report_to = []  # transformers would log on an axis of steps
     config.save_total_limit = None  # the recorder removes old checkpoints
-    if config.push_to_hub and config.hub_token:
-        os.environ["HF_TOKEN"] = config.hub_token
+    config.push_to_hub = False  # transformers would upload checkpoints; the finished model goes there with its card
     for name, value in vars(config).items():
         # The trainer writes its options into every checkpoint (training_args.bin).
         if is_secret(name):
@@ -642,7 +629,7 @@ def write_finished_run(
         "last_evaluation": evaluations[-1] if evaluations else None,
         "digests": run_digests(folder, {"start": arguments.model, "model": folder / "model"}, data),
     }
-    write_results(folder / "results.json", "training", results)
+    finish_training(folder, config, results)
 
 
 def _local(weight: torch.Tensor) -> torch.Tensor:

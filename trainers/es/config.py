@@ -15,6 +15,7 @@ from trainers.es.noise import RESTS, Noise
 from trainers.es.shaping import BASELINES, SHAPINGS
 from trainers.es.subspace import SPACES
 from trainers.es.vector_search import ALGORITHMS, OPTIMIZERS, WITH_OPTIMIZER
+from trainers.hub import HubOptions
 from trainers.options import (
     NonNegativeFloat,
     NonNegativeInt,
@@ -34,7 +35,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass
-class ESConfig:
+class ESConfig(HubOptions):
     """Evolution strategies on all weights of a language model.
 
     The options stand in groups: the run and its end, the population, the update, completions, seeds and data, what is

@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 
 from eval.digests import data_digests, rows_digest, run_digests
 from eval.harness import evaluate_task
-from eval.results_file import write_results
 from eval.rollout.base import RolloutEngine, Sampling
 from eval.rollout.loading import save_model
 from eval.storage import (
@@ -35,6 +34,8 @@ from trainers.es.search import EvolutionStrategy, SeedProblem
 from trainers.es.subspace import Subspace
 from trainers.es.update import Weights
 from trainers.es.vector_search import VectorProblem, VectorSearch, check_length, make_algorithm
+from trainers.finish import finish_training
+from trainers.hub import HUB_OPTIONS, check_hub
 from trainers.launch import make_accelerator, refuse_sharded_launch, refuse_sharding
 from trainers.run_folder import checkpoint_folder, end_run, last_complete_step, save_checkpoint, start_run
 from trainers.step_line import step_line
@@ -65,7 +66,8 @@ def train_es(config: ESConfig) -> dict[str, Any]:
         plan = check_memory(config, accelerator)
         if config.dry_run:
             return {}
-        start_run(Path(config.output_dir), config, may_change=("report_to",))
+        check_hub(config)
+        start_run(Path(config.output_dir), config, may_change=("report_to", *HUB_OPTIONS))
         file = Path(config.output_dir) / "results.json"
         [finished] = broadcast_object_list([read_json(file) if file.exists() else None])
         results = ESRun(config, accelerator, plan).train() if finished is None else finished
@@ -185,6 +187,7 @@ class ESRun:
         row = {"step": step, "completions": self.progress["completions"], **kept}
         append_jsonl(self.folder / "evaluations.jsonl", row)
         self.tracking.log(row)
+        self.tracking.log_completions(accuracy["records"], row["completions"])
         print(step_line("es", step, config.steps, accuracy=row["accuracy"]), flush=True)
 
     def _save(self, folder: Path) -> None:
@@ -208,7 +211,7 @@ class ESRun:
                 **self.progress,
                 "digests": self._digests(),
             }
-            write_results(self.folder / "results.json", "training", results)
+            finish_training(self.folder, self.config, results)
             results = read_json(self.folder / "results.json")
         return broadcast_object_list([results])[0]
 
