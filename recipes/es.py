@@ -6,6 +6,7 @@ accelerate launch --config_file accelerate_configs/cpu.yaml recipes/es.py --conf
 from eval.errors import exit_with_one_line
 from trainers.arguments import parse
 from trainers.es import ESConfig, ESTrainer
+from trainers.launch import is_main_process
 
 
 CONFIG_TYPES = (ESConfig,)
@@ -15,7 +16,7 @@ def main():
     (config,) = parse(*CONFIG_TYPES)
     trainer = ESTrainer(args=config)
     trainer.train()
-    if config.dry_run:
+    if config.dry_run or not is_main_process():
         return
     results = trainer.results
     print(

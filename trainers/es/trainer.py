@@ -6,6 +6,7 @@ trainer.train()
 
 import math
 import time
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,14 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerState
 from transformers.trainer_utils import TrainOutput
 
+from eval.errors import UserError
 from eval.harness import evaluate_task
-from eval.results_file import write_results
 from eval.rollout.base import RolloutEngine, Sampling
 from eval.rollout.loading import save_model
 from eval.storage import append_jsonl, new_folder, read_json, read_jsonl, require_free_space, write_json
+from trainers.cards import write_cards
 from trainers.ending import diverged, ended_by
 from trainers.es.adapter import merged_weights, read_adapter, save_adapter, searched_names, with_adapter
-from trainers.es.card import model_card, push_folder
 from trainers.es.checksum import require_equal_weights
 from trainers.es.config import ESConfig
 from trainers.es.engine import check_memory, make_engine
@@ -43,8 +44,11 @@ from trainers.es.rollout import MemberRollout, TrainingRows
 from trainers.es.start import evolution_strategy, starting_weights, vector_search
 from trainers.es.update import Weights
 from trainers.es.vector_search import VectorSearch
+from trainers.finish import finish_training
+from trainers.hub import check_hub, push
 from trainers.launch import make_accelerator, refuse_sharded_launch, refuse_sharding
 from trainers.run_folder import checkpoint_folder, end_run, save_checkpoint, start_run
+from trainers.step_line import step_line
 from trainers.tracking import Tracking, tracker_names
 from trainers.watch import watch_processes
 
@@ -154,6 +158,7 @@ class ESTrainer:
             self.plan = check_memory(self.args, self.accelerator, self.task, loaded, self.processing_class)
             if self.args.dry_run:
                 return self._output()
+            check_hub(self.args)
             configs = [self.args, *([self.objects] if self.objects.given else [])]
             growing = may_grow(self.folder, self.args)
             start_run(self.folder, *configs, may_change=MAY_CHANGE, may_grow=growing)
@@ -186,15 +191,24 @@ class ESTrainer:
             with new_folder(Path(output_dir or self.folder / "model")) as folder:
                 self._write_weights(folder)
 
-    def create_model_card(self, model_name: str | None = None) -> None:
-        """README.md in the run folder: base, task, budget, seed, results, and how to make the model again."""
+    def create_model_card(self) -> None:
+        """README.md in model/, and in adapter/, of a complete run: base, data, reward, budget, seed, results."""
         if self.accelerator.is_main_process:
-            (self.folder / "README.md").write_text(model_card(self.folder, model_name), encoding="utf-8")
+            write_cards(self.folder, self._complete())
 
-    def push_to_hub(self, commit_message: str | None = "End of training", token: str | None = None) -> str:
-        """Push model/, or the adapter, with its card to `hub_model_id`; returns the address."""
-        source = self.folder / ("adapter" if self._peft is not None else "model")
-        return push_folder(source, self.folder, self.args.hub_model_id or self.folder.name, commit_message, token)
+    def push_to_hub(self) -> str:
+        """Push model/ and adapter/ of a complete run with their cards to `hub_model_id`; returns the address."""
+        self.create_model_card()
+        asked = copy(self.args)
+        asked.push_to_hub = True
+        check_hub(asked)
+        return push(self.folder, asked) if self.accelerator.is_main_process else ""
+
+    def _complete(self) -> dict[str, Any]:
+        """The results of the run. Raises `UserError` if it is not complete."""
+        if not self.results:
+            raise UserError(f"the run in {self.folder} is not complete; train first")
+        return self.results
 
     def add_callback(self, callback: Any) -> None:
         self.events.handler.add_callback(callback)
@@ -309,10 +323,10 @@ class ESTrainer:
             assert self.tracking is not None
             append_jsonl(self.folder / self.search.log, self.search.log_row())
             append_jsonl(self.folder / "metrics.jsonl", {"step": step, **self.progress, **metrics})
-            self.tracking.log(self.progress | metrics)
-            reward = math.nan if metrics["reward"] is None else metrics["reward"]
-            seconds = self.progress["seconds"] / step
-            print(f"es step {step}/{self.args.steps}  reward {reward:.3f}  {seconds:.2f} s/step", flush=True)
+            self.tracking.log({"step": step, **self.progress, **metrics})
+            done, seconds = self.progress["completions"], self.progress["seconds"]
+            line = step_line("es", step, self.args.steps, seconds=seconds, done=done, reward=metrics["reward"])
+            print(line, flush=True)
         if self.events.control.should_log:
             self.events.log(self.progress | metrics)
 
@@ -342,6 +356,8 @@ class ESTrainer:
             row = {"step": step, "completions": self.progress["completions"], **kept}
             append_jsonl(self.folder / "evaluations.jsonl", row)
             self.tracking.log(row)
+            self.tracking.log_completions(self._records, row["completions"])
+            print(step_line("es", step, self.args.steps, accuracy=row["accuracy"]), flush=True)
         self.events.evaluated(metrics)
 
     def _greedy(self, prefix: str) -> dict[str, Any]:
@@ -353,6 +369,7 @@ class ESTrainer:
             accuracy = evaluate_task(
                 self.engine, self.task, "validation", config.eval_size, config.data_seed, sampling, at_once
             )
+            self._records = accuracy["records"]
             metrics = _as_metrics({key: accuracy[key] for key in KEPT}, prefix)
         return broadcast_object_list([metrics])[0]
 
@@ -397,7 +414,7 @@ class ESTrainer:
             }
             if ended == "callback":
                 results["steps_asked"] = self.args.steps
-            write_results(self.folder / "results.json", "training", results)
+            finish_training(self.folder, self.args, results)
             results = read_json(self.folder / "results.json")
         return broadcast_object_list([results])[0]
 
