@@ -1,6 +1,7 @@
 """ESTrainer as TRL's GRPOTrainer: the same scripts run with both, and nothing but the two names changes."""
 
 import asyncio
+import json
 import re
 
 import datasets
@@ -14,6 +15,7 @@ from trl import GRPOConfig, GRPOTrainer
 from eval.errors import UserError
 from eval.rollout.hf import HFEngine
 from eval.storage import read_json, read_jsonl, read_yaml_mapping
+from tests.recipe_files import ROOT
 from tests.tiny import random_checkpoint, random_model
 from trainers.es import ESConfig, ESTrainer
 
@@ -415,3 +417,17 @@ def test_a_card_says_what_the_run_was(whole, base, monkeypatch):
     monkeypatch.setattr("trainers.hub.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="push_to_hub needs the network"):
         trainer.push_to_hub()
+
+
+def test_the_script_of_the_manual(base, tmp_path, monkeypatch):
+    manual = (ROOT / "docs" / "estrainer.md").read_text(encoding="utf-8")
+    [script] = re.findall(r"```python\n(.*?)```", manual, re.DOTALL)
+    assert len(script.strip().splitlines()) <= 15
+    rows = [{"prompt": f"Write {index}.", "answer": str(index % 10)} for index in range(50)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    exec(script.replace("recipes/tiny/models/llama-small", base).replace("max_steps=20", "max_steps=2"), {})
+    results = read_json(tmp_path / "runs" / "mine" / "results.json")
+    assert (results["steps"], results["completions"]) == (2, 2 * 8 * 40)
+    assert [row["step"] for row in read_jsonl(tmp_path / "runs" / "mine" / "evaluations.jsonl")] == [0, 2]
