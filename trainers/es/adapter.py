@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from eval.errors import UserError
 from eval.rollout.loading import require_finite
+from trainers.es.config import ESConfig
 from trainers.es.update import Weights
 
 
@@ -29,6 +30,17 @@ PLAIN = {
     "use_dora": (False,),
     "trainable_token_indices": (None,),
 }
+
+
+def refuse_with_adapter(config: ESConfig) -> None:
+    """Raise `UserError` for options that are about whole weights, or need an engine that loads them by name."""
+    for name, value, advice in (
+        ("engine", "hf", "vLLM loads a model by its name, without this adapter"),
+        ("algorithm", "es", "evotorch's algorithms search a subspace of their own"),
+        ("precision", "fp32_master", "it is a study of whole weights"),
+    ):
+        if getattr(config, name) != value:
+            raise UserError(f"{name} is {getattr(config, name)!r} with an adapter: {advice}; write {name}: {value}")
 
 
 def with_adapter(model: PreTrainedModel | PeftModel, config: PeftConfig | None, seed: int) -> PeftModel:

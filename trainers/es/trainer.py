@@ -23,8 +23,16 @@ from eval.rollout.base import RolloutEngine, Sampling
 from eval.rollout.loading import save_model
 from eval.storage import append_jsonl, new_folder, read_json, read_jsonl, require_free_space, write_json
 from trainers.cards import write_cards
+from trainers.earlier_tasks import replayed_prompts
 from trainers.ending import diverged, ended_by
-from trainers.es.adapter import merged_weights, read_adapter, save_adapter, searched_names, with_adapter
+from trainers.es.adapter import (
+    merged_weights,
+    read_adapter,
+    refuse_with_adapter,
+    save_adapter,
+    searched_names,
+    with_adapter,
+)
 from trainers.es.checksum import require_equal_weights
 from trainers.es.config import ESConfig
 from trainers.es.engine import check_memory, make_engine
@@ -88,6 +96,8 @@ class ESTrainer:
         self.args, self.task, objects = resolve_task(config, reward_funcs, train_dataset, eval_dataset)
         self.objects = objects.of_model(weights, peft_config)
         self.processing_class, self.peft_config = processing_class, peft_config
+        if peft_config is not None or isinstance(self._loaded, PeftModel):
+            refuse_with_adapter(self.args)
         with watch_processes():
             self.accelerator = make_accelerator(**({"cpu": True} if self.args.use_cpu else {}))
             refuse_sharding(self.accelerator, "evolution strategies")
@@ -120,6 +130,8 @@ class ESTrainer:
             engine = make_engine(self.args, self.accelerator, self.task, loaded, self.processing_class)
         self.processing_class = self.processing_class or engine.tokenizer
         self.events.handler.model, self.events.handler.processing_class = self._peft or engine.model, engine.tokenizer
+        if self.results:
+            self._take_finished_weights(engine)
         return engine
 
     @property
@@ -135,8 +147,12 @@ class ESTrainer:
 
     @property
     def weights(self) -> Weights:
-        """The float32 master after the last step, of the parameters that are searched."""
-        return self.search.weights
+        """The float32 weights after the last step, or those of the start, of the parameters that are searched."""
+        if hasattr(self, "search"):
+            return self.search.weights
+        if self.results:
+            return self._read_weights(self.folder / ("model" if self._peft is None else "adapter"))
+        return starting_weights(self.args, self.engine.named_weights(), self.accelerator, self.only)
 
     # --- As transformers' Trainer ---
 
@@ -172,6 +188,8 @@ class ESTrainer:
             if finished is None:
                 self._prepare(resume_from_checkpoint)
                 finished = self._train()
+            else:
+                self._recall(finished)
             self.results = finished
             end_run(self.folder)
         return self._output()
@@ -223,6 +241,18 @@ class ESTrainer:
         return self.accelerator.is_main_process
 
     # --- The run ---
+
+    def _recall(self, finished: dict[str, Any]) -> None:
+        """The state, and the weights of a loaded model, at the end of a run that was complete already."""
+        self.state.global_step, self.state.epoch = finished["steps"], self._epoch(finished["steps"])
+        self.state.log_history = self._logged_before()
+        if "engine" in vars(self):
+            self._take_finished_weights(self.engine)
+
+    def _take_finished_weights(self, engine: RolloutEngine) -> None:
+        folder = self.folder / ("model" if self._peft is None else "adapter")
+        if folder.exists():  # which another machine may lack
+            engine.set_weights(self._read_weights(folder).items())
 
     def _prepare(self, resume_from_checkpoint: str | bool | None) -> None:
         """The search, at the starting model or at a checkpoint; `progress` and the logs are set back to it."""
@@ -308,7 +338,9 @@ class ESTrainer:
 
     def _epoch(self, step: int) -> float:
         """Passes over the training problems so far."""
-        return step * self.rows.new_per_step / len(self.rows.rows)
+        config = self.args
+        new = config.prompts_per_step - replayed_prompts(config.prompts_per_step, config.replay_share)
+        return step * new / config.train_size
 
     def _log(self, step: int) -> None:
         """The step's row in metrics.jsonl, and its line; on_log where it is due."""
@@ -376,12 +408,12 @@ class ESTrainer:
     # --- Files ---
 
     def _write_weights(self, folder: Path) -> None:
-        weights = self.search.weights if hasattr(self, "search") else self.engine.named_weights()
+        engine = self.engine
         if self._peft is None:
-            save_model(folder, self.engine.model, self.engine.tokenizer, weights)
+            save_model(folder, engine.model, engine.tokenizer, self.weights)
         else:
-            save_adapter(folder, self._peft, {name: weights[name] for name in self.only or ()})
-            self.engine.tokenizer.save_pretrained(folder)
+            save_adapter(folder, self._peft, self.weights)
+            engine.tokenizer.save_pretrained(folder)
 
     def _read_weights(self, folder: Path) -> Weights:
         return load_file(folder / "model.safetensors") if self._peft is None else read_adapter(folder, self._peft)

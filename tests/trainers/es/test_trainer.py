@@ -18,6 +18,7 @@ from eval.storage import read_json, read_jsonl, read_yaml_mapping
 from tests.recipe_files import ROOT
 from tests.tiny import random_checkpoint, random_model
 from trainers.es import ESConfig, ESTrainer
+from trainers.verify import verify
 
 
 BOTH = pytest.mark.parametrize(
@@ -242,6 +243,22 @@ def test_callbacks_stop_save_and_evaluate(whole, base, tmp_path):
     assert read_jsonl(tmp_path / "run" / "seeds.jsonl")[:4] == read_jsonl(whole[0] / "seeds.jsonl")
 
 
+def test_a_complete_run_returns_at_once_with_its_weights_and_its_log(whole, base, tmp_path):
+    trainer = trainer_on(base, whole[0])
+    assert trainer.train().global_step == trainer.state.global_step == 4
+    assert [row["step"] for row in trainer.state.log_history if "reward" in row] == [1, 2, 3, 4]
+    assert same(dict(trainer.engine.named_weights()), weights(whole[0]))
+    trainer.save_model(str(tmp_path / "model"))
+    assert same(weights(tmp_path), weights(whole[0]))
+    last = read_jsonl(whole[0] / "evaluations.jsonl")[-1]
+    assert trainer.evaluate()["eval_accuracy"] == last["accuracy"]
+
+
+def test_files_of_a_run_on_objects_are_verified_without_its_script(whole, capsys):
+    assert all(wrong is None for _, wrong in verify(whole[0], 1))
+    assert "reward_funcs, train_dataset, eval_dataset were objects" in capsys.readouterr().out
+
+
 def test_early_stopping_of_transformers(base, tmp_path):
     stopping = EarlyStoppingCallback(early_stopping_patience=1, early_stopping_threshold=1e9)
     assert trainer_on(base, tmp_path, [stopping], steps=20, eval_every=1).train().global_step <= 3
@@ -399,6 +416,7 @@ def test_names_that_cannot_be_kept_are_refused(options, message):
         ({"reward_funcs": near_length}, "give train_dataset"),
         ({"reward_funcs": "countdown", "train_dataset": texts(4)}, "a task has data of its own"),
         ({"model": None}, "model is missing"),
+        ({"reward_funcs": "countdown", "args": ESConfig(engine="vllm"), "peft_config": ADAPTER}, "engine is 'vllm'"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(arguments, message, tmp_path):
