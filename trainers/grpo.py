@@ -35,6 +35,7 @@ from eval.rollout.chat import accepted_messages, answer_text, end_token_ids
 from eval.rollout.loading import load_model
 from eval.storage import new_folder, read_json
 from eval.tasks import Task, get_task
+from eval.tasks.own import say
 from trainers.arguments import check_at_least, check_at_most, check_choice, did_you_mean
 from trainers.earlier_tasks import EarlierTasks, MixedTask, check_replay, replay_names, replayed_prompts
 from trainers.ending import check_budgets
@@ -42,6 +43,7 @@ from trainers.launch import is_main_process
 from trainers.lora import check_lora_patterns, check_lora_targets, read_lora_patterns
 from trainers.options import NonNegativeInt, Share, check_rows, option
 from trainers.run_folder import end_run, start_run
+from trainers.task_options import TaskOption, prompts_there_are
 from trainers.tracking import tracker_names
 from trainers.trl_run import (
     FIXED,
@@ -84,7 +86,9 @@ class GRPOArguments(TRLArguments):
         "max_steps stays the upper bound, and what the learning rate's schedule goes by. 0: no limit.",
     )
     stop_at_seconds: float = option(0.0, "The same for seconds of training, without evaluation and saving.")
-    replay: str = option("", "Earlier tasks whose training problems are mixed in, with commas.")
+    replay: str | list[TaskOption] = option(
+        "", "Earlier tasks whose training problems are mixed in, with commas or as a list."
+    )
     replay_share: float = option(0.0, "Share of the problems of every generation of completions that is theirs.")
     lora_rank: NonNegativeInt = option(0, "Rank of the LoRA adapter; 0 trains all parameters.")
     lora_alpha: int = option(32, "LoRA scales its update by lora_alpha / lora_rank.")
@@ -225,6 +229,25 @@ def _check_run(arguments: GRPOArguments, config: GRPOConfig) -> None:
     replayed_prompts(config.problems_per_generation, arguments.replay_share)
 
 
+def fit_generation(arguments: GRPOArguments, config: GRPOConfig) -> None:
+    """Generate for no more prompts at a time than data of one's own has: the batch of each process becomes smaller.
+
+    Where it cannot be divided so, prompts come several times in a generation, which is said in one line.
+    """
+    asked = config.problems_per_generation
+    prompts = prompts_there_are(get_task(arguments.task), asked, "the generation batch")
+    if prompts == asked:
+        return
+    passes = config.world_size * cast(int, config.steps_per_generation)
+    while prompts > 1 and prompts * cast(int, config.num_generations) % passes:
+        prompts -= 1
+    if prompts * cast(int, config.num_generations) % passes:
+        say("the generation batch cannot be made smaller for so many processes, so prompts come several times in it")
+        return
+    config.generation_batch_size = prompts * cast(int, config.num_generations)
+    config.per_device_train_batch_size = cast(int, config.generation_batch_size) // passes
+
+
 def problems_of_run(task: Task, arguments: GRPOArguments, config: GRPOConfig) -> datasets.Dataset:
     """The problems in the order in which the whole run takes them, shuffled anew for each pass over `train_size`.
 
@@ -297,6 +320,7 @@ def train_grpo(arguments: GRPOArguments, config: GRPOConfig) -> dict[str, Any]:
     with the weights of an undisturbed run, bit for bit, when transformers generates the completions (vLLM's sampling
     depends on a state of its own). Raises `UserError` for mistakes in the options and for a full disk.
     """
+    fit_generation(arguments, config)
     _check_run(arguments, config)
     task = get_task(arguments.task)
     if (finished := results_of_finished_run(arguments, config)) is not None:

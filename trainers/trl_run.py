@@ -61,7 +61,7 @@ from eval.storage import (
     write_json,
     write_text,
 )
-from eval.tasks import Task
+from eval.tasks import Task, own_data
 from trainers.arguments import (
     MOST,
     check_all_finite,
@@ -74,6 +74,7 @@ from trainers.ending import diverged, ended_by
 from trainers.launch import is_main_process
 from trainers.options import NonNegativeInt, Rows, check_bounds, check_not_negative, check_share, option
 from trainers.run_folder import end_run, start_run
+from trainers.task_options import TaskOption, TaskOptions, fold_task
 from trainers.tracking import Tracking, tracker_names
 
 
@@ -103,11 +104,11 @@ BESIDE_WEIGHTS = 16 * 1024**2
 
 
 @dataclass
-class TRLArguments:
+class TRLArguments(TaskOptions):
     """What the lab adds to the options of each of TRL's trainers."""
 
-    task: str = field(metadata={"help": "Name of the task to train on, or package.module:attribute."})
     model: str = field(metadata={"help": "Checkpoint folder or hub name of the model to start from."})
+    task: TaskOption = option("", "Name of the task to train on, own.yaml, file.py:TASK, or package.module:attribute.")
     eval_every: NonNegativeInt = option(
         0,
         "Optimiser steps between greedy evaluations on validation problems; there is also one before the first step "
@@ -122,6 +123,7 @@ class TRLArguments:
 
     def __post_init__(self):
         check_bounds(self)
+        fold_task(self)
         check_at_least("eval_size", self.eval_size, 2)
 
 
@@ -625,6 +627,7 @@ def write_finished_run(
         **reached,
         "first_evaluation": evaluations[0] if evaluations else None,
         "last_evaluation": evaluations[-1] if evaluations else None,
+        **own_data([arguments.task]),
         "digests": run_digests(folder, {"start": arguments.model, "model": folder / "model"}, data),
     }
     write_results(folder / "results.json", "training", results)

@@ -28,7 +28,7 @@ from eval.tasks import get_task
 class ComparedOn(HeldOut):
     """On what the finished models of a comparison are measured."""
 
-    test_tasks: list[str] = field(
+    test_tasks: list[str | dict[str, Any]] = field(
         default_factory=lambda: ["countdown", "arithmetic", "four_choice", "yes_no"],
         metadata={"help": "tasks evaluated at the end"},
     )

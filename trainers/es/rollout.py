@@ -65,7 +65,7 @@ class MemberRollout:
         for member, completions in self._answers(step, rows, members):
             texts = [completion.text for completion in completions]
             # One reward per (prompt, sample); the samples of a prompt are averaged by the mean over columns.
-            scored = fitness(task, texts, repeated)
+            scored = fitness(task, texts, repeated, [completion.token_ids for completion in completions])
             results.append(
                 {
                     "member": member.index,

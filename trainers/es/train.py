@@ -24,7 +24,7 @@ from eval.storage import (
     truncate_jsonl,
     write_json,
 )
-from eval.tasks import get_task
+from eval.tasks import get_task, own_data
 from trainers.ending import diverged, ended_by
 from trainers.es.checksum import require_equal_weights
 from trainers.es.config import ESConfig
@@ -204,6 +204,7 @@ class ESRun:
                 "ended_by": ended,
                 "updates": sum(not row["members_tied"] for row in rows),
                 **self.progress,
+                **own_data([self.config.task]),
                 "digests": self._digests(),
             }
             write_results(self.folder / "results.json", "training", results)
