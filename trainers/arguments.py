@@ -24,7 +24,7 @@ import yaml
 from transformers import TrainingArguments
 from trl import TrlParser
 
-from eval.errors import UserError
+from eval.errors import UserCodeError, UserError
 from eval.folders import check_writable
 from eval.paths import expand_home, expand_words, require_path
 from eval.secrets import without_secrets
@@ -400,6 +400,8 @@ def _build(type_: type, values: dict[str, Any], place: str) -> Any:
     try:
         instance = type_(**{field.name: values[field.name] for field in own if field.name in values})
         check_all_finite(instance)
+    except UserCodeError:
+        raise
     except (UserError, ValueError, OverflowError) as error:
         raise UserError(f"{place}{_one_line(error)}") from error
     return instance

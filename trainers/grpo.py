@@ -21,14 +21,14 @@ import requests
 import torch
 import trl
 from accelerate import PartialState
-from accelerate.utils import reduce
+from accelerate.utils import gather, reduce
 from peft import LoraConfig, PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from trl import GRPOTrainer
 from trl.generation.vllm_generation import VLLMGeneration
 from trl.import_utils import is_vllm_available
 
-from eval.adapters import TaskReward
+from eval.adapters import TaskReward, completion_text
 from eval.errors import UserError
 from eval.rollout.base import Messages
 from eval.rollout.chat import accepted_messages, answer_text, end_token_ids
@@ -37,13 +37,14 @@ from eval.storage import new_folder, read_json
 from eval.tasks import Task, get_task
 from eval.tasks.own import say
 from trainers.arguments import check_at_least, check_at_most, check_choice, did_you_mean
+from trainers.dead_signal import SHOWN, DeadSignal
 from trainers.earlier_tasks import EarlierTasks, MixedTask, check_replay, replay_names, replayed_prompts
 from trainers.ending import check_budgets
 from trainers.launch import is_main_process
 from trainers.lora import check_lora_patterns, check_lora_targets, read_lora_patterns
 from trainers.options import NonNegativeInt, Share, check_rows, option
 from trainers.run_folder import end_run, start_run
-from trainers.task_options import TaskOption, prompts_there_are
+from trainers.task_options import TaskOption, prompts_there_are, training_rows
 from trainers.tracking import tracker_names
 from trainers.trl_run import (
     FIXED,
@@ -259,7 +260,8 @@ def problems_of_run(task: Task, arguments: GRPOArguments, config: GRPOConfig) ->
     replayed = replayed_prompts(config.problems_per_generation, arguments.replay_share)
     new = config.problems_per_generation - replayed
     needed = generations * new
-    problems = task.load("train", arguments.train_size or needed, seed_of_problems(config))
+    size = training_rows(task, arguments.train_size or needed)
+    problems = task.load("train", size, seed_of_problems(config))
     order = np.random.default_rng(config.seed)
     passes = [
         order.permutation(len(problems)) if config.shuffle_dataset else np.arange(len(problems))
@@ -304,13 +306,26 @@ class CountedReward:
         self.__name__ = self.reward.__name__
         self.completions = 0
         self.tokens = 0
+        self.signal: DeadSignal | None = DeadSignal()
 
     def __call__(self, completions: list, completion_ids: list[list[int]], **columns: Any) -> list[float | None]:
         counts = torch.tensor([len(completions), sum(map(len, completion_ids))], device=PartialState().device)
         completions_everywhere, tokens_everywhere = torch.as_tensor(reduce(counts, "sum")).tolist()
         self.completions += completions_everywhere
         self.tokens += tokens_everywhere
-        return self.reward(completions=completions, completion_ids=completion_ids, **columns)
+        rewards = self.reward(completions=completions, completion_ids=completion_ids, **columns)
+        assert self.signal is not None
+        texts = [completion_text(completion) for completion in completions[:SHOWN]]
+        self.signal.step(_extremes(rewards), list(zip(texts, rewards, strict=False)))
+        return rewards
+
+
+def _extremes(rewards: list[float | None]) -> list[float]:
+    """The lowest and the highest reward of each process; NaN where one has none."""
+    given = [reward for reward in rewards if reward is not None]
+    extremes = [min(given), max(given)] if given else [math.nan, math.nan]
+    own = torch.tensor(extremes, dtype=torch.float64 if PartialState().device.type == "cpu" else torch.float32)
+    return torch.as_tensor(gather(own.to(PartialState().device))).tolist()
 
 
 def train_grpo(arguments: GRPOArguments, config: GRPOConfig) -> dict[str, Any]:

@@ -70,6 +70,7 @@ from trainers.arguments import (
     check_positive,
     check_seed,
 )
+from trainers.dead_signal import DeadSignal
 from trainers.ending import diverged, ended_by
 from trainers.launch import is_main_process
 from trainers.options import NonNegativeInt, Rows, check_bounds, check_not_negative, check_share, option
@@ -132,6 +133,7 @@ class Generated(Protocol):
 
     completions: int
     tokens: int
+    signal: DeadSignal | None  # of the rewards so far, where there are rewards
 
 
 # Of transformers and TRL, by what they take; those that a trainer does not have are left out.
@@ -341,6 +343,8 @@ class RunRecorder(TrainerCallback):
         if is_main_process():
             truncate_jsonl(folder / "metrics.jsonl", last_step)
             truncate_jsonl(folder / "evaluations.jsonl", last_step)
+            if generated.signal is not None:
+                generated.signal = DeadSignal.resumed(folder / "metrics.jsonl")
         self.tracking = Tracking(trackers if is_main_process() else [], folder)
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -386,7 +390,8 @@ class RunRecorder(TrainerCallback):
             return
         # NaN (the reward of a step without a scorable completion, say) is not JSON.
         logged = {name: None if value is None or math.isnan(value) else value for name, value in logs.items()}
-        row = {**self._reached(state), **logged}
+        flags = {} if self.generated.signal is None else self.generated.signal.flags()
+        row = {**self._reached(state), **logged, **flags}
         append_jsonl(self.folder / "metrics.jsonl", row)
         self.tracking.log(row)
         # Steps that go on with older completions have no reward of their own.

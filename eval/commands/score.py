@@ -14,12 +14,14 @@ from tqdm import tqdm
 
 from eval.adapters import evaluation_row
 from eval.commands.output import require_writable, write_jsonl
+from eval.commands.own_options import add_own_data_options, own_tasks
 from eval.errors import UserError
-from eval.tasks import Task, get_task, known_names
+from eval.tasks import OwnTask, Task, get_task, known_names
+from eval.tasks.own_rows import messages
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--task", required=True, help=f"name of the task: {known_names()}")
+    parser.add_argument("--task", help=f"name of the task: {known_names()}")
     parser.add_argument(
         "--input",
         required=True,
@@ -28,6 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help='JSON Lines, UTF-8: one object a line with "completion" and the columns of the task (countdown: '
         '"numbers" and "target"; arithmetic, four_choice and yes_no: "answer"); other columns are left alone',
     )
+    add_own_data_options(parser)
     parser.add_argument(
         "--output", required=True, type=Path, metavar="FILE", help="where to write the scores; replaced if it exists"
     )
@@ -35,7 +38,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Nothing is written unless every line can be read and scored."""
-    task = get_task(arguments.task)
+    specs = [*([arguments.task] if arguments.task else []), *own_tasks(arguments)]
+    if len(specs) != 1:
+        raise UserError("give one of --task and, with a --reward, --data of your own, whose columns the input has")
+    task = get_task(specs[0])
     if arguments.output.resolve() == arguments.input.resolve():
         raise UserError("--output is the same file as --input and would replace it; choose another --output")
     require_writable(arguments.output.parent)
@@ -90,6 +96,8 @@ def _score_row(task: Task, row: _Row) -> dict[str, Any]:
     completion = row["completion"]
     if not isinstance(completion, str):
         raise UserError(f"{row.where} has a completion that is not a text; write it as a JSON string")
+    if isinstance(task, OwnTask):
+        row = _Row({**row, "prompt": messages(row["prompt"])}, row.where)
     try:
         score = evaluation_row(task, completion, row)
     except (TypeError, ValueError) as error:

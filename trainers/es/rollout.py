@@ -14,6 +14,7 @@ from accelerate.utils import gather_object
 from eval.adapters import fitness
 from eval.rollout.base import Completion, Member, RolloutEngine, Sampling
 from eval.tasks import Task, get_task
+from trainers.dead_signal import SHOWN
 from trainers.earlier_tasks import EarlierTasks, replayed_prompts
 from trainers.es.assignment import Assignment
 from trainers.es.config import ESConfig
@@ -72,6 +73,7 @@ class MemberRollout:
                     "rewards": [math.nan if score is None else score for score in scored.scores],
                     "tokens": sum(len(completion.token_ids) for completion in completions),
                     "empty": scored.empty,
+                    "examples": list(zip(texts, scored.scores, strict=True))[:SHOWN],
                     "unfinished": sum(not completion.finished for completion in completions),
                 }
             )
@@ -85,6 +87,7 @@ class MemberRollout:
         return Evaluation(
             rewards=np.array([result["rewards"] for result in results]),
             completions=len(members) * len(repeated),
+            examples=results[0]["examples"],
             **{name: sum(result[name] for result in results) for name in ("tokens", "empty", "unfinished")},
         )
 

@@ -36,6 +36,7 @@ class Evaluation:
     tokens: int
     empty: int
     unfinished: int
+    examples: Sequence[tuple[str, float | None]] = ()  # some completions with their rewards
 
 
 CPU = torch.device("cpu")

@@ -25,6 +25,7 @@ from eval.storage import (
     write_json,
 )
 from eval.tasks import get_task, own_data
+from trainers.dead_signal import DeadSignal
 from trainers.ending import diverged, ended_by
 from trainers.es.checksum import require_equal_weights
 from trainers.es.config import ESConfig
@@ -125,11 +126,13 @@ class ESRun:
     def _resume(self) -> int:
         """The steps of the newest checkpoint; `progress` and the logs are set back to it."""
         done, self.progress = 0, {"completions": 0, "tokens": 0, "seconds": 0.0}
+        self.signal = DeadSignal()
         if self.accelerator.is_main_process:
             if done := last_complete_step(self.folder) or 0:
                 self.progress = read_json(checkpoint_folder(self.folder, done) / "progress.json")
             for log in LOGS:
                 truncate_jsonl(self.folder / log, done)
+            self.signal = DeadSignal.resumed(self.folder / "metrics.jsonl")
         done, self.progress = broadcast_object_list([done, self.progress])
         return done
 
@@ -162,6 +165,8 @@ class ESRun:
             "unfinished_completions": evaluation.unfinished,
             "mean_tokens": evaluation.tokens / evaluation.completions,
         }
+        self.signal.step(evaluation.rewards.ravel().tolist(), evaluation.examples)
+        metrics |= self.signal.flags()
         append_jsonl(self.folder / self.search.log, self.search.log_row())
         append_jsonl(self.folder / "metrics.jsonl", {"step": step, **self.progress, **metrics})
         self.tracking.log(self.progress | metrics)
