@@ -21,7 +21,7 @@ from eval.errors import UserError
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_checkpoint_options(parser)
     add_tasks_option(parser, required=False)
-    add_own_data_options(parser)
+    add_own_data_options(parser, dashes=True)
     parser.add_argument("--size", type=at_least(1), default=200, help="held-out rows (default: %(default)s)")
     parser.add_argument(
         "--parts",

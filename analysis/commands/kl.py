@@ -22,7 +22,7 @@ from eval.digests import file_digest
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_checkpoint_options(parser)
     add_tasks_option(parser, required=False)
-    add_own_data_options(parser)
+    add_own_data_options(parser, dashes=True)
     parser.add_argument(
         "--texts",
         type=Path,

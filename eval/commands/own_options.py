@@ -9,17 +9,21 @@ from eval.errors import UserError
 OPTIONS = ("data", "prompt_column", "answer_column", "reward", "system_prompt")
 
 
-def add_own_data_options(parser: argparse.ArgumentParser) -> None:
-    """--data, --prompt_column, --answer_column, --reward and --system_prompt; dashes do as well."""
-    parser.add_argument(
-        "--data", metavar="FILE", help="rows of your own: .jsonl, .json, .parquet, .csv, or hub/name[:configuration]"
-    )
-    parser.add_argument(
-        "--prompt_column", "--prompt-column", metavar="COLUMN", help="column of data with the prompt (default: prompt)"
-    )
-    parser.add_argument(
-        "--answer_column", "--answer-column", metavar="COLUMN", help="column with the right answer (default: answer)"
-    )
+def add_own_data_options(parser: argparse.ArgumentParser, dashes: bool = False) -> None:
+    """--data, --prompt_column, --answer_column, --reward and --system_prompt.
+
+    dashes: whether --help writes --prompt-column, as the other options of the command; both are taken.
+    """
+    data = "rows of your own: .jsonl, .json, .parquet, .csv, or hub/name[:configuration]"
+    parser.add_argument("--data", metavar="FILE", help=data)
+    _add(parser, "system_prompt", dashes, metavar="TEXT", help="system message of every prompt of data")
+    add_reward_options(parser, dashes)
+
+
+def add_reward_options(parser: argparse.ArgumentParser, dashes: bool = False) -> None:
+    """--reward, and the columns that it reads."""
+    _add(parser, "prompt_column", dashes, metavar="COLUMN", help="column with the prompt (default: prompt)")
+    _add(parser, "answer_column", dashes, metavar="COLUMN", help="column with the right answer (default: answer)")
     parser.add_argument(
         "--reward",
         nargs="+",
@@ -28,7 +32,13 @@ def add_own_data_options(parser: argparse.ArgumentParser) -> None:
         help="file.py:function in TRL's signature, or boxed-number, choice, exact, contains, math; several with "
         "weights as reward=0.5",
     )
-    parser.add_argument("--system_prompt", "--system-prompt", metavar="TEXT", help="system message of every prompt")
+
+
+def _add(parser: argparse.ArgumentParser, name: str, dashes: bool, help: str, **options: Any) -> None:
+    """An option of two words, which are written with a dash or an underscore."""
+    shown, other = (f"--{name}", f"--{name.replace('_', '-')}")[:: -1 if dashes else 1]
+    parser.add_argument(shown, dest=name, help=help, **options)
+    parser.add_argument(other, dest=name, help=argparse.SUPPRESS, default=argparse.SUPPRESS, **options)
 
 
 def own_tasks(arguments: argparse.Namespace, needs_reward: bool = True) -> list[str]:

@@ -201,6 +201,11 @@ def own_task(
     return OwnTask(source["name"], by_split, rewards, system_prompt, answer_column, source=source)
 
 
+def rewards_alone(reward: Any, answer_column: str) -> OwnTask:
+    """A task without rows, for completions that are there already. reward: as `own_task` takes it."""
+    return OwnTask("reward", {}, _rewards_of(reward, answer_column), answer_column=answer_column)
+
+
 def default_name(data: str) -> str:
     """A task's name from its data: the file's without ending, letters, digits and dashes alone."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", Path(data).stem.partition(":")[0]).strip("-") or "own"
