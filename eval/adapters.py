@@ -89,7 +89,7 @@ class TaskReward:
         if self.decode is not None and completion_ids is not None:
             texts = [self.decode(ids) for ids in completion_ids]
         else:
-            texts = [_text(completion) for completion in completions]
+            texts = [completion_text(completion) for completion in completions]
         given = {"trainer_state": trainer_state, "log_extra": log_extra, "log_metric": log_metric}
         scores = score_completions(self.task, texts, rows, completion_ids, given)
         if log_metric is not None:
@@ -101,7 +101,7 @@ class TaskReward:
         return [score.value for score in scores]
 
 
-def _text(completion: str | list[dict[str, str]]) -> str:
+def completion_text(completion: str | list[dict[str, str]]) -> str:
     return completion if isinstance(completion, str) else completion[-1]["content"]
 
 

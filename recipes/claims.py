@@ -32,7 +32,6 @@ from eval.results_file import write_results
 from eval.secrets import without_secrets
 from eval.stages import Stages
 from eval.storage import read_json, write_text
-from eval.tasks import get_task
 from recipes.compare import METHODS, CompareConfig, check_comparison, compare
 from trainers.arguments import (
     as_flat_dict,
@@ -50,6 +49,7 @@ from trainers.launch import make_accelerator
 from trainers.options import PositiveInt, Processes, Rows, check_bounds, option
 from trainers.run_folder import start_run
 from trainers.side_by_side import side_by_side
+from trainers.task_options import TaskOptionList, rewarded_task
 
 
 BUDGETS = ("matched", "published")
@@ -66,7 +66,7 @@ class ClaimsConfig(ComparedOn):
     output_dir: str = field(metadata={"help": "folder of the sweep"})
     es_config: str = field(metadata={"help": "YAML file of recipes/es.py"})
     grpo_config: str = field(metadata={"help": "YAML file of recipes/grpo.py"})
-    tasks: list[str] = option(["countdown", "arithmetic"], "each trained on its own")
+    tasks: TaskOptionList = option(["countdown", "arithmetic"], "each trained on its own")
     seeds: PositiveInt = option(5, "training seeds 0, 1, ...; a verdict takes at least 5")
     budgets: list[str] = option([*BUDGETS], "matched, published or both")
     precisions: list[str] = option([*PRECISIONS], "fp32, released or both")
@@ -87,8 +87,8 @@ class ClaimsConfig(ComparedOn):
         check_bounds(self)
         check_comparison(self)
         check_at_most("seeds", self.seeds, 10_000, "each is a comparison of every kind")
-        for name in {*self.tasks, *self.test_tasks}:
-            get_task(name)
+        self.tasks = [rewarded_task(spec) for spec in self.tasks]
+        self.test_tasks = [rewarded_task(spec) for spec in self.test_tasks]
         for name in self.budgets:
             check_choice("budgets", name, BUDGETS)
         for name in self.precisions:

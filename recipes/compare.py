@@ -8,6 +8,7 @@ straight lines between them. Every stage writes its own file; started again, an 
 the first stage that has none. The report is in report/index.html of the run folder.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from eval.errors import UserError, exit_with_one_line
 from eval.results_file import write_results
 from eval.stages import Stages
 from eval.storage import read_json
-from eval.tasks import TASKS, get_task
+from eval.tasks import TASKS, TaskSpec, is_own, own_data
 from trainers.arguments import as_flat_dict, check_between, parse
 from trainers.budget import es_at_budget, grpo_at_budget
 from trainers.chains import local_model
@@ -30,6 +31,7 @@ from trainers.grpo import train_grpo
 from trainers.launch import make_accelerator
 from trainers.options import NonNegativeInt, PositiveInt, Rows, Seed, check_bounds, check_held_out, check_rows, option
 from trainers.run_folder import start_run
+from trainers.task_options import TaskOption, TaskOptionList, TaskOptions, fold_task, rewarded_task
 from trainers.tracking import Tracking, comparison_summary, tracker_names
 
 
@@ -39,7 +41,7 @@ MOST_POINTS = 10_000
 
 
 @dataclass(kw_only=True)
-class CompareConfig(ComparedOn):
+class CompareConfig(TaskOptions, ComparedOn):
     """One model, one task, one budget, two methods.
 
     The two YAML files give what belongs to a method alone; model, task, seed, budget and folders come from here.
@@ -49,11 +51,11 @@ class CompareConfig(ComparedOn):
     output_dir: str = field(metadata={"help": "run folder of the comparison"})
     es_config: str = field(metadata={"help": "YAML file of recipes/es.py"})
     grpo_config: str = field(metadata={"help": "YAML file of recipes/grpo.py"})
-    task: str = option("countdown", "what both methods are rewarded for")
+    task: TaskOption = option("countdown", "what both methods are rewarded for")
     completions: PositiveInt = option(61440, "training completions that each method generates")
     grpo_completions: NonNegativeInt = option(0, "completions of GRPO where its budget is another one; 0: the same")
     seed: Seed = option(0, "seed of both trainings")
-    test_tasks: list[str] = option(list(TASKS), "tasks evaluated at the end")
+    test_tasks: TaskOptionList = option(list(TASKS), "tasks evaluated at the end")
     test_size: Rows = option(500, "held-out problems per task")
     max_new_tokens: PositiveInt = option(64, "longest completion, in training and afterwards")
     kl_prompts: Rows = option(200, "prompts per task and direction of the KL")
@@ -67,8 +69,18 @@ class CompareConfig(ComparedOn):
         check_bounds(self)
         check_comparison(self)
         tracker_names(self.report_to)
-        for name in {self.task, *self.test_tasks}:
-            get_task(name)
+        fold_task(self)
+        self.test_tasks = tested_tasks(self.task, self.test_tasks)
+
+
+def tested_tasks(task: str, test_tasks: Sequence[TaskSpec]) -> list[str]:
+    """The tasks evaluated at the end, a trained one of one's own among them. Raises UserError for a wrong one."""
+    tested = [rewarded_task(spec) for spec in test_tasks]
+    if is_own(task) and task not in tested:
+        tested = [task, *tested]
+    if len(set(tested)) < len(tested):
+        raise UserError(f"test_tasks has two tasks of one name ({', '.join(tested)}); give each once, or a name")
+    return tested
 
 
 def check_comparison(config: ComparedOn) -> None:
@@ -134,6 +146,7 @@ def compare(config: CompareConfig) -> Path:
         "config": as_flat_dict(config),
         "task": config.task,
         "base_model": config.model,
+        **own_data([config.task, *config.test_tasks]),
     }
     write_results(run / "results.json", "comparison", read_results(run / "results.json") | about | sections)
     tracking = Tracking(trackers, run)

@@ -31,13 +31,14 @@ from eval.errors import UserError, exit_with_one_line
 from eval.results_file import write_results
 from eval.stages import Stages
 from eval.storage import read_json, write_text
-from eval.tasks import get_task
+from eval.tasks import own_data
 from trainers.arguments import as_flat_dict, check_between, parse, read_yaml
 from trainers.chains import SEEDS_BETWEEN_STAGES, Arm, Budget, Plan, check_arm, local_model, task_folder, train_chain
 from trainers.launch import make_accelerator
 from trainers.options import NonNegativeInt, PositiveInt, Processes, check_bounds, check_held_out, option
 from trainers.run_folder import start_run
 from trainers.side_by_side import side_by_side
+from trainers.task_options import TaskOptionList, rewarded_task
 
 
 # What may differ from the study that a folder holds already: how much of it is run, not how.
@@ -51,8 +52,8 @@ class SequentialConfig(HeldOut):
     model: str = field(metadata={"help": "checkpoint folder or hub name that all chains start from"})
     output_dir: str = field(metadata={"help": "folder of the study"})
     arms: list[Arm] = field(metadata={"help": f"methods with their options (es, grpo, sft), such as [{Arm.EXAMPLE}]"})
-    tasks: list[str] = option(["countdown", "arithmetic", "four_choice", "yes_no"], "trained in this order")
-    further_tasks: list[str] = option([], "tasks that are only evaluated")
+    tasks: TaskOptionList = option(["countdown", "arithmetic", "four_choice", "yes_no"], "trained in this order")
+    further_tasks: TaskOptionList = option([], "tasks that are only evaluated")
     seeds: PositiveInt = option(3, "training seeds 0, 1, ... of every arm")
     match: str = option("completions", "what arms spend alike: completions, tokens, seconds")
     budget: float = option(15360, "so many for each task; of a reference, its completions")
@@ -70,8 +71,8 @@ class SequentialConfig(HeldOut):
         check_bounds(self)
         check_held_out(self)
         check_between("seeds", self.seeds, 1, SEEDS_BETWEEN_STAGES)
-        for name in self.columns():
-            get_task(name)
+        self.tasks = [rewarded_task(spec) for spec in self.tasks]
+        self.further_tasks = [rewarded_task(spec) for spec in self.further_tasks]
         if not self.tasks:
             raise UserError("tasks is empty; give at least one")
         if len({task_folder(name) for name in self.columns()}) < len(self.columns()):
@@ -173,6 +174,7 @@ def main() -> None:
         "base_model": config.model,
         "tasks": config.tasks,
         "columns": config.columns(),
+        **own_data(config.columns()),
         "match": config.match,
         "budget": config.budget,
         "arms": {

@@ -6,6 +6,9 @@ al. 2023, arXiv 2308.01825) and, with one round, as expert iteration (ReST-EM: S
 Every right answer is kept, as often as it was sampled, so that the first step's gradient is REINFORCE's for a reward
 of 0 or 1 without a baseline. Whatever is generated counts, right or wrong.
 
+Data of one's own with a column of answers is trained on these answers instead, those that its reward scores above 0;
+nothing is generated then. `answers: sampled` has the model's own here too, those with a reward above 0.
+
 The run folder is that of `trainers.trl_run`; besides, samples.jsonl has a row per batch of prompts, with the answers
 kept.
 """
@@ -23,17 +26,20 @@ from accelerate.utils import broadcast_object_list, gather_object
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTTrainer
 
-from eval.adapters import score_completion
+from eval.adapters import score_completions
 from eval.errors import UserError
 from eval.rollout.base import Sampling
 from eval.rollout.hf import HFEngine
 from eval.storage import append_jsonl, read_json, read_jsonl, truncate_jsonl
-from eval.tasks import Task, get_task
+from eval.tasks import OwnTask, Task, get_task
+from eval.tasks.own import say
+from trainers.arguments import check_choice
 from trainers.ending import check_budgets
 from trainers.launch import is_main_process
 from trainers.options import PositiveFloat, PositiveInt, Rows, option
 from trainers.run_folder import end_run, start_run
 from trainers.step_line import step_line
+from trainers.task_options import training_rows
 from trainers.tracking import tracker_names
 from trainers.trl_run import (
     FIXED,
@@ -61,6 +67,9 @@ from trainers.trl_run import (
 class SFTArguments(TRLArguments):
     """What the lab adds to TRL's `SFTConfig`; both are read from the same flat YAML."""
 
+    answers: str = option(
+        "", "What is trained on: sampled, or column (of your own data; the default where it has answers)."
+    )
     problems: Rows = option(1920, "Training problems that the model answers.")
     samples: PositiveInt = option(8, "Answers to each of them.")
     temperature: PositiveFloat = option(1.0, "At which they are sampled.")
@@ -76,6 +85,11 @@ class SFTArguments(TRLArguments):
     def __post_init__(self):
         super().__post_init__()
         check_budgets(self.stop_at_tokens, self.stop_at_seconds)
+        column = getattr(get_task(self.task), "answer_column", "")
+        check_choice("answers", self.answers, ("", "sampled", "column"))
+        if self.answers == "column" and not column:
+            raise UserError(f"answers: column, but task {self.task} has none; give answer_column, or answers: sampled")
+        self.answers = self.answers or ("column" if column else "sampled")
 
 
 # Options of SFTTrainer that only make sense with one value here, and why.
@@ -113,6 +127,7 @@ class Sampled:
     seconds: float
     correct: int
     kept: list[tuple[list[int], list[int]]]
+    signal: None = None
 
 
 def train_sft(arguments: SFTArguments, config: SFTConfig) -> dict[str, Any]:
@@ -128,11 +143,15 @@ def train_sft(arguments: SFTArguments, config: SFTConfig) -> dict[str, Any]:
         return finished
     # Loaded before the folder is touched: a wrong name leaves nothing behind.
     model, tokenizer = load_chat_model(arguments.model)
-    problems = task.load("train", arguments.problems, seed_of_problems(config))
+    problems = task.load("train", training_rows(task, arguments.problems), seed_of_problems(config))
     folder = run_folder(config)
     start_run(folder, arguments, config, may_change=MAY_CHANGE)
     model.to(config.device)  # pyright: ignore[reportArgumentType]  transformers' decorator hides that it is a method
-    sampled = sample(folder, arguments, config, task, HFEngine(model, tokenizer), problems)
+    engine = HFEngine(model, tokenizer)
+    if isinstance(task, OwnTask) and arguments.answers == "column":
+        sampled = answers_of_data(arguments, task, engine, problems)
+    else:
+        sampled = sample(folder, arguments, config, task, engine, problems)
     if not sampled.kept:
         raise UserError(
             f"none of the {sampled.completions} answers of {arguments.model} on {arguments.task} is right and "
@@ -146,6 +165,42 @@ def train_sft(arguments: SFTArguments, config: SFTConfig) -> dict[str, Any]:
     PartialState().wait_for_everyone()
     end_run(folder)
     return read_json(folder / "results.json")
+
+
+def answers_of_data(arguments: SFTArguments, task: OwnTask, engine: HFEngine, problems: datasets.Dataset) -> Sampled:
+    """The answers in the data's own column that its reward scores above 0; how many are left out is said in one line.
+
+    Raises UserError if none is left.
+    """
+    rows = problems.to_list()
+    texts = [str(row[task.answer_column]) for row in rows]
+    ids = [[*_token_ids(engine, text), engine.tokenizer.eos_token_id] for text in texts]
+    scores = score_completions(task, texts, rows, ids)
+    rewarded = [is_right(task, score.value) for score in scores]
+    fits = [len(tokens) <= arguments.max_completion_length for tokens in ids]
+    prompts = engine.encode([row["prompt"] for row in rows])
+    kept = [pair for pair, *good in zip(zip(prompts, ids, strict=True), rewarded, fits, strict=True) if all(good)]
+    too_long = sum(right and not fit for right, fit in zip(rewarded, fits, strict=True))
+    counts = (
+        f"{len(kept)} of the {len(rows)} answers in column {task.answer_column!r} are trained on; "
+        f"{len(rows) - sum(rewarded)} score 0 or less, {too_long} are longer than max_completion_length"
+    )
+    if not kept:
+        raise UserError(
+            f"task {task.name}: {counts}; give answers as a model should write them, a reward that accepts them, or "
+            "answers: sampled, to train on the model's own"
+        )
+    say(f"task {task.name}: {counts}")
+    return Sampled(completions=0, tokens=0, seconds=0.0, correct=sum(rewarded), kept=kept)
+
+
+def _token_ids(engine: HFEngine, text: str) -> list[int]:
+    return engine.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def is_right(task: Task, value: float | None) -> bool:
+    """Whether an answer is trained on: with score 1; of a reward of one's own, which has no such scale, above 0."""
+    return value is not None and (value > 0 if isinstance(task, OwnTask) else value == 1.0)
 
 
 def sample(
@@ -171,9 +226,9 @@ def sample(
             "completions": len(answers),
             "tokens": sum(len(answer["completion_ids"]) for answer in answers),
             "seconds": time.perf_counter() - began,
-            "correct": sum(answer["value"] == 1.0 for answer in answers),
+            "correct": sum(is_right(task, answer["value"]) for answer in answers),
             # A right answer that was cut would teach the model not to end.
-            "kept": [answer for answer in answers if answer["value"] == 1.0 and answer["finished"]],
+            "kept": [answer for answer in answers if is_right(task, answer["value"]) and answer["finished"]],
         }
         [batch] = broadcast_object_list([batch])  # the clocks of the processes differ
         batches.append(batch)
@@ -203,16 +258,26 @@ def _answers(
     sampling = Sampling(arguments.max_completion_length, arguments.temperature, arguments.samples, config.seed, step)
     prompts = [row["prompt"] for row in rows]
     [answers] = engine.generate(prompts, sampling)
+    answered = [
+        (row, prompt_ids, completion)
+        for row, prompt_ids, completions in zip(rows, engine.encode(prompts), answers, strict=True)
+        for completion in completions
+    ]
+    scores = score_completions(
+        task,
+        [completion.text for *_, completion in answered],
+        [row for row, *_ in answered],
+        [completion.token_ids for *_, completion in answered],
+    )
     return [
         {
             "completion": completion.text,
-            "value": score_completion(task, completion.text, row).value,
+            "value": score.value,
             "finished": completion.finished,
             "prompt_ids": prompt_ids,
             "completion_ids": completion.token_ids,
         }
-        for row, prompt_ids, completions in zip(rows, engine.encode(prompts), answers, strict=True)
-        for completion in completions
+        for (_, prompt_ids, completion), score in zip(answered, scores, strict=True)
     ]
 
 

@@ -59,7 +59,7 @@ from eval.storage import (
     write_json,
     write_text,
 )
-from eval.tasks import Task
+from eval.tasks import Task, own_data
 from trainers.arguments import (
     MOST,
     check_all_finite,
@@ -68,6 +68,7 @@ from trainers.arguments import (
     check_positive,
     check_seed,
 )
+from trainers.dead_signal import DeadSignal
 from trainers.ending import diverged, ended_by
 from trainers.finish import finish_training
 from trainers.hub import HUB_OPTIONS, check_hub
@@ -75,6 +76,7 @@ from trainers.launch import is_main_process
 from trainers.options import NonNegativeInt, Rows, check_bounds, check_not_negative, check_share, option
 from trainers.run_folder import end_run, start_run
 from trainers.step_line import step_line
+from trainers.task_options import TaskOption, TaskOptions, fold_task
 from trainers.tracking import Tracking, tracker_names
 
 
@@ -104,11 +106,11 @@ BESIDE_WEIGHTS = 16 * 1024**2
 
 
 @dataclass
-class TRLArguments:
+class TRLArguments(TaskOptions):
     """What the lab adds to the options of each of TRL's trainers."""
 
-    task: str = field(metadata={"help": "Name of the task to train on, or package.module:attribute."})
     model: str = field(metadata={"help": "Checkpoint folder or hub name of the model to start from."})
+    task: TaskOption = option("", "Name of the task to train on, own.yaml, file.py:TASK, or package.module:attribute.")
     eval_every: NonNegativeInt = option(
         0,
         "Optimiser steps between greedy evaluations on validation problems; there is also one before the first step "
@@ -123,6 +125,7 @@ class TRLArguments:
 
     def __post_init__(self):
         check_bounds(self)
+        fold_task(self)
         check_at_least("eval_size", self.eval_size, 2)
 
 
@@ -131,6 +134,7 @@ class Generated(Protocol):
 
     completions: int
     tokens: int
+    signal: DeadSignal | None  # of the rewards so far, where there are rewards
 
 
 # Of transformers and TRL, by what they take; those that a trainer does not have are left out.
@@ -332,6 +336,8 @@ class RunRecorder(TrainerCallback):
         if is_main_process():
             truncate_jsonl(folder / "metrics.jsonl", last_step)
             truncate_jsonl(folder / "evaluations.jsonl", last_step)
+            if generated.signal is not None:
+                generated.signal = DeadSignal.resumed(folder / "metrics.jsonl")
         self.tracking = Tracking(trackers if is_main_process() else [], folder)
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -377,7 +383,8 @@ class RunRecorder(TrainerCallback):
             return
         # NaN (the reward of a step without a scorable completion, say) is not JSON.
         logged = {name: None if value is None or math.isnan(value) else value for name, value in logs.items()}
-        row = {**self._reached(state), **logged}
+        flags = {} if self.generated.signal is None else self.generated.signal.flags()
+        row = {**self._reached(state), **logged, **flags}
         append_jsonl(self.folder / "metrics.jsonl", row)
         self.tracking.log(row)
         # Steps that go on with older completions have no reward of their own, those of SFT never.
@@ -627,6 +634,7 @@ def write_finished_run(
         **reached,
         "first_evaluation": evaluations[0] if evaluations else None,
         "last_evaluation": evaluations[-1] if evaluations else None,
+        **own_data([arguments.task]),
         "digests": run_digests(folder, {"start": arguments.model, "model": folder / "model"}, data),
     }
     finish_training(folder, config, results)

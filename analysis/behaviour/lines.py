@@ -141,6 +141,7 @@ def task_landscape(
     models = {"base": base, **checkpoints}
     check_same_parameters([Checkpoint(path) for path in models.values()])
     scorer = get_task(task)
+    size = len(scorer.load("test", size, seed))  # data of one's own may have fewer
     engine = HFEngine.from_pretrained(base, device=device)
     require_plain_output_embedding(engine.model)
     references, counts = reference_completions(engine, models, scorer, size, seed, max_new_tokens, batch_size)

@@ -33,7 +33,7 @@ MEASURED = ("evaluation", "geometry", "kl", "connectivity")
 class ComparedOn(HeldOut):
     """On what the finished models of a comparison are measured."""
 
-    test_tasks: list[str] = field(
+    test_tasks: list[str | dict[str, Any]] = field(
         default_factory=lambda: ["countdown", "arithmetic", "four_choice", "yes_no"],
         metadata={"help": "tasks evaluated at the end"},
     )
@@ -156,6 +156,7 @@ def training_summary(run: Path) -> dict[str, Any]:
     results, steps = read_json(run / "results.json"), read_jsonl(run / "metrics.jsonl")
     points = read_jsonl(run / "evaluations.jsonl")
     rewarded = [step for step in steps if step.get("reward") is not None]
+    dead = [step["step"] for step in steps if step.get("dead_signal")]
     return {
         **{key: results[key] for key in ("steps", "completions", "tokens", "seconds")},
         "curve": {key: [step[key] for step in rewarded] for key in ("completions", "reward")},
@@ -163,6 +164,8 @@ def training_summary(run: Path) -> dict[str, Any]:
             **{key: [point[key] for point in points] for key in ("completions", "accuracy", "low", "high")},
             "total": points[0]["total"] if points else 0,
         },
+        # Steps whose rewards were all equal, the third in a row and later; absent where there are none.
+        **({"dead_signal": {"steps": len(dead), "first": dead[0], "of": len(steps)}} if dead else {}),
     }
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from analysis.resume import Measurement, measure_sections
 from eval.command_line import at_least, device, seed
@@ -29,6 +30,14 @@ def task_names(entries: list[str]) -> list[str]:
     if not names:
         raise UserError("--tasks names no task; give for example --tasks countdown")
     return names
+
+
+def own_digests(tasks: list[str]) -> dict[str, Any]:
+    """What tells one set of data of one's own from another of the same name, for the inputs of a measurement."""
+    from eval.tasks import is_own, own_mapping  # here, because --help should not wait for it
+
+    mappings = {name: own_mapping(name) for name in tasks if is_own(name)}
+    return {"own": mappings} if mappings else {}
 
 
 def add_checkpoint_options(parser: argparse.ArgumentParser, of_a_run: bool = False) -> None:

@@ -4,7 +4,7 @@
 
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,26 @@ from eval.tasks.user_code import load_attribute
 from eval.tasks.yes_no import YesNo
 
 
-__all__ = ["PAPER_TASKS", "TASKS", "OwnTask", "Score", "Task", "TaskSpec", "get_task", "known_names", "task_name"]
+__all__ = [
+    "PAPER_TASKS",
+    "TASKS",
+    "OwnSpec",
+    "OwnTask",
+    "Score",
+    "Task",
+    "TaskSpec",
+    "get_task",
+    "is_own",
+    "known_names",
+    "own_data",
+    "own_mapping",
+    "task_name",
+    "task_spec",
+]
 
 # How a task is named: by a name, or by a mapping of `eval.tasks.own.DEFAULTS` and `data`.
 TaskSpec = str | Mapping[str, Any]
+
 
 # The offline tasks that the tiny models can do.
 TASKS: dict[str, Task] = {task.name: task for task in (Countdown(), Arithmetic(), FourChoice(), YesNo())}
@@ -41,6 +57,23 @@ PAPER_TASKS: dict[str, Task] = {
     task.name: task
     for task in (CountdownHub(), HendrycksMath(), SciKnowEvalChemistry(), BoolQ(), GSM8K(), Conciseness())
 }
+
+
+class OwnSpec(str):
+    """The name of a task of one's own, which knows what the task is made of.
+
+    It goes wherever a name goes (keys, files, JSON), and `get_task` opens it. mapping: all of its keys, with digests.
+    """
+
+    mapping: dict[str, Any]
+
+    def __new__(cls, mapping: Mapping[str, Any]) -> "OwnSpec":
+        spec = super().__new__(cls, mapping["name"])
+        spec.mapping = dict(mapping)
+        return spec
+
+    def __reduce__(self):
+        return OwnSpec, (self.mapping,)
 
 
 # What makes an object a task, see `eval.tasks.base.Task`.
@@ -59,7 +92,7 @@ def get_task(spec: TaskSpec) -> Task:
     file that holds one, its paths from its own folder on; "file.py:attribute" and "package.module:attribute" are
     objects. Raises UserError for everything else.
     """
-    if isinstance(spec, Mapping) or spec.endswith(".yaml"):
+    if is_own(spec):
         return _own(own_mapping(spec))
     known = {**TASKS, **PAPER_TASKS}
     if spec in known:
@@ -75,13 +108,37 @@ def get_task(spec: TaskSpec) -> Task:
 
 def task_name(spec: TaskSpec) -> str:
     """The short name of a task in files and tables: a string itself, or the `name` of a mapping."""
-    if isinstance(spec, str) and not spec.endswith(".yaml"):
-        return spec
-    return own_mapping(spec)["name"]
+    return own_mapping(spec)["name"] if is_own(spec) else str(spec)
+
+
+def task_spec(spec: TaskSpec) -> str:
+    """`spec` as configurations hold it: a name as it is; a task of one's own as `OwnSpec`, with its digests."""
+    task = _own(own_mapping(spec)) if is_own(spec) else None
+    return str(spec) if task is None else OwnSpec(task.source)
+
+
+def own_data(specs: Iterable[TaskSpec]) -> dict[str, Any]:
+    """What results.json says of data and rewards of one's own: {"own_data": {name: {data, reward, sha256, rows}}}.
+
+    Empty where all tasks are built in.
+    """
+    tasks = {task_name(spec): get_task(spec) for spec in specs if is_own(spec)}
+    described = {
+        name: {**task.source, "rows": {split: len(rows) for split, rows in task.rows.items()}}
+        for name, task in tasks.items()
+        if isinstance(task, OwnTask)
+    }
+    return {"own_data": described} if described else {}
+
+
+def is_own(spec: TaskSpec) -> bool:
+    return isinstance(spec, Mapping | OwnSpec) or spec.endswith(".yaml")
 
 
 def own_mapping(spec: TaskSpec) -> dict[str, Any]:
     """The keys of a task of one's own, all of them. Raises UserError for unknown keys and wrong types."""
+    if isinstance(spec, OwnSpec):
+        return dict(spec.mapping)
     place = "task" if isinstance(spec, Mapping) else spec
     given = dict(spec) if isinstance(spec, Mapping) else _read_yaml(Path(spec))
     known = {"data": "", **DEFAULTS, DIGEST: ""}

@@ -201,6 +201,11 @@ def own_task(
     return OwnTask(source["name"], by_split, rewards, system_prompt, answer_column, source=source)
 
 
+def rewards_alone(reward: Any, answer_column: str) -> OwnTask:
+    """A task without rows, for completions that are there already. reward: as `own_task` takes it."""
+    return OwnTask("reward", {}, _rewards_of(reward, answer_column), answer_column=answer_column)
+
+
 def default_name(data: str) -> str:
     """A task's name from its data: the file's without ending, letters, digits and dashes alone."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", Path(data).stem.partition(":")[0]).strip("-") or "own"
@@ -219,14 +224,25 @@ _SAID: set[str] = set()
 def reward_entries(reward: Any) -> list[dict[str, Any]]:
     """The rewards of a configuration as a list of {"reward", "weight", ...}. Raises UserError for anything else."""
     entries = []
-    for entry in [reward] if isinstance(reward, str | Mapping) else list(reward or ()):
-        entry = {"reward": entry} if isinstance(entry, str) else entry
+    if not isinstance(reward, str | Mapping | list | tuple | None):
+        raise UserError(f"reward is {reward!r}; write file.py:function, a scorer, or a list of them")
+    for entry in [reward] if reward and isinstance(reward, str | Mapping) else list(reward or ()):
+        entry = _with_weight(entry) if isinstance(entry, str) else entry
         if not isinstance(entry, Mapping) or not isinstance(entry.get("reward"), str):
             raise UserError(f"reward has {entry!r}; write file.py:function, a scorer, or {{reward: ..., weight: ...}}")
         if unknown := [key for key in entry if key not in ("reward", "weight", DIGEST)]:
             raise UserError(f"reward {entry['reward']} has an unknown key {unknown[0]!r}; it takes reward and weight")
         entries.append({"reward": entry["reward"], "weight": entry.get("weight", 1.0), **_digest_of(entry)})
     return entries
+
+
+def _with_weight(text: str) -> dict[str, Any]:
+    """`reward.py:score=0.5` as an entry. Raises UserError for a weight that is no number."""
+    reference, equals, weight = text.partition("=")
+    try:
+        return {"reward": reference} | ({"weight": float(weight)} if equals else {})
+    except ValueError:
+        raise UserError(f"reward {text!r} has the weight {weight!r}; write a number, {reference}=0.5") from None
 
 
 def _digest_of(entry: Mapping[str, Any]) -> dict[str, str]:

@@ -88,11 +88,12 @@ class Reward:
                 row = {name: value[0] for name, value in alone.items() if isinstance(value, list) and value}
                 row = {name: value for name, value in row.items() if name not in ("completions", "completion_ids")}
                 details = (
-                    f"{user_traceback(again, __file__)}\nrow: {shortened(repr(row), 2 * SHOWN)}\n"
+                    f"{user_traceback(again, _file_of(self.function))}\nrow: {shortened(repr(row), 2 * SHOWN)}\n"
                     f"completion: {shortened(repr(texts[index]))}"
                 )
                 return UserCodeError(f"{where} (row and completion above); correct it and start again", details)
-        details = f"{user_traceback(error, __file__)}\nfirst of {len(texts)} completions: {shortened(repr(texts[0]))}"
+        trace = user_traceback(error, _file_of(self.function))
+        details = f"{trace}\nfirst of {len(texts)} completions: {shortened(repr(texts[0]))}"
         return UserCodeError(f"{where}, on a batch of {len(texts)} and on none of them alone; correct it", details)
 
     def _checked(self, values: Any, texts: Sequence[str], prompts: Sequence[Any]) -> list[float | None]:
@@ -184,6 +185,11 @@ def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]
         return inspect.signature(function).parameters
     except (TypeError, ValueError) as error:
         raise UserError(f"reward {function!r} has no readable signature; wrap it in a function") from error
+
+
+def _file_of(function: Callable[..., Any]) -> str:
+    code = getattr(inspect.unwrap(function), "__code__", None) or getattr(type(function).__call__, "__code__", None)
+    return "" if code is None else code.co_filename
 
 
 def _last_text(prompt: Any) -> Any:

@@ -33,11 +33,11 @@ def load_attribute(reference: str) -> Any:
     return getattr(module, attribute)
 
 
-def user_traceback(error: BaseException, below: str) -> str:
-    """The traceback of `error` from the first frame outside the file `below` that called the user's code."""
+def user_traceback(error: BaseException, file: str) -> str:
+    """The traceback of `error` from the first frame in the user's `file` on; all of it if none is there."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if frame.filename != below]
-    lines = ["Traceback (most recent call last, from your code on):\n", *traceback.format_list(own)]
+    first = next((index for index, frame in enumerate(frames) if frame.filename == file), 0)
+    lines = ["Traceback (most recent call last), from your code on:\n", *traceback.format_list(frames[first:])]
     return "".join([*lines, *traceback.format_exception_only(error)]).rstrip()
 
 
@@ -65,5 +65,5 @@ def _module(path: Path, reference: str) -> ModuleType:
     except Exception as error:
         del sys.modules[name]
         message = f"{reference}: {path.name} cannot be loaded ({type(error).__name__}: {error}); correct it"
-        raise UserCodeError(message, user_traceback(error, "<frozen importlib._bootstrap_external>")) from error
+        raise UserCodeError(message, user_traceback(error, str(path))) from error
     return module

@@ -28,6 +28,7 @@ from trainers.options import (
     check_bounds,
     option,
 )
+from trainers.task_options import TaskOption, TaskOptions, fold_task, prompts_there_are, training_rows
 from trainers.tracking import tracker_names
 
 
@@ -37,7 +38,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @takes_names_of_grpo
 @dataclass
-class ESConfig(HubOptions):
+class ESConfig(TaskOptions, HubOptions):
     """Evolution strategies on all weights of a language model.
 
     In Python it takes the names of TRL's `GRPOConfig` as well (see `trainers.es.names`).
@@ -50,7 +51,7 @@ class ESConfig(HubOptions):
     # The run and its end
     model: str = field(metadata={"help": "checkpoint folder or hub name of the model to start from"})
     output_dir: str = field(metadata={"help": "run folder; the finished model is in its folder model/"})
-    task: str = option("countdown", "what is rewarded: a task's name or dotted path")
+    task: TaskOption = option("countdown", "what is rewarded: a task's name, own.yaml, file.py:TASK or dotted path")
     steps: PositiveInt = option(100, "updates; schedules go by this number")
     stop_at_tokens: int = option(0, "end after the first step with so many tokens generated in all; 0: no limit")
     stop_at_seconds: float = option(0.0, "end after the first step with so many seconds of training; 0: no limit")
@@ -79,7 +80,7 @@ class ESConfig(HubOptions):
     # Seeds and data
     seed: Seed = option(0, "fixes members, prompt order and sampling")
     data_seed: Seed = option(0, "fixes which problems are in the training set")
-    replay: str = option("", "earlier tasks whose problems are mixed in, with commas")
+    replay: str | list[TaskOption] = option("", "earlier tasks whose problems are mixed in, with commas or as a list")
     replay_share: float = option(0.0, "share of every step's prompts that is theirs")
     # What is written
     report_to: str | list[str] = option("none", "tensorboard, trackio, wandb, several of them, or none")
@@ -138,6 +139,10 @@ class ESConfig(HubOptions):
 
     def __post_init__(self):
         check_bounds(self)
+        fold_task(self)
+        task = get_task(self.task)
+        self.prompts_per_step = prompts_there_are(task, self.prompts_per_step, "prompts_per_step")
+        self.train_size = training_rows(task, self.train_size)
         check_at_least("population (there is nothing to compare a single member with)", self.population, 2)
         for name in ("sigma", "alpha"):
             check_between(name, getattr(self, name), 0.0, torch.finfo(torch.float32).max)
@@ -152,7 +157,6 @@ class ESConfig(HubOptions):
             if is_refused:
                 raise UserError(message)
         check_budgets(self.stop_at_tokens, self.stop_at_seconds)
-        get_task(self.task)
         check_replay(self.task, self.replay, self.replay_share)
         replayed_prompts(self.prompts_per_step, self.replay_share)
         tracker_names(self.report_to)

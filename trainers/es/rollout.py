@@ -15,6 +15,7 @@ from accelerate.utils import gather_object
 from eval.adapters import fitness
 from eval.rollout.base import Completion, Member, RolloutEngine, Sampling
 from eval.tasks import Task, get_task
+from trainers.dead_signal import SHOWN
 from trainers.earlier_tasks import EarlierTasks, replayed_prompts
 from trainers.es.assignment import Assignment
 from trainers.es.config import ESConfig
@@ -76,6 +77,7 @@ class MemberRollout:
                     "rewards": [math.nan if score is None else score for score in scored.scores],
                     "tokens": sum(len(completion.token_ids) for completion in completions),
                     "empty": scored.empty,
+                    "examples": list(zip(texts, scored.scores, strict=True))[:SHOWN],
                     "unfinished": sum(not completion.finished for completion in completions),
                     "parts": parts,
                 }
@@ -90,6 +92,7 @@ class MemberRollout:
         return Evaluation(
             rewards=np.array([result["rewards"] for result in results]),
             completions=len(members) * len(repeated),
+            examples=results[0]["examples"],
             **{name: sum(result[name] for result in results) for name in ("tokens", "empty", "unfinished")},
             parts=means([part for result in results for part in result["parts"]]),
         )

@@ -38,6 +38,7 @@ class Evaluation:
     empty: int
     unfinished: int
     parts: dict[str, float] = field(default_factory=dict)
+    examples: Sequence[tuple[str, float | None]] = ()  # some completions with their rewards
 
 
 CPU = torch.device("cpu")

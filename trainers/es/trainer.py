@@ -22,7 +22,9 @@ from eval.harness import evaluate_task
 from eval.rollout.base import RolloutEngine, Sampling
 from eval.rollout.loading import save_model
 from eval.storage import append_jsonl, new_folder, read_json, read_jsonl, require_free_space, write_json
+from eval.tasks import own_data
 from trainers.cards import write_cards
+from trainers.dead_signal import DeadSignal
 from trainers.earlier_tasks import replayed_prompts
 from trainers.ending import diverged, ended_by
 from trainers.es.adapter import (
@@ -263,6 +265,7 @@ class ESTrainer:
         kept = min(config.keep, -(-config.steps // config.save_every)) + 2
         require_free_space(self.folder, 4 * self.parameters * kept, "the checkpoints and the model of this run")
         done, self.progress, recorded = 0, {"completions": 0, "tokens": 0, "seconds": 0.0}, []
+        self.signal = DeadSignal()
         saved: Weights = {}
         if accelerator.is_main_process:
             if done := checkpoint_to_start_from(self.folder, resume_from_checkpoint):
@@ -270,6 +273,7 @@ class ESTrainer:
                 self.progress = read_json(checkpoint / "progress.json")
                 saved = self._read_weights(checkpoint)
             truncate_logs(self.folder, done)
+            self.signal = DeadSignal.resumed(self.folder / "metrics.jsonl")
             recorded = [row["fitness"] for row in read_jsonl(self.folder / VectorSearch.log)]
         done, self.progress, recorded = broadcast_object_list([done, self.progress, recorded])
         names = tracker_names(config.report_to) if accelerator.is_main_process else []
@@ -353,6 +357,8 @@ class ESTrainer:
         }
         if self.accelerator.is_main_process:
             assert self.tracking is not None
+            self.signal.step(evaluation.rewards.ravel().tolist(), evaluation.examples)
+            metrics |= self.signal.flags()
             append_jsonl(self.folder / self.search.log, self.search.log_row())
             append_jsonl(self.folder / "metrics.jsonl", {"step": step, **self.progress, **metrics})
             self.tracking.log({"step": step, **self.progress, **metrics})
@@ -442,6 +448,7 @@ class ESTrainer:
                 "ended_by": ended,
                 "updates": sum(not row["members_tied"] for row in rows),
                 **self.progress,
+                **({} if self.objects.reward_funcs else own_data([self.args.task])),
                 "digests": run_digests_of(self.folder, self.args, self.task, self.rows, self.objects),
             }
             if ended == "callback":
