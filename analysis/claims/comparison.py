@@ -119,7 +119,7 @@ def evaluate(answers: Path, models: dict[str, Path], measured_on: ComparedOn, de
     accuracy: dict[str, Any] = {}
     with new_folder(answers) as folder:
         for name, path in models.items():
-            engine = HFEngine.from_pretrained(path, device)
+            engine = HFEngine.from_pretrained(path, device, base=models["base"])
             accuracy[name] = {}
             for task in measured_on.test_tasks:
                 result = evaluate_task(
