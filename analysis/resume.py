@@ -54,18 +54,24 @@ def digest(value: Any) -> str:
 
 
 def measure_sections(
-    output: Path, base: Path, checkpoints: dict[str, Path], sections: dict[str, Measurement], recompute: bool
+    output: Path,
+    base: Path,
+    checkpoints: dict[str, Path],
+    sections: dict[str, Measurement],
+    recompute: bool,
+    digests: dict[str, str] | None = None,
 ) -> None:
     """Measure and store every section that OUTPUT/results.json does not hold for the same files and options already.
 
     sections: {section: (options, measurement)}. Batch size and device are no such options: they change the time that
-    a measurement takes. recompute: measure in any case.
+    a measurement takes. recompute: measure in any case. digests: `folder_digests` of base and checkpoints, if they
+    are known.
 
     Raises UserError as `folder_digests` and `read_results_file` do, and if nothing can be written to `output`.
     """
     check_writable(output, "--output")
     folders = {"base": base, **checkpoints}
-    digests = folder_digests(folders)
+    digests = folder_digests(folders) if digests is None else digests
     for section, (options, measure) in sections.items():
         inputs = {
             "checkpoints": digests,

@@ -21,7 +21,7 @@ from eval.harness import evaluate_task
 from eval.rollout.base import Sampling
 from eval.rollout.hf import HFEngine
 from eval.storage import append_jsonl, new_folder, read_json, read_jsonl, read_yaml_mapping
-from eval.tasks import get_task
+from eval.tasks import get_task, task_name
 
 
 @dataclass(kw_only=True)
@@ -132,8 +132,8 @@ def evaluate(answers: Path, models: dict[str, Path], measured_on: ComparedOn, de
                     measured_on.batch_size,
                 )
                 for record in result.pop("records"):
-                    append_jsonl(folder / f"{name}-{task}.jsonl", record)
-                accuracy[name][task] = result
+                    append_jsonl(folder / f"{name}-{task_name(task).replace('/', '-')}.jsonl", record)
+                accuracy[name][task_name(task)] = result
     return accuracy
 
 
