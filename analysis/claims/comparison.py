@@ -20,8 +20,13 @@ from eval.digests import data_digests, run_digests
 from eval.harness import evaluate_task
 from eval.rollout.base import Sampling
 from eval.rollout.hf import HFEngine
+from eval.stages import Stages
 from eval.storage import append_jsonl, new_folder, read_json, read_jsonl, read_yaml_mapping
 from eval.tasks import get_task, task_name
+
+
+# The stages of `compare_models`.
+MEASURED = ("evaluation", "geometry", "kl", "connectivity")
 
 
 @dataclass(kw_only=True)
@@ -37,12 +42,18 @@ class ComparedOn(HeldOut):
 
 
 def compare_models(
-    run: Path, base: Path, methods: Sequence[str], task: str, measured_on: ComparedOn, device: Any
+    run: Path,
+    base: Path,
+    methods: Sequence[str],
+    task: str,
+    measured_on: ComparedOn,
+    device: Any,
+    stages: Stages | None = None,
 ) -> dict[str, Any]:
     """All sections about `methods`, whose trainings lie in `run`/<method>; "es" is evolution strategies.
 
     base: the checkpoint that they began with. task: what they were rewarded for, measured along the lines between the
-    models. What the models wrote goes to `run`/evaluation/.
+    models. What the models wrote goes to `run`/evaluation/. stages: where the command is; they have `MEASURED`.
     """
     models = {method: run / method / "model" for method in methods}
     files = {"checkpoints": folder_digests({"base": base, **models})}
@@ -55,19 +66,22 @@ def compare_models(
         "evaluation",
         sampled | {"tasks": tasks, "size": measured_on.test_size},
         lambda: evaluate(run / "evaluation", {"base": base, **models}, measured_on, device),
+        stages,
     )
-    geometry = stage(run, "geometry", files, lambda: update_geometry(base, models))
+    geometry = stage(run, "geometry", files, lambda: update_geometry(base, models), stages)
     kl = stage(
         run,
         "kl",
         sampled | {"tasks": tasks, "prompts": prompts},
         lambda: kl_drift(base, models, tasks, prompts, *generation),
+        stages,
     )
     lines = stage(
         run,
         "connectivity",
         sampled | {"task": task, "size": size, "points": points},
         lambda: connectivity(base, models, task, size, points, *generation),
+        stages,
     )
     sizes = [(name, rows) for rows in (measured_on.test_size, prompts) for name in tasks]
     data = data_digests([*sizes, (task, size)], "test", measured_on.data_seed)
