@@ -191,12 +191,13 @@ def state_changes(earlier: dict[str, Any], checksums: dict[str, str], sections: 
         if section in earlier:
             before = earlier[section]["options"]
             changed = [described(before, options, key) for key in changed_inputs(before, options)]
+            changed = [f"another {', '.join(changed)}"] if changed else []
             if names := changed_inputs(earlier[section]["checkpoints"], checksums):
-                changed.insert(0, f"files of {', '.join(names)}")
+                changed.insert(0, f"other files of {', '.join(names)}")
             elif [*earlier[section]["checkpoints"]] != [*checksums]:
-                changed.insert(0, "order of the checkpoints")
+                changed.insert(0, "another order of the checkpoints")
             if changed:
-                print(f"{section} was measured with another {', '.join(changed)}; measuring it again", flush=True)
+                print(f"{section} was measured with {' and '.join(changed)}; measuring it again", flush=True)
 
 
 def described(before: dict[str, Any], now: dict[str, Any], key: str) -> str:

@@ -9,8 +9,11 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
-from analysis.__main__ import main
+from analysis.__main__ import build_parser, main
+from analysis.analyse import measure
+from analysis.commands.analyse import asked_of
 from analysis.geometry.checkpoints import open_checkpoints
+from analysis.report import build
 from eval.errors import UserError
 from eval.storage import read_json
 from tests.tiny import random_checkpoint
@@ -45,8 +48,17 @@ SMALL = ["--max-new-tokens", "3", "--device", "cpu", "--top", "2"]
 ON_A_TASK = ["--task", "countdown", "--size", "4", "--kl-prompts", "3", "--line-size", "4", "--points", "3"]
 
 
+def command(models, output, *words, base="base"):
+    return ["analyse", "--base", str(models / base), "--output", str(output), *SMALL, *words]
+
+
 def analyse(models, output, *words, base="base"):
-    main(["analyse", "--base", str(models / base), "--output", str(output), *SMALL, *words])
+    main(command(models, output, *words, base=base))
+
+
+def measure_only(models, output, *words):
+    """The command without its page, which takes most of its time here."""
+    measure(asked_of(build_parser().parse_args(command(models, output, *words))), output, about={})
 
 
 def given(models, **places):
@@ -71,32 +83,44 @@ def test_weights_alone_of_one_adapter(models, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_every_measure_takes_adapters_and_folders_without_a_tokenizer(models, tmp_path):
-    parts = ["--parts", "geometry", "spectra", "evaluation", "kl", "lines", "layers"]
+    parts = ["--parts", "geometry", "spectra", "evaluation", "kl", "lines", "kinds"]
     for name in ("adapter", "merged"):
-        analyse(models, tmp_path / name, *given(models, mine=name, theirs="bare", third="run"), *ON_A_TASK, *parts)
+        measure_only(models, tmp_path / name, *given(models, mine=name, theirs="bare"), *ON_A_TASK, *parts)
     ours, merged = (read_json(tmp_path / name / "results.json") for name in ("adapter", "merged"))
-    assert ours["methods"] == ["mine", "theirs", "third"]
-    pairs = "base|mine base|theirs base|third mine|theirs mine|third theirs|third"
-    assert list(ours["connectivity"]["lines"]) == pairs.split()
+    assert ours["methods"] == ["mine", "theirs"]
+    assert list(ours["connectivity"]["lines"]) == ["base|mine", "base|theirs", "mine|theirs"]
+    assert len(ours["asked"]) == len(parts) - 1
     for section in ours["asked"]:
         assert ours[section] == merged[section], section
+    build(tmp_path / "adapter")
     text = (tmp_path / "adapter" / "report" / "report.md").read_text()
-    assert "measured on countdown" in text and "(trained)" not in text and "| Model | Length |" in text
+    assert "Trained from" in text and "(trained)" not in text and "| Model | Length |" in text
 
 
 @pytest.mark.slow
+def test_the_plane_and_the_probes_take_adapters_too(models, tmp_path):
+    on = ["--tasks", "countdown", "--size", "2", "--points", "3", "--plane-points", "2", "--random-directions", "1"]
+    parts = ["--scales", "1", "--parts", "plane", "probes", "--max-new-tokens", "2", "--device", "cpu"]
+    for name in ("adapter", "merged"):
+        places = given(models, mine=name, theirs="bare")
+        base, output = str(models / "base"), str(tmp_path / name)
+        main(["connectivity", "--base", base, "--output", output, *places, *on, *parts])
+    ours, merged = (read_json(tmp_path / name / "results.json") for name in ("adapter", "merged"))
+    assert ours["plane"] == merged["plane"] and ours["probes"] == merged["probes"]
+
+
 def test_started_again_it_says_what_changed_and_keeps_what_did_not(models, tmp_path, capsys):
-    output = tmp_path / "out"
-    analyse(models, output, *given(models, a="bare", b="run"), "--parts", "geometry")
-    analyse(models, output, *given(models, a="bare", b="run"), "--parts", "spectra")
+    output, places = tmp_path / "out", given(models, a="bare", b="run")
+    measure_only(models, output, *places, "--parts", "geometry")
+    measure_only(models, output, *places, "--parts", "spectra")
     first = read_json(output / "results.json")
     assert first["asked"] == ["geometry", "spectra"], "an earlier section of the same checkpoints stays"
     capsys.readouterr()
-    analyse(models, output, *given(models, a="bare", b="run"), "--parts", "spectra", "--top", "3")
+    measure_only(models, output, *places, "--parts", "spectra", "--top", "3")
     said = capsys.readouterr().out
     assert "spectra was measured with another top (2, now 3); measuring it again" in said
-    analyse(models, output, *given(models, a="adapter", b="run"), "--parts", "geometry")
-    assert "geometry was measured with another files of a; measuring it again" in capsys.readouterr().out
+    measure_only(models, output, *given(models, a="adapter", b="run"), "--parts", "geometry")
+    assert "geometry was measured with other files of a; measuring it again" in capsys.readouterr().out
     last = read_json(output / "results.json")
     assert last["asked"] == ["geometry"] and "spectra" not in last, "nothing of other checkpoints stays"
 
@@ -125,12 +149,13 @@ def test_what_does_not_fit_is_one_line_before_any_work(models, tmp_path):
 
 
 def test_own_data_with_fewer_rows_than_asked_and_results_of_others(models, tmp_path):
-    rows = [{"prompt": f"{i} + 1 =", "answer": str(i + 1), "split": "test"} for i in range(6)]
+    splits = ["train", "validation"] + 6 * ["test"]
+    rows = [{"prompt": f"{i} + 1 =", "answer": str(i + 1), "split": split} for i, split in enumerate(splits)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     own = ["--data", str(tmp_path / "rows.jsonl"), "--reward", "contains"]
     with pytest.raises(UserError, match="--size is 7, but the test split of rows has 6 rows"):
         analyse(models, tmp_path / "out", *given(models, a="bare"), *own, "--size", "7")
-    analyse(models, tmp_path / "out", *given(models, a="bare"), *own, "--points", "3")
+    measure_only(models, tmp_path / "out", *given(models, a="bare"), *own, "--points", "3")
     results = read_json(tmp_path / "out" / "results.json")
     assert results["evaluation"]["a"]["rows"]["total"] == 6 and results["connectivity"]["size"] == 6
     (tmp_path / "other").mkdir()

@@ -71,7 +71,6 @@ REFUSED = {
     "pissa": ({"init_lora_weights": "pissa"}, "that changed its base when it was made (init_lora_weights: pissa)"),
     "olora": ({"init_lora_weights": "olora"}, "that changed its base when it was made (init_lora_weights: olora)"),
     "dora": ({"use_dora": True}, "with DoRA's magnitudes"),
-    "lora bias": ({"lora_bias": True}, "with biases in its factors"),
     "tied embedding": ({"modules_to_save": ["embed_tokens"]}, "which its base uses as output embedding too"),
 }
 
@@ -89,6 +88,13 @@ def test_every_other_start_that_changes_the_base_is_refused(base, tmp_path, star
     adapter(tmp_path / "adapter", base)
     edit(tmp_path / "adapter", init_lora_weights=start)
     with pytest.raises(UserError, match=rf"\(init_lora_weights: {start}\)"):
+        open_model(tmp_path / "adapter", torch.float32, base)
+
+
+def test_biases_in_the_factors_are_refused(base, tmp_path):
+    adapter(tmp_path / "adapter", base)
+    edit(tmp_path / "adapter", lora_bias=True)
+    with pytest.raises(UserError, match="with biases in its factors"):
         open_model(tmp_path / "adapter", torch.float32, base)
 
 
