@@ -68,18 +68,24 @@ def digest(value: Any) -> str:
 
 
 def measure_sections(
-    output: Path, base: Path, checkpoints: dict[str, Path], sections: dict[str, Measurement], recompute: bool
+    output: Path,
+    base: Path,
+    checkpoints: dict[str, Path],
+    sections: dict[str, Measurement],
+    recompute: bool,
+    digests: dict[str, str] | None = None,
 ) -> None:
     """Measure and store every section that OUTPUT/results.json does not hold for the same files and options already.
 
     sections: {section: (options, measurement)}. Batch size and device are no such options: they change the time that
-    a measurement takes. recompute: measure in any case.
+    a measurement takes. recompute: measure in any case. digests: `folder_digests` of base and checkpoints, if they
+    are known.
 
     Raises UserError as `folder_digests` and `read_results_file` do, and if nothing can be written to `output`.
     """
     check_writable(output, "--output")
     folders = {"base": base, **checkpoints}
-    digests = folder_digests(folders)
+    digests = folder_digests(folders) if digests is None else digests
     for section, (options, measure) in sections.items():
         inputs = {
             "checkpoints": digests,
@@ -129,6 +135,22 @@ def add_section(path: Path, results: Results, section: str, measured: dict) -> N
 def read_results(path: Path) -> Results:
     """What earlier commands stored; {} if there is nothing yet. Raises UserError if the file is not JSON."""
     return read_results_file(path) if path.exists() else {}
+
+
+def without_other_checkpoints(results: Results, digests: dict[str, str]) -> Results:
+    """`results` without the sections that were measured on other checkpoints of the same names, such as shorter runs.
+
+    digests: of the checkpoints as they are now, by name.
+    """
+    other = [
+        section
+        for section, inputs in results.get("inputs", {}).items()
+        if any(digests.get(name, digest) != digest for name, digest in inputs["checkpoints"].items())
+    ]
+    kept = {key: value for key, value in results.items() if key not in other}
+    if other:
+        kept["inputs"] = {key: value for key, value in results["inputs"].items() if key not in other}
+    return kept
 
 
 def folder_digests(folders: dict[str, Path]) -> dict[str, str]:

@@ -22,7 +22,7 @@ from eval.rollout.base import Sampling
 from eval.rollout.hf import HFEngine
 from eval.stages import Stages
 from eval.storage import append_jsonl, new_folder, read_json, read_jsonl, read_yaml_mapping
-from eval.tasks import get_task
+from eval.tasks import get_task, task_name
 
 
 # The stages of `compare_models`.
@@ -133,7 +133,7 @@ def evaluate(answers: Path, models: dict[str, Path], measured_on: ComparedOn, de
     accuracy: dict[str, Any] = {}
     with new_folder(answers) as folder:
         for name, path in models.items():
-            engine = HFEngine.from_pretrained(path, device)
+            engine = HFEngine.from_pretrained(path, device, base=models["base"])
             accuracy[name] = {}
             for task in measured_on.test_tasks:
                 result = evaluate_task(
@@ -146,8 +146,8 @@ def evaluate(answers: Path, models: dict[str, Path], measured_on: ComparedOn, de
                     measured_on.batch_size,
                 )
                 for record in result.pop("records"):
-                    append_jsonl(folder / f"{name}-{task}.jsonl", record)
-                accuracy[name][task] = result
+                    append_jsonl(folder / f"{name}-{task_name(task).replace('/', '-')}.jsonl", record)
+                accuracy[name][task_name(task)] = result
     return accuracy
 
 
