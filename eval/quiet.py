@@ -60,5 +60,5 @@ def bars_only_on_a_terminal() -> None:
         # None: where the output is a terminal. Some libraries ask for a bar anywhere, by False.
         drawn_anywhere(self, *args, disable=disable or None, **options)
 
-    __init__.only_on_a_terminal = True  # pyright: ignore[reportFunctionMemberAccess]
+    setattr(__init__, "only_on_a_terminal", True)  # noqa: B010  pyright knows no attributes of functions
     tqdm.__init__ = __init__

@@ -91,11 +91,11 @@ class Tracking:
         ]
         columns = ["prompt", "completion", "value"]
         for tracker in self.trackers:
-            if tracker.name == "wandb":
+            if getattr(tracker, "name", "") == "wandb":
                 tracker.log_table("completions", columns=columns, data=rows, step=step)  # pyright: ignore
-            elif tracker.name == "trackio":
+            elif getattr(tracker, "name", "") == "trackio":
                 import pandas
-                import trackio  # here, because it is an extra
+                import trackio  # pyright: ignore[reportMissingImports]  an extra
 
                 tracker.log(
                     {"completions": trackio.Table(dataframe=pandas.DataFrame(rows, columns=columns))}, step=step
