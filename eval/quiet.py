@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import warnings
-from functools import partialmethod
+from functools import wraps
 
 
 # Read by the libraries when they are imported, here or in a process that this one starts. What is set stays as it is.
@@ -51,9 +51,14 @@ def bars_only_on_a_terminal() -> None:
     """Let every bar of tqdm, of whatever library, be drawn only where its output is a terminal."""
     from tqdm import tqdm  # here, because the package `eval` has to be imported without any library
 
-    if not isinstance(vars(tqdm)["__init__"], _OnlyOnATerminal):
-        tqdm.__init__ = _OnlyOnATerminal(tqdm.__init__, disable=None)  # pyright: ignore[reportAttributeAccessIssue]
+    drawn_anywhere = tqdm.__init__
+    if getattr(drawn_anywhere, "only_on_a_terminal", False):
+        return
 
+    @wraps(drawn_anywhere)
+    def __init__(self, *args, disable=None, **options):
+        # None: where the output is a terminal. Some libraries ask for a bar anywhere, by False.
+        drawn_anywhere(self, *args, disable=disable or None, **options)
 
-class _OnlyOnATerminal(partialmethod):
-    """tqdm's constructor, with None (only on a terminal) as the default of `disable`."""
+    setattr(__init__, "only_on_a_terminal", True)  # noqa: B010  pyright knows no attributes of functions
+    tqdm.__init__ = __init__

@@ -110,12 +110,7 @@ def compare(config: CompareConfig) -> Path:
     run = Path(config.output_dir)
 
     # Both trainings are checked before either begins.
-    shared: dict[str, Any] = {
-        "model": config.model,
-        "task": config.task,
-        "seed": config.seed,
-        "data_seed": config.data_seed,
-    }
+    shared: dict[str, Any] = {name: getattr(config, name) for name in ("model", "task", "seed", "data_seed")}
     if trackers := tracker_names(config.report_to):
         shared["report_to"] = trackers
     budget, longest = config.completions, config.max_new_tokens
@@ -154,9 +149,7 @@ def compare(config: CompareConfig) -> Path:
     earlier = without_other_checkpoints(read_results(run / "results.json"), sections["digests"]["models"])
     write_results(run / "results.json", "comparison", earlier | about | sections)
     tracking = Tracking(trackers, run)
-    tracking.summary(
-        comparison_summary(sections), step=max(one["completions"] for one in sections["training"].values())
-    )
+    tracking.summary(comparison_summary(sections), step=config.completions)
     tracking.close()
     stages.begin("report")
     page = build(run)

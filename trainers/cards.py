@@ -9,10 +9,8 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
-from eval.errors import UserError
 from eval.ownership import files_in, run_at, write_marker
 from eval.storage import read_json, read_jsonl, read_yaml_mapping, write_text
-from eval.tasks import get_task
 from trainers.step_line import duration
 
 
@@ -21,6 +19,19 @@ METHODS = {
     "grpo": ("GRPO, through TRL", "DeepSeekMath, arXiv 2402.03300"),
     "sft": ("supervised fine-tuning on the base model's own right answers, through TRL", "arXiv 2308.01825"),
     "pretrain": ("pre-training from random weights", ""),
+}
+BIBTEX = """```bibtex
+@software{posttrain_lab,
+  title = {posttrain-lab},
+  author = {{The posttrain-lab authors}}
+}
+```"""
+# Tasks whose rows are a data set of the hub.
+HUB_DATA = {
+    "gsm8k": "openai/gsm8k",
+    "boolq": "google/boolq",
+    "countdown_hub": "Jiayi-Pan/Countdown-Tasks-3to4",
+    "math": "nlile/hendrycks-MATH-benchmark",
 }
 # Of config.yaml, what says how a method went about it.
 SETTINGS = {
@@ -58,7 +69,7 @@ def card(run: Path, results: dict[str, Any], adapter: bool = False) -> ModelCard
         "## Training\n\n" + "\n".join(f"- {line}" for line in training(config, results, method)),
         "## How to make it again\n\n" + replay(config, environment, results, method),
         "## Versions\n\n" + ", ".join(f"{name} {version}" for name, version in versions(environment).items()),
-        "## Citation\n\n" + citation(method, environment),
+        "## Citation\n\n" + citation(method),
     ]
     return ModelCard("\n\n".join(parts) + "\n", ignore_metadata_errors=False)
 
@@ -111,23 +122,18 @@ def measured(config: dict[str, Any], results: dict[str, Any], evaluations: list[
     """Greedy accuracies with their intervals."""
     if "validation" in results:
         rows = [f"| {task} | {100 * share:.1f} % |" for task, share in results["validation"]["accuracy"].items()]
-        head = (
-            f"Greedy accuracy on {config['evaluate_size']} validation problems of each task, in the last evaluation."
-        )
+        head = f"Greedy accuracy on {config['evaluate_size']} validation problems of each task, last evaluation."
         return "\n".join([head, "", "| task | accuracy |", "| --- | ---: |", *rows])
     known = [row for row in evaluations if row.get("accuracy") is not None]
     if not known:
         return "The run had no evaluation (`eval_every: 0`)."
-    shown = (
-        {"before training": known[0], "after training": known[-1]} if known[0]["step"] == 0 else {"after": known[-1]}
-    )
-    rows = [
-        f"| {when} (step {row['step']}) | {100 * row['accuracy']:.1f} % | {100 * row['low']:.1f}–{100 * row['high']:.1f} |"
-        for when, row in shown.items()
-    ]
+    rows = []
+    for row in [known[0], known[-1]] if known[0]["step"] == 0 else [known[-1]]:
+        accuracy, low, high = (100 * row[key] for key in ("accuracy", "low", "high"))
+        rows.append(f"| after {row['step']} steps | {accuracy:.1f} % | {low:.1f}–{high:.1f} |")
     head = (
-        f"Greedy accuracy on {known[-1]['total']} validation problems of {task_name(config['task'])}. Intervals: 95 %, over "
-        "the choice of problems alone; they do not cover what another training seed would give."
+        f"Greedy accuracy on {known[-1]['total']} validation problems of {task_name(config['task'])}. Intervals: "
+        "95 %, over the choice of problems alone; they do not cover what another training seed would give."
     )
     return "\n".join([head, "", "| model | accuracy | interval |", "| --- | ---: | ---: |", *rows])
 
@@ -165,9 +171,7 @@ def replay(config: dict[str, Any], environment: dict[str, Any], results: dict[st
     if environment.get("git_commit"):
         changed = ", with uncommitted changes" if environment.get("git_uncommitted_changes") else ""
         lines += [f"Commit of posttrain-lab: {environment['git_commit']}{changed}.", ""]
-    lines.append(
-        "`posttrain-lab verify RUN` compares the files of the run folder with the digests in its results.json."
-    )
+    lines.append("`posttrain-lab verify RUN` compares the files of the run folder with the digests in results.json.")
     if method == "es" and config.get("algorithm", "es") == "es":
         lines.append(
             "With the base model its seeds.jsonl is a complete record of the weights: `python -m trainers.es.replay "
@@ -180,10 +184,9 @@ def versions(environment: dict[str, Any]) -> dict[str, str]:
     return {"python": environment["python"]} | environment["packages"]
 
 
-def citation(method: str, environment: dict[str, Any]) -> str:
+def citation(method: str) -> str:
     _, paper = METHODS[method]
-    entry = "```bibtex\n@software{posttrain_lab,\n  title = {posttrain-lab},\n  author = {{The posttrain-lab authors}}\n}\n```"
-    return entry + (f"\n\nThe method: {paper}." if paper else "")
+    return BIBTEX + (f"\n\nThe method: {paper}." if paper else "")
 
 
 def task_name(task: Any) -> str:
@@ -198,14 +201,7 @@ def hub_dataset(task: Any) -> str | None:
     if isinstance(task, dict):
         data = str(task.get("data", ""))
         return data if data.count("/") == 1 and not Path(data).exists() else None
-    try:
-        opened = get_task(task)
-    except UserError:
-        return None
-    return next(
-        (found for value in vars(opened).values() if (found := getattr(value, "path", None)) and "/" in str(found)),
-        None,
-    )
+    return HUB_DATA.get(task)
 
 
 def base_license(model: Any) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, get_token
-from huggingface_hub.constants import HF_HUB_OFFLINE
+from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
@@ -26,11 +26,9 @@ class HubOptions:
     """For the configs of methods that do not have transformers' own."""
 
     push_to_hub: bool = option(False, "upload the finished model with its card to the Hugging Face hub")
-    hub_model_id: str | None = option(
-        None, "its repository there, name or owner/name; the run folder's name if not given"
-    )
+    hub_model_id: str | None = option(None, "its repository, owner/name or name; the run folder's name if not given")
     hub_private_repo: bool | None = option(
-        None, "whether a new repository is private; the account's default if not given"
+        None, "whether a new repository is private; as the account has it if not given"
     )
     hub_token: str | None = option(None, "login for it; that of `hf auth login` or HF_TOKEN if not given")
 
@@ -44,15 +42,13 @@ def check_hub(config: Any) -> None:
     except HFValidationError as error:
         raise UserError(f"hub_model_id: {' '.join(str(error).split())}; give owner/name") from None
     if HF_HUB_OFFLINE:
-        raise UserError(
-            "push_to_hub needs the network, and HF_HUB_OFFLINE is set; unset it, or write push_to_hub: false"
-        )
+        raise UserError("push_to_hub needs the hub, but HF_HUB_OFFLINE is set; unset it, or write push_to_hub: false")
     token = config.hub_token or get_token()
     advice = "log in (hf auth login), or write push_to_hub: false"
     if not token:
         raise UserError(f"push_to_hub needs a login at the hub, and there is none; {advice}")
     try:
-        HfApi().whoami(token)
+        HfApi(ENDPOINT).whoami(token)
     except Exception as error:  # refused, no network: of several libraries
         raise UserError(f"push_to_hub: the hub does not take the login ({type(error).__name__}); {advice}") from None
 
@@ -66,7 +62,7 @@ def push(folder: Path, config: Any) -> str:
 
     Raises `UserError` if the hub refuses; the run itself is complete then.
     """
-    hub = HfApi(token=config.hub_token or get_token())
+    hub = HfApi(ENDPOINT, token=config.hub_token or get_token())
     try:
         place = hub.create_repo(repository(config), private=config.hub_private_repo, exist_ok=True)
         message = "Model and card, from posttrain-lab"

@@ -152,7 +152,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     tracking = Tracking(tracker_names(config.report_to) if accelerator.is_main_process else [], run)
     began = time.perf_counter() - seconds
     steps = range(start, config.steps)
-    hidden = None if accelerator.is_main_process else True  # None: where it is no terminal
+    hidden = not accelerator.is_main_process
     for step in tqdm(steps, initial=start, total=config.steps, desc="pretrain", disable=hidden):
         loss, norm = training.step(step)
         done = step + 1

@@ -255,7 +255,7 @@ class _RuleTraining:
         config, accelerator = self.config, self.accelerator
         began = time.perf_counter() - self.clock["seconds"]
         shown = progress and accelerator.is_main_process
-        bar = tqdm(total=config.steps, initial=self.step, desc=self.run.name, disable=None if shown else True)
+        bar = tqdm(total=config.steps, initial=self.step, desc=self.run.name, disable=not shown)
         stopped = _agreed(_stops(self.run, config), accelerator)
         while self.step < config.steps and not stopped:
             loss = self._step()

@@ -1,7 +1,7 @@
 """Curves of a run in a tracker: TensorBoard, trackio or Weights & Biases, through accelerate's classes for them.
 
 Every method that generates logs on the same axis, the completions generated so far, so that the curves of runs that
-differ in everything else lie on one plot; trainings that generate nothing log by step. docs/tracking.md lists the names.
+differ in everything else lie on one plot; trainings that generate nothing log by step. docs/tracking.md has the names.
 """
 
 import importlib.util
@@ -19,7 +19,7 @@ from trainers.arguments import check_choice
 
 # Tracker -> the package that it needs.
 PACKAGES = {"tensorboard": "tensorboard", "trackio": "trackio", "wandb": "wandb"}
-# Of rows of metrics.jsonl and evaluations.jsonl, under their own names: those that ES and GRPO share, and further ones.
+# Of rows of metrics.jsonl and evaluations.jsonl, by their own names: those that ES and GRPO share, and further ones.
 LOGGED = ("reward", "accuracy", "tokens", "seconds")
 FURTHER = ("loss", "grad_norm", "kl", "entropy", "update_norm", "valid", "copies", "loss_train", "loss_held_out")
 # What a tracker shows -> what it may be called in a row. The first is ES's name, the second TRL's.
@@ -85,17 +85,17 @@ class Tracking:
             tracker.log(values, step=row.get("completions", row.get("step")))
 
     def log_completions(self, records: Sequence[dict[str, Any]], step: int) -> None:
-        """A table of what the model wrote in an evaluation, where the tracker has tables. records: `evaluate_task`'s."""
+        """A table of what the model wrote, where the tracker has tables. records: `evaluate_task`'s."""
         rows = [
             [_asked(record["prompt"]), record["completion"], record["value"]] for record in list(records)[:TABLE_ROWS]
         ]
         columns = ["prompt", "completion", "value"]
         for tracker in self.trackers:
-            if tracker.name == "wandb":
+            if getattr(tracker, "name", "") == "wandb":
                 tracker.log_table("completions", columns=columns, data=rows, step=step)  # pyright: ignore
-            elif tracker.name == "trackio":
+            elif getattr(tracker, "name", "") == "trackio":
                 import pandas
-                import trackio  # here, because it is an extra
+                import trackio  # pyright: ignore[reportMissingImports]  an extra
 
                 tracker.log(
                     {"completions": trackio.Table(dataframe=pandas.DataFrame(rows, columns=columns))}, step=step
@@ -128,7 +128,7 @@ def tracked(row: dict[str, Any]) -> dict[str, Any]:
     if isinstance(by_task := values.get("accuracy"), dict):
         values |= {"accuracy": fmean(by_task.values())} | {f"accuracy/{task}": one for task, one in by_task.items()}
     for name, keys in RENAMED.items():
-        values |= {name: row[key] for key in keys if row.get(key) is not None}
+        values |= dict([(name, row[key]) for key in keys if row.get(key) is not None])
     for key, value in row.items():
         # TRL's name for what one of the reward functions gave.
         if key.startswith("rewards/") and key.endswith("/mean") and value is not None:

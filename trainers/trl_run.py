@@ -398,7 +398,8 @@ class RunRecorder(TrainerCallback):
             state.global_step,
             state.max_steps,
             seconds=self.seconds - self.seconds_before,
-            **({"done": self.generated.completions} if self.rows is None else self._rows_done(state)),
+            done=self._done(state),
+            unit="completions" if self.rows is None else "rows",
             reward=logged.get("reward"),
             loss=None if "reward" in logged else logged["loss"],
         )
@@ -446,9 +447,12 @@ class RunRecorder(TrainerCallback):
             print(line, flush=True)
         PartialState().wait_for_everyone()
 
-    def _rows_done(self, state: TrainerState) -> dict[str, Any]:
-        of_step, of_run = self.rows or (0, 0)
-        return {"done": min(state.global_step * of_step, of_run), "unit": "rows"}
+    def _done(self, state: TrainerState) -> int:
+        """What was generated or, of the rows of a run, trained on so far."""
+        if self.rows is None:
+            return self.generated.completions
+        of_step, of_run = self.rows
+        return min(state.global_step * of_step, of_run)
 
     def _reached(self, state: TrainerState) -> dict[str, Any]:
         return {
