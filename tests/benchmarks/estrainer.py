@@ -6,7 +6,7 @@ Each round runs, one after the other and each in a process of its own, with the 
 
     es before    recipes/es.py as it was at the commit below, checked out into a temporary worktree
     es           recipes/es.py as it is
-    grpo plain   TRL's `GRPOTrainer` with the task's score as its reward function, and nothing else
+    grpo plain   TRL's `GRPOTrainer` with the task's score of the same text as its reward function, and nothing else
     grpo         recipes/grpo.py
 
 without evaluations, saved at the end alone. Printed are medians over the rounds: seconds of training (first to last
@@ -32,10 +32,12 @@ from tests.recipe_files import ROOT
 BEFORE = "4866e50"
 PAIRS = (("es", "es before"), ("grpo", "grpo plain"))
 PLAIN_GRPO = """
-import json, sys, time
+import json, time
+from functools import partial
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOTrainer
 from eval.adapters import TaskReward
+from eval.rollout.chat import answer_text, end_token_ids
 from eval.tasks import get_task
 from trainers.arguments import parse
 from trainers.grpo import GRPOArguments, GRPOConfig, problems_of_run
@@ -58,8 +60,9 @@ problems = problems_of_run(task, arguments, config)
 config.shuffle_dataset = False
 model = AutoModelForCausalLM.from_pretrained(arguments.model)
 tokenizer = AutoTokenizer.from_pretrained(arguments.model)
+decode = partial(answer_text, tokenizer, ends=end_token_ids(tokenizer, model.generation_config))
 trainer = GRPOTrainer(
-    model, TaskReward(task), args=config, train_dataset=problems, processing_class=tokenizer, callbacks=[Clock]
+    model, TaskReward(task, decode), args=config, train_dataset=problems, processing_class=tokenizer, callbacks=[Clock]
 )
 trainer.train()
 trainer.save_model(config.output_dir + "/model")
