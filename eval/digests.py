@@ -82,12 +82,13 @@ def rows_digest(rows: Iterable[Any]) -> str:
 def data_digests(sizes: Iterable[tuple[str, int]], split: str, seed: int) -> dict[str, str]:
     """{"countdown, 500 rows of test": digest} for each (task, how many of its rows were measured on)."""
     # Here, because a command that only reads files should not wait for the libraries of the tasks.
-    from eval.tasks import get_task
+    from eval.tasks import get_task, task_name
 
-    return {
-        f"{name}, {size} rows of {split}": rows_digest(get_task(name).load(split, size, seed))
-        for name, size in dict.fromkeys(sizes)
-    }
+    digests = {}
+    for name, size in dict.fromkeys(sizes):
+        rows = get_task(name).load(split, size, seed)
+        digests[f"{task_name(name)}, {len(rows)} rows of {split}"] = rows_digest(rows)
+    return digests
 
 
 def run_digests(folder: Path, models: Mapping[str, str | Path], data: Mapping[str, str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from eval.adapters import evaluation_row
+from eval.adapters import evaluation_rows
 from eval.errors import UserError
 from eval.intervals import mean_interval, wilson_interval
 from eval.rollout.base import RolloutEngine, Sampling
@@ -132,9 +132,10 @@ def weights_hash(weights: Mapping[str, torch.Tensor]) -> str:
 
 
 def accuracy_interval(values: list[float]) -> tuple[float | None, float | None]:
-    """The 95 % interval of the mean of scores in [0, 1].
+    """The 95 % interval of the mean of scores.
 
-    Wilson's when every score is 0 or 1; the normal approximation, cut to [0, 1], when a task gives partial credit.
+    Wilson's when every score is 0 or 1; the normal approximation when a task gives partial credit, cut to [0, 1] where
+    all scores lie there (rewards of one's own may be any number).
     (None, None) without values, and for a single partial credit, whose spread nobody knows.
     """
     if values and set(values) <= {0.0, 1.0}:
@@ -142,6 +143,8 @@ def accuracy_interval(values: list[float]) -> tuple[float | None, float | None]:
     if len(values) < 2:
         return None, None
     low, high = mean_interval(values)
+    if min(values) < 0 or max(values) > 1:
+        return low, high
     return max(0.0, low), min(1.0, high)
 
 
@@ -153,6 +156,15 @@ def _answers(
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
             [answers] = engine.generate([row["prompt"] for row in batch], sampling)
+            answered = [(row, one) for row, completions in zip(batch, answers, strict=True) for one in completions]
+            scores = iter(
+                evaluation_rows(
+                    task,
+                    [completion.text for _, completion in answered],
+                    [row for row, _ in answered],
+                    [completion.token_ids for _, completion in answered],
+                )
+            )
             for index, (row, completions) in enumerate(zip(batch, answers, strict=True), start=start):
                 for sample, completion in enumerate(completions):
                     records.append(
@@ -161,7 +173,7 @@ def _answers(
                             **({"sample": sample} if sampling.samples > 1 else {}),
                             "prompt": row["prompt"],
                             "completion": completion.text,
-                            **evaluation_row(task, completion.text, row),
+                            **next(scores),
                             "tokens": len(completion.token_ids),
                             "finished": completion.finished,
                         }

@@ -23,14 +23,15 @@ import yaml
 from analysis.claims.comparison import ComparedOn, add_probes
 from analysis.claims.judge import Comparison, judge
 from analysis.report import build, build_gallery
+from analysis.report.terminal import results_text
 from analysis.resume import read_results
 from analysis.theory.predictions import predict
 from eval.digests import file_digest, run_digests
 from eval.errors import UserError, exit_with_one_line
 from eval.results_file import write_results
 from eval.secrets import without_secrets
+from eval.stages import Stages
 from eval.storage import read_json, write_text
-from eval.tasks import get_task
 from recipes.compare import METHODS, CompareConfig, check_comparison, compare
 from trainers.arguments import (
     as_flat_dict,
@@ -48,6 +49,7 @@ from trainers.launch import make_accelerator
 from trainers.options import PositiveInt, Processes, Rows, check_bounds, option
 from trainers.run_folder import start_run
 from trainers.side_by_side import side_by_side
+from trainers.task_options import TaskOptionList, rewarded_task
 
 
 BUDGETS = ("matched", "published")
@@ -64,7 +66,7 @@ class ClaimsConfig(ComparedOn):
     output_dir: str = field(metadata={"help": "folder of the sweep"})
     es_config: str = field(metadata={"help": "YAML file of recipes/es.py"})
     grpo_config: str = field(metadata={"help": "YAML file of recipes/grpo.py"})
-    tasks: list[str] = option(["countdown", "arithmetic"], "each trained on its own")
+    tasks: TaskOptionList = option(["countdown", "arithmetic"], "each trained on its own")
     seeds: PositiveInt = option(5, "training seeds 0, 1, ...; a verdict takes at least 5")
     budgets: list[str] = option([*BUDGETS], "matched, published or both")
     precisions: list[str] = option([*PRECISIONS], "fp32, released or both")
@@ -85,8 +87,8 @@ class ClaimsConfig(ComparedOn):
         check_bounds(self)
         check_comparison(self)
         check_at_most("seeds", self.seeds, 10_000, "each is a comparison of every kind")
-        for name in {*self.tasks, *self.test_tasks}:
-            get_task(name)
+        self.tasks = [rewarded_task(spec) for spec in self.tasks]
+        self.test_tasks = [rewarded_task(spec) for spec in self.test_tasks]
         for name in self.budgets:
             check_choice("budgets", name, BUDGETS)
         for name in self.precisions:
@@ -133,8 +135,11 @@ def main() -> None:
     for name, options in settings.items():
         write_text(sweep / "configs" / f"{name}.yaml", yaml.safe_dump(without_secrets(options), sort_keys=False))
 
+    stages = Stages(["comparisons", "verdicts", "report"])
+
     # 1. The comparisons, those of one seed before those of the next.
     unfinished = [job for job in planned if not is_finished(sweep / job.folder)]
+    stages.begin("comparisons", finished=not unfinished)
     print(f"{len(planned)} comparisons, {len(planned) - len(unfinished)} of them finished", flush=True)
     began = time.perf_counter()
     calls = {
@@ -147,6 +152,7 @@ def main() -> None:
     print(f"{len(unfinished)} comparisons in {(time.perf_counter() - began) / 60:.1f} minutes", flush=True)
 
     # 2. The verdicts, over everything that is there.
+    stages.begin("verdicts")
     comparisons = [
         Comparison(job.conditions, job.seed, read_json(sweep / job.folder / "results.json")) for job in planned
     ]
@@ -162,8 +168,11 @@ def main() -> None:
         | {"files": {str(job.folder): file_digest(sweep / job.folder / "results.json") for job in planned}},
     }
     write_results(sweep / "results.json", "claims", results)
-    print(f"gallery: {build_gallery(sweep)}")
-    print(f"report: {build(sweep)}")
+    stages.begin("report")
+    gallery, page = build_gallery(sweep), build(sweep)
+    print(f"\n{results_text(sweep)}\n", flush=True)
+    print(f"gallery: {gallery}")
+    print(f"report: {page}")
 
 
 def jobs(config: ClaimsConfig) -> Iterator[Job]:

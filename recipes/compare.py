@@ -8,27 +8,33 @@ straight lines between them. Every stage writes its own file; started again, an 
 the first stage that has none. The report is in report/index.html of the run folder.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from transformers.utils.logging import disable_progress_bar
-
-from analysis.claims.comparison import ComparedOn, compare_models
+from analysis.claims.comparison import MEASURED, ComparedOn, compare_models
 from analysis.report import build
-from analysis.resume import read_results
+from analysis.report.terminal import results_text
+from analysis.resume import read_results, without_other_checkpoints
 from eval.errors import UserError, exit_with_one_line
 from eval.results_file import write_results
-from eval.storage import read_json
-from eval.tasks import TASKS, get_task
+from eval.stages import Stages
+from eval.storage import read_json, read_yaml_mapping
+from eval.tasks import TASKS, TaskSpec, get_task, is_own, own_data
 from trainers.arguments import as_flat_dict, check_between, parse
 from trainers.budget import es_at_budget, grpo_at_budget
 from trainers.chains import local_model
+from trainers.es.config import ESConfig
+from trainers.es.folder import may_grow
 from trainers.es.memory import model_shape
 from trainers.es.train import train_es
-from trainers.grpo import train_grpo
+from trainers.grpo import GRPOArguments, GRPOConfig, check_more_steps, train_grpo
 from trainers.launch import make_accelerator
 from trainers.options import NonNegativeInt, PositiveInt, Rows, Seed, check_bounds, check_held_out, check_rows, option
 from trainers.run_folder import start_run
+from trainers.task_options import TaskOption, TaskOptionList, TaskOptions, fold_task, rewarded_task
+from trainers.tracking import Tracking, comparison_summary, tracker_names
 
 
 METHODS = ("es", "grpo")
@@ -37,7 +43,7 @@ MOST_POINTS = 10_000
 
 
 @dataclass(kw_only=True)
-class CompareConfig(ComparedOn):
+class CompareConfig(TaskOptions, ComparedOn):
     """One model, one task, one budget, two methods.
 
     The two YAML files give what belongs to a method alone; model, task, seed, budget and folders come from here.
@@ -47,22 +53,36 @@ class CompareConfig(ComparedOn):
     output_dir: str = field(metadata={"help": "run folder of the comparison"})
     es_config: str = field(metadata={"help": "YAML file of recipes/es.py"})
     grpo_config: str = field(metadata={"help": "YAML file of recipes/grpo.py"})
-    task: str = option("countdown", "what both methods are rewarded for")
+    task: TaskOption = option("countdown", "what both methods are rewarded for")
     completions: PositiveInt = option(61440, "training completions that each method generates")
     grpo_completions: NonNegativeInt = option(0, "completions of GRPO where its budget is another one; 0: the same")
     seed: Seed = option(0, "seed of both trainings")
-    test_tasks: list[str] = option(list(TASKS), "tasks evaluated at the end")
+    test_tasks: TaskOptionList = option(list(TASKS), "tasks evaluated at the end")
     test_size: Rows = option(500, "held-out problems per task")
     max_new_tokens: PositiveInt = option(64, "longest completion, in training and afterwards")
     kl_prompts: Rows = option(200, "prompts per task and direction of the KL")
     line_points: int = option(11, "models along each straight line, the ends included")
     batch_size: PositiveInt = option(500, "prompts generated at a time after training")
+    report_to: str | list[str] = option(
+        "none", "tensorboard, trackio, wandb, several of them, or none: both trainings, and a run with what differs"
+    )
 
     def __post_init__(self):
         check_bounds(self)
         check_comparison(self)
-        for name in {self.task, *self.test_tasks}:
-            get_task(name)
+        tracker_names(self.report_to)
+        fold_task(self)
+        self.test_tasks = tested_tasks(self.task, self.test_tasks)
+
+
+def tested_tasks(task: str, test_tasks: Sequence[TaskSpec]) -> list[str]:
+    """The tasks evaluated at the end, a trained one of one's own among them. Raises UserError for a wrong one."""
+    tested = [rewarded_task(spec) for spec in test_tasks]
+    if is_own(task) and task not in tested:
+        tested = [task, *tested]
+    if len(set(tested)) < len(tested):
+        raise UserError(f"test_tasks has two tasks of one name ({', '.join(tested)}); give each once, or a name")
+    return tested
 
 
 def check_comparison(config: ComparedOn) -> None:
@@ -87,11 +107,12 @@ def compare(config: CompareConfig) -> Path:
 
     In a run of several processes all train, and the main one does the rest.
     """
-    disable_progress_bar()  # transformers' bar for each file it reads or writes
     run = Path(config.output_dir)
 
     # Both trainings are checked before either begins.
-    shared = {"model": config.model, "task": config.task, "seed": config.seed, "data_seed": config.data_seed}
+    shared: dict[str, Any] = {name: getattr(config, name) for name in ("model", "task", "seed", "data_seed")}
+    if trackers := tracker_names(config.report_to):
+        shared["report_to"] = trackers
     budget, longest = config.completions, config.max_new_tokens
     es = es_at_budget(config.es_config, budget, longest, output_dir=str(run / "es"), **shared)
     grpo = grpo_at_budget(
@@ -99,19 +120,23 @@ def compare(config: CompareConfig) -> Path:
     )
     model_shape(config.model)
     accelerator = make_accelerator()
-    start_run(run, config)
+    start_run(run, config, may_change=("report_to", *more_completions(config, es, grpo)))
 
     # 1. Two trainings. A finished one returns at once.
+    stages = Stages(["training es", "training grpo", *MEASURED, "report"], accelerator.is_main_process)
+    stages.begin("training es", finished=(run / "es" / "results.json").exists())
     train_es(es)
+    stages.begin("training grpo", finished=(run / "grpo" / "results.json").exists())
     train_grpo(*grpo)
     base = local_model(config.model, run / "base")
     if not accelerator.is_main_process:
         return base
 
     # 2. What the finished models can do, and how they differ.
-    sections = compare_models(run, base, METHODS, config.task, config, accelerator.device)
+    sections = compare_models(run, base, METHODS, config.task, config, accelerator.device, stages)
 
-    # 3. All numbers in one file, and the page made from it. What `python -m analysis` has added to the file stays.
+    # 3. All numbers in one file, and the page made from it. What `python -m analysis` has added to the file stays,
+    # unless the models are others now.
     environment = read_json(run / "environment.json")
     about = {
         "command": environment["command"],
@@ -119,10 +144,41 @@ def compare(config: CompareConfig) -> Path:
         "config": as_flat_dict(config),
         "task": config.task,
         "base_model": config.model,
+        **own_data([config.task, *config.test_tasks]),
     }
-    write_results(run / "results.json", "comparison", read_results(run / "results.json") | about | sections)
-    print(f"report: {build(run)}")
+    earlier = without_other_checkpoints(read_results(run / "results.json"), sections["digests"]["models"])
+    write_results(run / "results.json", "comparison", earlier | about | sections)
+    tracking = Tracking(trackers, run)
+    tracking.summary(comparison_summary(sections), step=config.completions)
+    tracking.close()
+    stages.begin("report")
+    page = build(run)
+    print(f"\n{results_text(run)}\n", flush=True)
+    print(f"report: {page}")
     return base
+
+
+def more_completions(config: CompareConfig, es: ESConfig, grpo: tuple[GRPOArguments, GRPOConfig]) -> tuple[str, ...]:
+    """The options that may differ from those of the comparison in the folder, because it is given more completions.
+
+    Raises `UserError`, before anything is written, if one of the trainings cannot go on.
+    """
+    run = Path(config.output_dir)
+    if not (run / "config.yaml").exists():
+        return ()
+    before = read_yaml_mapping(run / "config.yaml")
+    budgets = [(one, before.get(one, 0)) for one in ("completions", "grpo_completions")]
+    for name, earlier in budgets:
+        if 0 < getattr(config, name) < earlier:
+            raise UserError(
+                f"{name} was {earlier}, now {getattr(config, name)}, but a comparison is made longer, never shorter; "
+                "give at least that, or choose another output_dir"
+            )
+    grown = tuple(name for name, earlier in budgets if getattr(config, name) != earlier)
+    if grown:
+        may_grow(run / "es", es)
+        check_more_steps(get_task(config.task), *grpo)
+    return grown
 
 
 if __name__ == "__main__":

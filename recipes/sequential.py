@@ -20,23 +20,25 @@ from typing import Any
 
 import torch
 import yaml
-from transformers.utils.logging import disable_progress_bar
 
 from analysis.behaviour.held_out import HeldOut
 from analysis.continual.chain import evaluate, measure_chain
 from analysis.continual.summary import summarise
 from analysis.report import build
+from analysis.report.terminal import results_text
 from eval.digests import data_digests, run_digests
 from eval.errors import UserError, exit_with_one_line
 from eval.results_file import write_results
+from eval.stages import Stages
 from eval.storage import read_json, write_text
-from eval.tasks import get_task
+from eval.tasks import own_data
 from trainers.arguments import as_flat_dict, check_between, parse, read_yaml
 from trainers.chains import SEEDS_BETWEEN_STAGES, Arm, Budget, Plan, check_arm, local_model, task_folder, train_chain
 from trainers.launch import make_accelerator
 from trainers.options import NonNegativeInt, PositiveInt, Processes, check_bounds, check_held_out, option
 from trainers.run_folder import start_run
 from trainers.side_by_side import side_by_side
+from trainers.task_options import TaskOptionList, rewarded_task
 
 
 # What may differ from the study that a folder holds already: how much of it is run, not how.
@@ -50,8 +52,8 @@ class SequentialConfig(HeldOut):
     model: str = field(metadata={"help": "checkpoint folder or hub name that all chains start from"})
     output_dir: str = field(metadata={"help": "folder of the study"})
     arms: list[Arm] = field(metadata={"help": f"methods with their options (es, grpo, sft), such as [{Arm.EXAMPLE}]"})
-    tasks: list[str] = option(["countdown", "arithmetic", "four_choice", "yes_no"], "trained in this order")
-    further_tasks: list[str] = option([], "tasks that are only evaluated")
+    tasks: TaskOptionList = option(["countdown", "arithmetic", "four_choice", "yes_no"], "trained in this order")
+    further_tasks: TaskOptionList = option([], "tasks that are only evaluated")
     seeds: PositiveInt = option(3, "training seeds 0, 1, ... of every arm")
     match: str = option("completions", "what arms spend alike: completions, tokens, seconds")
     budget: float = option(15360, "so many for each task; of a reference, its completions")
@@ -69,8 +71,8 @@ class SequentialConfig(HeldOut):
         check_bounds(self)
         check_held_out(self)
         check_between("seeds", self.seeds, 1, SEEDS_BETWEEN_STAGES)
-        for name in self.columns():
-            get_task(name)
+        self.tasks = [rewarded_task(spec) for spec in self.tasks]
+        self.further_tasks = [rewarded_task(spec) for spec in self.further_tasks]
         if not self.tasks:
             raise UserError("tasks is empty; give at least one")
         if len({task_folder(name) for name in self.columns()}) < len(self.columns()):
@@ -101,7 +103,6 @@ CONFIG_TYPES = (SequentialConfig,)
 
 def main() -> None:
     (config,) = parse(*CONFIG_TYPES)
-    disable_progress_bar()  # transformers' bar for each file it reads or writes
     run = Path(config.output_dir)
     plan = Plan(
         run,
@@ -124,18 +125,22 @@ def main() -> None:
         run_chain(config, plan, arm, seed, device)
         return
     start_run(run, config, may_change=MAY_CHANGE)
+    stages = Stages(["evaluation of the base", "chains", "report"], is_main)
 
     # 1. Every task before the first training: row 0 of all matrices.
     if is_main:
         for arm in config.arms:
             keep_settings(run, arm)
+        stages.begin("evaluation of the base")
         evaluate(plan.model, config.columns(), run / "evaluation", config, device)
 
     # 2. The chains, those that give others their budget first. A finished one is left as it is.
     finished = [(plan.chain(arm.name, seed) / "chain.json").exists() for arm, seed in config.chains()]
     unfinished = [chain for chain, done in zip(config.chains(), finished, strict=True) if not done]
     unfinished.sort(key=lambda chain: plan.budget.follows(chain[0]))
-    print(f"{len(finished)} chains, {sum(finished)} of them finished", flush=True)
+    stages.begin("chains", finished=not unfinished)
+    if is_main:
+        print(f"{len(finished)} chains, {sum(finished)} of them finished", flush=True)
     began = time.perf_counter()
     if config.processes > 1:
         for _, group in groupby(unfinished, key=lambda chain: plan.budget.follows(chain[0])):
@@ -169,6 +174,7 @@ def main() -> None:
         "base_model": config.model,
         "tasks": config.tasks,
         "columns": config.columns(),
+        **own_data(config.columns()),
         "match": config.match,
         "budget": config.budget,
         "arms": {
@@ -182,7 +188,10 @@ def main() -> None:
         "digests": run_digests(run, {"base": plan.model, **models}, data_digests(sizes, "test", config.data_seed)),
     }
     write_results(run / "results.json", "sequential", results | {"continual": summarise(results)})
-    print(f"report: {build(run)}")
+    stages.begin("report")
+    page = build(run)
+    print(f"\n{results_text(run)}\n", flush=True)
+    print(f"report: {page}")
 
 
 def keep_settings(run: Path, arm: Arm) -> None:
@@ -200,7 +209,6 @@ def keep_settings(run: Path, arm: Arm) -> None:
 
 def run_chain(config: SequentialConfig, plan: Plan, arm: Arm, seed: int, device: torch.device) -> None:
     """Train and measure one chain."""
-    disable_progress_bar()
     train_chain(plan, arm, seed)
     measure(config, plan, arm, seed, device)
 

@@ -24,10 +24,11 @@ import yaml
 from transformers import TrainingArguments
 from trl import TrlParser
 
-from eval.errors import UserError
+from eval.errors import UserCodeError, UserError
 from eval.folders import check_writable
 from eval.paths import expand_home, expand_words, require_path
 from eval.secrets import without_secrets
+from eval.tasks import OwnSpec
 
 
 # A file of options has some hundreds of values at most; more, in a small file, are aliases of aliases.
@@ -98,7 +99,10 @@ def as_flat_dict(*configs: Any) -> dict[str, Any]:
             left_out = {key for key in values if key.endswith("_token")} | {"generation_batch_size"}
             flat |= {key: value for key, value in values.items() if key not in left_out}
         else:
-            flat |= {field.name: _plain(getattr(config, field.name)) for field in fields(config) if field.init}
+            # FOLDED: what a config has put into another of its options.
+            folded = getattr(config, "FOLDED", ())
+            kept = [field.name for field in fields(config) if field.init and field.name not in folded]
+            flat |= {name: _plain(getattr(config, name)) for name in kept}
     return without_secrets(flat)
 
 
@@ -185,6 +189,8 @@ class _Parser(TrlParser):
     def __init__(self, *types: Any, **options: Any):
         super().__init__(*types, **options)
         defaults = {field.name: field.default for type_ in self.dataclass_types for field in fields(type_)}
+        hints = {name: hint for type_ in self.dataclass_types for name, hint in get_type_hints(type_).items()}
+        texts_or_mappings = {name for name, hint in hints.items() if _takes_text_or_mapping(hint)}
         for action in self._actions:
             flag = action.option_strings[0]
             if action.type is str and action.default is None and defaults.get(action.dest, MISSING) is not MISSING:
@@ -193,10 +199,23 @@ class _Parser(TrlParser):
             if isinstance(action.type, type) and is_dataclass(action.type):
                 action.nargs, action.metavar = None, "YAML"
                 action.type = partial(_inline_list, flag, action.type)
+            elif action.dest in texts_or_mappings:
+                # Lists lose a default that is no list here, as above.
+                action.type = partial(_text_or_mapping, flag, action.nargs == "+")
+                default = defaults[action.dest]
+                action.default = action.default if action.default is not None or default is MISSING else default
             elif (get_origin(action.type) or action.type) is dict:
                 action.type, action.metavar = partial(_inline_yaml, flag), "YAML"
             elif action.nargs == "+" and action.type is str:
                 action.type = partial(_word, flag)
+
+    @staticmethod
+    def _parse_dataclass_field(parser: Any, field: Field) -> None:
+        """To argparse, a list of texts or mappings is a list of texts; `_text_or_mapping` reads them."""
+        options = get_args(field.type) if get_origin(field.type) in (Union, UnionType) else (field.type,)
+        if _takes_text_or_mapping(field.type) and any(get_origin(option) is list for option in options):
+            field.type = list[str]
+        TrlParser._parse_dataclass_field(parser, field)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; --help explains every option")
@@ -220,6 +239,21 @@ def _word(flag: str, text: str) -> str:
         names = " ".join(name.strip() for name in text.split(","))
         raise UserError(f"{flag} has {text!r}; write {flag} {names}")
     return text
+
+
+def _takes_text_or_mapping(hint: Any) -> bool:
+    """Whether an option is `str | dict[str, Any]`, such as a task, or a list of them, with or without plain text."""
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    inner = [get_args(option)[0] if get_origin(option) is list else option for option in options]
+    flat = [each for one in inner for each in (get_args(one) if get_origin(one) in (Union, UnionType) else (one,))]
+    return str in flat and any(get_origin(one) is dict for one in flat)
+
+
+def _text_or_mapping(flag: str, in_list: bool, text: str) -> Any:
+    """A name, or a mapping as inline YAML."""
+    if text.lstrip().startswith("{"):
+        return _inline_yaml(flag, text)
+    return _word(flag, text) if in_list else text
 
 
 def _inline_yaml(flag: str, text: str) -> Any:
@@ -366,6 +400,8 @@ def _build(type_: type, values: dict[str, Any], place: str) -> Any:
     try:
         instance = type_(**{field.name: values[field.name] for field in own if field.name in values})
         check_all_finite(instance)
+    except UserCodeError:
+        raise
     except (UserError, ValueError, OverflowError) as error:
         raise UserError(f"{place}{_one_line(error)}") from error
     return instance
@@ -386,6 +422,8 @@ def _plain(value: Any) -> Any:
         return value.value
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, OwnSpec):
+        return _plain(value.mapping)
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, dict):
@@ -422,7 +460,7 @@ def _convert(value: Any, hint: Any) -> Any:
         if not isinstance(value, list):
             raise _WrongType
         item_hint = (get_args(hint) or (Any,))[0]
-        if item_hint is str and any(isinstance(item, str) and "," in item for item in value):
+        if str in (item_hint, *get_args(item_hint)) and any(isinstance(item, str) and "," in item for item in value):
             raise _WrongType
         return [_convert(item, item_hint) for item in value]
     if origin is dict or hint is dict:
@@ -441,6 +479,8 @@ def _convert(value: Any, hint: Any) -> Any:
         return Path(value)
     if hint is str and isinstance(value, Path):
         return str(value)
+    if hint is str and isinstance(value, str):
+        return value  # eval.tasks.OwnSpec too
     if type(value) is not hint:
         raise _WrongType
     return value
@@ -466,7 +506,12 @@ def _number(value: int | float | str, type_: type) -> int | float:
 def _advice(value: Any, hint: Any) -> str:
     """What to write in place of a value of the wrong type, where that can be told."""
     entries = [value] if isinstance(value, str) else value
-    if hint == list[str] and isinstance(entries, list) and all(isinstance(entry, str) for entry in entries):
+    inner = get_args(hint)[0] if get_origin(hint) is list else None
+    if (
+        str in (inner, *get_args(inner))
+        and isinstance(entries, list)
+        and all(isinstance(entry, str) for entry in entries)
+    ):
         names = [name.strip() for entry in entries for name in entry.split(",")]
         return f"; write [{', '.join(names)}]"
     if get_origin(hint) is Literal and isinstance(value, str):

@@ -1,16 +1,18 @@
 """Several methods at the same budget: their YAML files with what a study decides for all of them.
 
 A budget is a number of completions; or of tokens or seconds, with `stop_at_tokens` or `stop_at_seconds` among the
-shared options. Then `completions` is an upper bound, and what is left over of a whole step is dropped.
+shared options. Then `completions` is an upper bound, and what is left over of a whole step is dropped; so it is with
+data of one's own, whose rows decide how large a step can be.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 from eval.errors import UserError
+from eval.tasks import is_own
 from trainers.arguments import from_yaml
-from trainers.es.train import ESConfig
-from trainers.grpo import GRPOArguments, GRPOConfig
+from trainers.es.config import ESConfig
+from trainers.grpo import GRPOArguments, GRPOConfig, fit_generation
 from trainers.sft import SFTArguments, SFTConfig
 
 
@@ -26,7 +28,8 @@ def grpo_at_budget(
 ) -> tuple[GRPOArguments, GRPOConfig]:
     """The GRPO run of `path` with as many optimiser steps as `completions` hold."""
 
-    def per_step(_: GRPOArguments, grpo: GRPOConfig) -> float:
+    def per_step(arguments: GRPOArguments, grpo: GRPOConfig) -> float:
+        fit_generation(arguments, grpo)
         return grpo.completions_per_step
 
     options = shared | {"max_completion_length": max_new_tokens}
@@ -50,7 +53,7 @@ def _whole_steps(
     """The configs of `path` with the option `counted` set to how many steps of `per_step(*configs)` there are."""
     one = from_yaml(path, types, options | {counted: 1})
     size = per_step(*one)
-    upper_bound = bool(one[0].stop_at_tokens or one[0].stop_at_seconds)
+    upper_bound = bool(one[0].stop_at_tokens or one[0].stop_at_seconds) or is_own(one[0].task)
     if completions < size or (completions % size and not upper_bound):
         raise UserError(
             f"the budget of {completions} completions is not a whole number of steps of {size:g} as {path} has "

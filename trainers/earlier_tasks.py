@@ -5,18 +5,24 @@ prompts of a step follow from its number and the run's seed alone, so that a res
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import numpy as np
 
+from eval.adapters import score_completions
 from eval.errors import UserError
-from eval.tasks import Score, Task, get_task
+from eval.tasks import Score, Task, TaskSpec, get_task, task_spec
 from trainers.arguments import check_between
 
 
-def check_replay(task: str, replay: str, replay_share: float) -> None:
+# With commas, or a list in which tasks of one's own have a place too.
+Replay = str | Sequence[TaskSpec]
+
+
+def check_replay(task: str, replay: Replay, replay_share: float) -> None:
     """Raise `UserError` for unknown earlier tasks, and for tasks without a share or a share without tasks."""
     names = replay_names(replay)
     for name in names:
@@ -28,9 +34,11 @@ def check_replay(task: str, replay: str, replay_share: float) -> None:
         raise UserError(f"replay is {replay!r} and replay_share {replay_share}; give both, or neither")
 
 
-def replay_names(replay: str) -> list[str]:
-    """The names in a comma list."""
-    return [name.strip() for name in replay.split(",") if name.strip()]
+def replay_names(replay: Replay) -> list[str]:
+    """The names in a comma list; of a list, each as `get_task` takes it."""
+    if isinstance(replay, str):
+        return [name.strip() for name in replay.split(",") if name.strip()]
+    return [task_spec(task) for task in replay]
 
 
 def replayed_prompts(prompts: int, replay_share: float) -> int:
@@ -56,7 +64,7 @@ class MixedTask:
     tasks: dict[str, Task]
 
     @classmethod
-    def of(cls, task: str, replay: str) -> "MixedTask":
+    def of(cls, task: str, replay: Replay) -> "MixedTask":
         tasks = {name: get_task(name) for name in (task, *replay_names(replay))}
         return cls(tasks[task].name, tasks[task].system_prompt, tasks)
 
@@ -71,7 +79,25 @@ class MixedTask:
         return datasets.Dataset.from_list([self.row(trained, row) for row in rows])
 
     def score(self, completion: str, row: dict[str, Any]) -> Score:
-        return self.tasks[row["task"]].score(completion, json.loads(row["row"]))
+        return self.score_batch([completion], [row], None)[0]
+
+    def score_batch(
+        self,
+        completions: Sequence[str],
+        rows: Sequence[dict[str, Any]],
+        completion_ids: Sequence[list[int]] | None,
+        given: Mapping[str, Any] | None = None,
+    ) -> list[Score]:
+        """The score of each completion by the task of its row, those of one task at once."""
+        scores: list[Score | None] = [None] * len(completions)
+        for name, task in self.tasks.items():
+            mine = [index for index, row in enumerate(rows) if row["task"] == name]
+            ids = None if completion_ids is None else [completion_ids[index] for index in mine]
+            texts = [completions[index] for index in mine]
+            own = [json.loads(rows[index]["row"]) for index in mine]
+            for index, score in zip(mine, score_completions(task, texts, own, ids, given), strict=True):
+                scores[index] = score
+        return cast(list[Score], scores)
 
 
 @dataclass(frozen=True)
@@ -87,7 +113,7 @@ class EarlierTasks:
     seed: int
 
     @classmethod
-    def load(cls, task: str, replay: str, per_step: int, size: int, data_seed: int, seed: int) -> "EarlierTasks":
+    def load(cls, task: str, replay: Replay, per_step: int, size: int, data_seed: int, seed: int) -> "EarlierTasks":
         """size: training problems of each earlier task."""
         mixed = MixedTask.of(task, replay)
         rows = {name: mixed.tasks[name].load("train", size, data_seed) for name in replay_names(replay)}

@@ -7,6 +7,7 @@ folder is that of `trainers.trl_run`, and besides
     adapter/                        with LoRA: the adapter, which the final model in model/ is merged with
 """
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,27 +22,31 @@ import requests
 import torch
 import trl
 from accelerate import PartialState
-from accelerate.utils import reduce
+from accelerate.utils import gather, reduce
 from peft import LoraConfig, PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from trl import GRPOTrainer
 from trl.generation.vllm_generation import VLLMGeneration
 from trl.import_utils import is_vllm_available
 
-from eval.adapters import TaskReward
+from eval.adapters import TaskReward, completion_text
 from eval.errors import UserError
 from eval.rollout.base import Messages
 from eval.rollout.chat import accepted_messages, answer_text, end_token_ids
 from eval.rollout.loading import load_model
 from eval.storage import new_folder, read_json
 from eval.tasks import Task, get_task
+from eval.tasks.own import say
 from trainers.arguments import check_at_least, check_at_most, check_choice, did_you_mean
+from trainers.dead_signal import SHOWN, DeadSignal
 from trainers.earlier_tasks import EarlierTasks, MixedTask, check_replay, replay_names, replayed_prompts
 from trainers.ending import check_budgets
 from trainers.launch import is_main_process
 from trainers.lora import check_lora_patterns, check_lora_targets, read_lora_patterns
+from trainers.more_steps import goes_on, options_before, reopen
 from trainers.options import NonNegativeInt, Share, check_rows, option
 from trainers.run_folder import end_run, start_run
+from trainers.task_options import TaskOption, prompts_there_are, training_rows
 from trainers.tracking import tracker_names
 from trainers.trl_run import (
     FIXED,
@@ -84,7 +89,9 @@ class GRPOArguments(TRLArguments):
         "max_steps stays the upper bound, and what the learning rate's schedule goes by. 0: no limit.",
     )
     stop_at_seconds: float = option(0.0, "The same for seconds of training, without evaluation and saving.")
-    replay: str = option("", "Earlier tasks whose training problems are mixed in, with commas.")
+    replay: str | list[TaskOption] = option(
+        "", "Earlier tasks whose training problems are mixed in, with commas or as a list."
+    )
     replay_share: float = option(0.0, "Share of the problems of every generation of completions that is theirs.")
     lora_rank: NonNegativeInt = option(0, "Rank of the LoRA adapter; 0 trains all parameters.")
     lora_alpha: int = option(32, "LoRA scales its update by lora_alpha / lora_rank.")
@@ -225,6 +232,25 @@ def _check_run(arguments: GRPOArguments, config: GRPOConfig) -> None:
     replayed_prompts(config.problems_per_generation, arguments.replay_share)
 
 
+def fit_generation(arguments: GRPOArguments, config: GRPOConfig) -> None:
+    """Generate for no more prompts at a time than data of one's own has: the batch of each process becomes smaller.
+
+    Where it cannot be divided so, prompts come several times in a generation, which is said in one line.
+    """
+    asked = config.problems_per_generation
+    prompts = prompts_there_are(get_task(arguments.task), asked, "the generation batch")
+    if prompts == asked:
+        return
+    passes = config.world_size * cast(int, config.steps_per_generation)
+    while prompts > 1 and prompts * cast(int, config.num_generations) % passes:
+        prompts -= 1
+    if prompts * cast(int, config.num_generations) % passes:
+        say("the generation batch cannot be made smaller for so many processes, so prompts come several times in it")
+        return
+    config.generation_batch_size = prompts * cast(int, config.num_generations)
+    config.per_device_train_batch_size = cast(int, config.generation_batch_size) // passes
+
+
 def problems_of_run(task: Task, arguments: GRPOArguments, config: GRPOConfig) -> datasets.Dataset:
     """The problems in the order in which the whole run takes them, shuffled anew for each pass over `train_size`.
 
@@ -236,7 +262,8 @@ def problems_of_run(task: Task, arguments: GRPOArguments, config: GRPOConfig) ->
     replayed = replayed_prompts(config.problems_per_generation, arguments.replay_share)
     new = config.problems_per_generation - replayed
     needed = generations * new
-    problems = task.load("train", arguments.train_size or needed, seed_of_problems(config))
+    size = training_rows(task, arguments.train_size or needed)
+    problems = task.load("train", size, seed_of_problems(config))
     order = np.random.default_rng(config.seed)
     passes = [
         order.permutation(len(problems)) if config.shuffle_dataset else np.arange(len(problems))
@@ -263,6 +290,28 @@ def problems_of_run(task: Task, arguments: GRPOArguments, config: GRPOConfig) ->
     )
 
 
+def check_more_steps(task: Task, arguments: GRPOArguments, config: GRPOConfig) -> tuple[str, ...]:
+    """The options that may differ from those of the run in the folder, because it is given more steps.
+
+    Raises `UserError` if the steps that are done would have been others in a run of that length.
+    """
+    before = options_before(run_folder(config), "max_steps", config)
+    if before is None:
+        return ()
+    shorter, earlier = copy.copy(config), copy.copy(arguments)
+    shorter.max_steps, earlier.train_size = before["max_steps"], before.get("train_size")
+    done, longer = (problems_of_run(task, *one) for one in ((earlier, shorter), (arguments, config)))
+    if done.to_list() != longer.select(range(min(len(done), len(longer)))).to_list():
+        hint = ""
+        if earlier.train_size is None and not arguments.replay:
+            hint = f" (without train_size they go by max_steps: give train_size: {len(done)} to go on with the same)"
+        raise UserError(
+            f"max_steps was {before['max_steps']}, now {config.max_steps}, but the run would have had other problems "
+            f"from its first step on{hint}; or choose another output_dir"
+        )
+    return "max_steps", "train_size"
+
+
 def with_prompts(problems: datasets.Dataset, prompts: list[Messages]) -> datasets.Dataset:
     """The problems with these prompts in place of their own; themselves where they are the same."""
     if prompts == list(problems["prompt"]):
@@ -281,25 +330,45 @@ class CountedReward:
         self.__name__ = self.reward.__name__
         self.completions = 0
         self.tokens = 0
+        self.signal: DeadSignal | None = DeadSignal()
 
     def __call__(self, completions: list, completion_ids: list[list[int]], **columns: Any) -> list[float | None]:
         counts = torch.tensor([len(completions), sum(map(len, completion_ids))], device=PartialState().device)
         completions_everywhere, tokens_everywhere = torch.as_tensor(reduce(counts, "sum")).tolist()
         self.completions += completions_everywhere
         self.tokens += tokens_everywhere
-        return self.reward(completions=completions, completion_ids=completion_ids, **columns)
+        rewards = self.reward(completions=completions, completion_ids=completion_ids, **columns)
+        assert self.signal is not None
+        texts = [completion_text(completion) for completion in completions[:SHOWN]]
+        self.signal.step(_extremes(rewards), list(zip(texts, rewards, strict=False)))
+        return rewards
+
+
+def _extremes(rewards: list[float | None]) -> list[float]:
+    """The lowest and the highest reward of each process; NaN where one has none."""
+    given = [reward for reward in rewards if reward is not None]
+    extremes = [min(given), max(given)] if given else [math.nan, math.nan]
+    own = torch.tensor(extremes, dtype=torch.float64 if PartialState().device.type == "cpu" else torch.float32)
+    return torch.as_tensor(gather(own.to(PartialState().device))).tolist()
 
 
 def train_grpo(arguments: GRPOArguments, config: GRPOConfig) -> dict[str, Any]:
     """Train by GRPO in `config.output_dir`, or go on where a killed run was; returns what stands in results.json.
 
-    A run that is complete returns at once. A run that was killed continues from its last complete checkpoint and ends
-    with the weights of an undisturbed run, bit for bit, when transformers generates the completions (vLLM's sampling
-    depends on a state of its own). Raises `UserError` for mistakes in the options and for a full disk.
+    A run that is complete returns at once, unless `max_steps` asks for more of it (see `check_more_steps`). A run that
+    was killed continues from its last complete checkpoint. Both end with the weights of an undisturbed run, bit for
+    bit, when transformers generates the completions (vLLM's sampling depends on a state of its own).
+
+    Raises `UserError` for mistakes in the options and for a full disk.
     """
+    fit_generation(arguments, config)
     _check_run(arguments, config)
     task = get_task(arguments.task)
-    if (finished := results_of_finished_run(arguments, config)) is not None:
+    folder = run_folder(config)
+    growing = check_more_steps(task, arguments, config)
+    if (
+        finished := results_of_finished_run(arguments, config, lambda _: goes_on(folder, config.max_steps))
+    ) is not None:
         return finished
     # Loaded before the folder is touched: a wrong name leaves nothing behind.
     model, tokenizer = load_chat_model(arguments.model)
@@ -309,8 +378,10 @@ def train_grpo(arguments: GRPOArguments, config: GRPOConfig) -> dict[str, Any]:
     problems = problems_of_run(task, arguments, config)
     # TRL applies the template itself, to prompts that it takes.
     problems = with_prompts(problems, accepted_messages(tokenizer, problems["prompt"]))
-    folder = run_folder(config)
-    start_run(folder, arguments, config, may_change=MAY_CHANGE)
+    start_run(folder, arguments, config, may_change=(*MAY_CHANGE, *growing))
+    # In the middle of a generation, its completions would be lost.
+    accumulate = config.gradient_accumulation_steps
+    reopen(folder, config.max_steps, arguments.eval_every, lambda step: step * accumulate % config.generate_every == 0)
     checkpoint = last_checkpoint_of_run(
         folder, lambda newest: _train(arguments, config, task, model, tokenizer, problems, newest)
     )

@@ -6,12 +6,17 @@ al. 2023, arXiv 2308.01825) and, with one round, as expert iteration (ReST-EM: S
 Every right answer is kept, as often as it was sampled, so that the first step's gradient is REINFORCE's for a reward
 of 0 or 1 without a baseline. Whatever is generated counts, right or wrong.
 
+Data of one's own with a column of answers is trained on these answers instead, those that its reward scores above 0;
+nothing is generated then. `answers: sampled` has the model's own here too, those with a reward above 0.
+
 The run folder is that of `trainers.trl_run`; besides, samples.jsonl has a row per batch of prompts, with the answers
 kept.
 """
 
+import math
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +28,21 @@ from accelerate.utils import broadcast_object_list, gather_object
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTTrainer
 
-from eval.adapters import score_completion
+from eval.adapters import score_completions
 from eval.errors import UserError
 from eval.rollout.base import Sampling
 from eval.rollout.hf import HFEngine
 from eval.storage import append_jsonl, read_json, read_jsonl, truncate_jsonl
-from eval.tasks import Task, get_task
+from eval.tasks import OwnTask, Task, get_task
+from eval.tasks.own import say
+from trainers.arguments import check_choice
 from trainers.ending import check_budgets
 from trainers.launch import is_main_process
+from trainers.more_steps import goes_on, options_before, reopen
 from trainers.options import PositiveFloat, PositiveInt, Rows, option
 from trainers.run_folder import end_run, start_run
+from trainers.step_line import step_line
+from trainers.task_options import training_rows
 from trainers.tracking import tracker_names
 from trainers.trl_run import (
     FIXED,
@@ -60,6 +70,9 @@ from trainers.trl_run import (
 class SFTArguments(TRLArguments):
     """What the lab adds to TRL's `SFTConfig`; both are read from the same flat YAML."""
 
+    answers: str = option(
+        "", "What is trained on: sampled, or column (of your own data; the default where it has answers)."
+    )
     problems: Rows = option(1920, "Training problems that the model answers.")
     samples: PositiveInt = option(8, "Answers to each of them.")
     temperature: PositiveFloat = option(1.0, "At which they are sampled.")
@@ -75,6 +88,11 @@ class SFTArguments(TRLArguments):
     def __post_init__(self):
         super().__post_init__()
         check_budgets(self.stop_at_tokens, self.stop_at_seconds)
+        column = getattr(get_task(self.task), "answer_column", "")
+        check_choice("answers", self.answers, ("", "sampled", "column"))
+        if self.answers == "column" and not column:
+            raise UserError(f"answers: column, but task {self.task} has none; give answer_column, or answers: sampled")
+        self.answers = self.answers or ("column" if column else "sampled")
 
 
 # Options of SFTTrainer that only make sense with one value here, and why.
@@ -112,31 +130,46 @@ class Sampled:
     seconds: float
     correct: int
     kept: list[tuple[list[int], list[int]]]
+    signal: None = None
 
 
 def train_sft(arguments: SFTArguments, config: SFTConfig) -> dict[str, Any]:
     """Sample and train in `config.output_dir`, or go on where a killed run was; returns what stands in results.json.
 
-    A run that is complete returns at once. A run that was killed goes on from its last batch of samples or its last
-    complete checkpoint and ends with the weights of an undisturbed run, bit for bit. Raises `UserError` for mistakes
-    in the options, for a model that answers nothing right, and for a full disk.
+    A run that is complete returns at once, unless `num_train_epochs` asks for more passes. A run that was killed goes
+    on from its last batch of samples or its last complete checkpoint. Both end with the weights of an undisturbed run,
+    bit for bit. Raises `UserError` for mistakes in the options, for a model that answers nothing right, and for a full
+    disk.
     """
     check_run(arguments, config)
     task = get_task(arguments.task)
-    if (finished := results_of_finished_run(arguments, config)) is not None:
+    folder = run_folder(config)
+    growing = () if options_before(folder, "num_train_epochs", config) is None else ("num_train_epochs",)
+
+    def more(results: dict[str, Any]) -> bool:
+        return goes_on(folder, steps_of(results["kept"], config))
+
+    if (finished := results_of_finished_run(arguments, config, more)) is not None:
         return finished
     # Loaded before the folder is touched: a wrong name leaves nothing behind.
     model, tokenizer = load_chat_model(arguments.model)
-    problems = task.load("train", arguments.problems, seed_of_problems(config))
-    folder = run_folder(config)
-    start_run(folder, arguments, config, may_change=MAY_CHANGE)
+    problems = task.load("train", training_rows(task, arguments.problems), seed_of_problems(config))
+    start_run(folder, arguments, config, may_change=(*MAY_CHANGE, *growing))
     model.to(config.device)  # pyright: ignore[reportArgumentType]  transformers' decorator hides that it is a method
-    sampled = sample(folder, arguments, config, task, HFEngine(model, tokenizer), problems)
+    engine = HFEngine(model, tokenizer)
+    if isinstance(task, OwnTask) and arguments.answers == "column":
+        sampled = answers_of_data(arguments, task, engine, problems)
+    else:
+        sampled = sample(folder, arguments, config, task, engine, problems)
     if not sampled.kept:
         raise UserError(
             f"none of the {sampled.completions} answers of {arguments.model} on {arguments.task} is right and "
             "finished, so there is nothing to train on; raise samples or problems, or take another model"
         )
+    kept = len(sampled.kept)
+    # Where the answers do not fill the last step, a longer run fills it with those of the next pass.
+    whole = partial(ends_whole, kept, config)
+    reopen(folder, steps_of(kept, config), arguments.eval_every, whole)
     checkpoint = last_checkpoint_of_run(
         folder, lambda newest: _train(arguments, config, task, model, tokenizer, sampled, newest)
     )
@@ -145,6 +178,56 @@ def train_sft(arguments: SFTArguments, config: SFTConfig) -> dict[str, Any]:
     PartialState().wait_for_everyone()
     end_run(folder)
     return read_json(folder / "results.json")
+
+
+def answers_of_data(arguments: SFTArguments, task: OwnTask, engine: HFEngine, problems: datasets.Dataset) -> Sampled:
+    """The answers in the data's own column that its reward scores above 0; how many are left out is said in one line.
+
+    Raises UserError if none is left.
+    """
+    rows = problems.to_list()
+    texts = [str(row[task.answer_column]) for row in rows]
+    ids = [[*_token_ids(engine, text), engine.tokenizer.eos_token_id] for text in texts]
+    scores = score_completions(task, texts, rows, ids)
+    rewarded = [is_right(task, score.value) for score in scores]
+    fits = [len(tokens) <= arguments.max_completion_length for tokens in ids]
+    prompts = engine.encode([row["prompt"] for row in rows])
+    kept = [pair for pair, *good in zip(zip(prompts, ids, strict=True), rewarded, fits, strict=True) if all(good)]
+    too_long = sum(right and not fit for right, fit in zip(rewarded, fits, strict=True))
+    counts = (
+        f"{len(kept)} of the {len(rows)} answers in column {task.answer_column!r} are trained on; "
+        f"{len(rows) - sum(rewarded)} score 0 or less, {too_long} are longer than max_completion_length"
+    )
+    if not kept:
+        raise UserError(
+            f"task {task.name}: {counts}; give answers as a model should write them, a reward that accepts them, or "
+            "answers: sampled, to train on the model's own"
+        )
+    say(f"task {task.name}: {counts}")
+    return Sampled(completions=0, tokens=0, seconds=0.0, correct=sum(rewarded), kept=kept)
+
+
+def _token_ids(engine: HFEngine, text: str) -> list[int]:
+    return engine.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def is_right(task: Task, value: float | None) -> bool:
+    """Whether an answer is trained on: with score 1; of a reward of one's own, which has no such scale, above 0."""
+    return value is not None and (value > 0 if isinstance(task, OwnTask) else value == 1.0)
+
+
+def steps_of(kept: int, config: SFTConfig) -> int:
+    """Optimiser steps of `num_train_epochs` passes over so many answers."""
+    return math.ceil(kept * int(config.num_train_epochs) / answers_per_step(config))
+
+
+def ends_whole(kept: int, config: SFTConfig, step: int) -> bool:
+    """Whether the last of `step` steps, with which whole passes end, is a full one."""
+    return step * answers_per_step(config) % kept == 0
+
+
+def answers_per_step(config: SFTConfig) -> int:
+    return config.per_device_train_batch_size * config.gradient_accumulation_steps * config.world_size
 
 
 def sample(
@@ -170,19 +253,18 @@ def sample(
             "completions": len(answers),
             "tokens": sum(len(answer["completion_ids"]) for answer in answers),
             "seconds": time.perf_counter() - began,
-            "correct": sum(answer["value"] == 1.0 for answer in answers),
+            "correct": sum(is_right(task, answer["value"]) for answer in answers),
             # A right answer that was cut would teach the model not to end.
-            "kept": [answer for answer in answers if answer["value"] == 1.0 and answer["finished"]],
+            "kept": [answer for answer in answers if is_right(task, answer["value"]) and answer["finished"]],
         }
         [batch] = broadcast_object_list([batch])  # the clocks of the processes differ
         batches.append(batch)
         if is_main_process():
             append_jsonl(path, batch)
-            print(
-                f"sft batch {step + 1}/{len(starts)}  {batch['correct']} of {batch['completions']} answers right  "
-                f"{batch['seconds']:.2f} s",
-                flush=True,
-            )
+            done, seconds = (sum(one[key] for one in batches) for key in ("completions", "seconds"))
+            right = batch["correct"] / batch["completions"]
+            line = step_line("sft answers", step + 1, len(starts), seconds=seconds, done=done, reward=right)
+            print(line, flush=True)
     kept = [(answer["prompt_ids"], answer["completion_ids"]) for batch in batches for answer in batch["kept"]]
     totals = {key: sum(batch[key] for batch in batches) for key in ("completions", "tokens", "seconds", "correct")}
     return Sampled(**totals, kept=kept)
@@ -203,16 +285,26 @@ def _answers(
     sampling = Sampling(arguments.max_completion_length, arguments.temperature, arguments.samples, config.seed, step)
     prompts = [row["prompt"] for row in rows]
     [answers] = engine.generate(prompts, sampling)
+    answered = [
+        (row, prompt_ids, completion)
+        for row, prompt_ids, completions in zip(rows, engine.encode(prompts), answers, strict=True)
+        for completion in completions
+    ]
+    scores = score_completions(
+        task,
+        [completion.text for *_, completion in answered],
+        [row for row, *_ in answered],
+        [completion.token_ids for *_, completion in answered],
+    )
     return [
         {
             "completion": completion.text,
-            "value": score_completion(task, completion.text, row).value,
+            "value": score.value,
             "finished": completion.finished,
             "prompt_ids": prompt_ids,
             "completion_ids": completion.token_ids,
         }
-        for row, prompt_ids, completions in zip(rows, engine.encode(prompts), answers, strict=True)
-        for completion in completions
+        for (_, prompt_ids, completion), score in zip(answered, scores, strict=True)
     ]
 
 
@@ -260,6 +352,8 @@ def _train(
         # TRL's count of the tokens trained on starts again at 0 when a run is resumed.
         left_out=("num_tokens",),
         keep=config.save_total_limit,
+        method="sft",
+        rows=(options.train_batch_size * options.gradient_accumulation_steps * options.world_size, len(data)),
     )
     run_trainer(trainer, recorder, arguments, checkpoint)
 

@@ -25,7 +25,6 @@ import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
-from huggingface_hub import HfApi, get_token
 from peft import PeftModel
 from torch.distributed.tensor import DTensor
 from transformers import (
@@ -45,7 +44,6 @@ from eval.digests import data_digests, rows_digest, run_digests
 from eval.errors import UserError
 from eval.harness import evaluate_task
 from eval.ownership import files_in, read_marker, remove_made, require_ours, run_at, write_marker
-from eval.results_file import write_results
 from eval.rollout.base import Sampling
 from eval.rollout.chat import end_token_ids, padding_id
 from eval.rollout.hf import HFEngine
@@ -61,7 +59,7 @@ from eval.storage import (
     write_json,
     write_text,
 )
-from eval.tasks import Task
+from eval.tasks import Task, own_data
 from trainers.arguments import (
     MOST,
     check_all_finite,
@@ -70,10 +68,15 @@ from trainers.arguments import (
     check_positive,
     check_seed,
 )
+from trainers.dead_signal import DeadSignal
 from trainers.ending import diverged, ended_by
+from trainers.finish import finish_training
+from trainers.hub import HUB_OPTIONS, check_hub
 from trainers.launch import is_main_process
 from trainers.options import NonNegativeInt, Rows, check_bounds, check_not_negative, check_share, option
 from trainers.run_folder import end_run, start_run
+from trainers.step_line import step_line
+from trainers.task_options import TaskOption, TaskOptions, fold_task
 from trainers.tracking import Tracking, tracker_names
 
 
@@ -93,7 +96,7 @@ FIXED = {
 NAMES_IN_YAML = {None: "null", False: "false"}
 # What may change between a killed run and its continuation: how much is kept, not what is computed.
 # Earlier runs have logging_nan_inf_filter: true.
-MAY_CHANGE = ("save_total_limit", "report_to", "logging_nan_inf_filter")
+MAY_CHANGE = ("save_total_limit", "report_to", "logging_nan_inf_filter", *HUB_OPTIONS)
 # What is logged of the model itself: NaN there is a divergence. A reward is NaN where nothing could be scored.
 OF_THE_MODEL = ("loss", "grad_norm", "kl", "entropy")
 ADVICE = "lower learning_rate, or max_grad_norm"
@@ -103,11 +106,11 @@ BESIDE_WEIGHTS = 16 * 1024**2
 
 
 @dataclass
-class TRLArguments:
+class TRLArguments(TaskOptions):
     """What the lab adds to the options of each of TRL's trainers."""
 
-    task: str = field(metadata={"help": "Name of the task to train on, or package.module:attribute."})
     model: str = field(metadata={"help": "Checkpoint folder or hub name of the model to start from."})
+    task: TaskOption = option("", "Name of the task to train on, own.yaml, file.py:TASK, or package.module:attribute.")
     eval_every: NonNegativeInt = option(
         0,
         "Optimiser steps between greedy evaluations on validation problems; there is also one before the first step "
@@ -122,6 +125,7 @@ class TRLArguments:
 
     def __post_init__(self):
         check_bounds(self)
+        fold_task(self)
         check_at_least("eval_size", self.eval_size, 2)
 
 
@@ -130,6 +134,7 @@ class Generated(Protocol):
 
     completions: int
     tokens: int
+    signal: DeadSignal | None  # of the rewards so far, where there are rewards
 
 
 # Of transformers and TRL, by what they take; those that a trainer does not have are left out.
@@ -218,20 +223,7 @@ def check_run(arguments: TRLArguments, config: TrainingArguments) -> None:
     foreign = [path for path in _checkpoints(run_folder(config)) if not _is_own(path)]
     if foreign:
         raise UserError(f"{foreign[0]} is not of this run; move it away, or choose another output_dir")
-    if config.push_to_hub:
-        check_login(config)
-
-
-def check_login(config: TrainingArguments) -> None:
-    """Raise `UserError` if the model cannot be pushed at the end for want of a login that the hub takes."""
-    token = config.hub_token or get_token()
-    advice = "log in (hf auth login), or write push_to_hub: false"
-    if not token:
-        raise UserError(f"push_to_hub needs a login at the hub, and there is none; {advice}")
-    try:
-        HfApi().whoami(token)
-    except Exception as error:  # refused, no network, offline: of several libraries
-        raise UserError(f"push_to_hub: the hub does not take the login ({type(error).__name__}); {advice}") from None
+    check_hub(config)
 
 
 def run_folder(config: TrainingArguments) -> Path:
@@ -242,10 +234,15 @@ def seed_of_problems(config: TrainingArguments) -> int:
     return config.seed if config.data_seed is None else config.data_seed
 
 
-def results_of_finished_run(arguments: TRLArguments, config: TrainingArguments) -> dict[str, Any] | None:
-    """What stands in results.json of a complete run with these options; None if it is not complete."""
+def results_of_finished_run(
+    arguments: TRLArguments, config: TrainingArguments, goes_on: Callable[[dict[str, Any]], bool]
+) -> dict[str, Any] | None:
+    """What stands in results.json of a complete run with these options; None if it is not complete.
+
+    goes_on: whether a run with these results is to be given more steps.
+    """
     file = run_folder(config) / "results.json"
-    if not file.exists():
+    if not file.exists() or goes_on(read_json(file)):
         return None
     start_run(run_folder(config), arguments, config, may_change=MAY_CHANGE)
     end_run(run_folder(config))
@@ -309,6 +306,8 @@ class RunRecorder(TrainerCallback):
     seconds: that a run has taken before its first step.
     left_out: what the trainer logs and the record does not take.
     keep: how many checkpoints, the newest ones; None keeps all.
+    method: its name in the line after a step. rows: of a step and of the whole run, where all was sampled before the
+        run; None where each step generates its own completions.
     """
 
     def __init__(
@@ -326,10 +325,13 @@ class RunRecorder(TrainerCallback):
         seconds: float = 0.0,
         left_out: tuple[str, ...] = (),
         keep: int | None = None,
+        method: str = "grpo",
+        rows: tuple[int, int] | None = None,
     ):
         self.folder, self.generated, self.evaluate, self.eval_every = folder, generated, evaluate, eval_every
         self.budgets, self.generate_every, self.generation = budgets, generate_every, generation
         self.seconds, self.left_out, self.keep = seconds, left_out, keep
+        self.method, self.rows, self.seconds_before = method, rows, seconds
         self.ended_by: str | None = None
         last_step = -1
         if checkpoint is not None:
@@ -339,6 +341,8 @@ class RunRecorder(TrainerCallback):
         if is_main_process():
             truncate_jsonl(folder / "metrics.jsonl", last_step)
             truncate_jsonl(folder / "evaluations.jsonl", last_step)
+            if generated.signal is not None:
+                generated.signal = DeadSignal.resumed(folder / "metrics.jsonl")
         self.tracking = Tracking(trackers if is_main_process() else [], folder)
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -384,16 +388,22 @@ class RunRecorder(TrainerCallback):
             return
         # NaN (the reward of a step without a scorable completion, say) is not JSON.
         logged = {name: None if value is None or math.isnan(value) else value for name, value in logs.items()}
-        row = {**self._reached(state), **logged}
+        flags = {} if self.generated.signal is None else self.generated.signal.flags()
+        row = {**self._reached(state), **logged, **flags}
         append_jsonl(self.folder / "metrics.jsonl", row)
         self.tracking.log(row)
-        # Steps that go on with older completions have no reward of their own.
-        reward = f"reward {logged['reward']:.3f}  " if logged.get("reward") is not None else ""
-        print(
-            f"step {state.global_step}/{state.max_steps}  {reward}"
-            f"completions {self.generated.completions}  tokens {self.generated.tokens}  {self.seconds:.0f} s",
-            flush=True,
+        # Steps that go on with older completions have no reward of their own, those of SFT never.
+        line = step_line(
+            self.method,
+            state.global_step,
+            state.max_steps,
+            seconds=self.seconds - self.seconds_before,
+            done=self._done(state),
+            unit="completions" if self.rows is None else "rows",
+            reward=logged.get("reward"),
+            loss=None if "reward" in logged else logged["loss"],
         )
+        print(line, flush=True)
 
     def on_save(self, args, state, control, **kwargs):
         trained = ((name, weight) for name, weight in kwargs["model"].named_parameters() if weight.requires_grad)
@@ -412,7 +422,7 @@ class RunRecorder(TrainerCallback):
             write_marker(checkpoint, run_at(self.folder), [*files_in(checkpoint), MARKER])
             write_json(checkpoint / MARKER, marker)
             # Not by transformers, which would remove whatever has the name of a checkpoint.
-            for old in sorted(_complete_checkpoints(self.folder), key=_step_of)[: -self.keep if self.keep else 0]:
+            for old in sorted(complete_checkpoints(self.folder), key=step_of)[: -self.keep if self.keep else 0]:
                 remove_made(old)
 
     def _ended_by(self, args: TrainingArguments, state: TrainerState) -> str | None:
@@ -432,8 +442,17 @@ class RunRecorder(TrainerCallback):
             row = {"step": state.global_step, "completions": self.generated.completions, **kept}
             append_jsonl(self.folder / "evaluations.jsonl", row)
             self.tracking.log(row)
-            print(f"step {state.global_step}/{state.max_steps}  greedy accuracy {row['accuracy']:.3f}", flush=True)
+            self.tracking.log_completions(evaluation["records"], row["completions"])
+            line = step_line(self.method, state.global_step, state.max_steps, accuracy=row["accuracy"])
+            print(line, flush=True)
         PartialState().wait_for_everyone()
+
+    def _done(self, state: TrainerState) -> int:
+        """What was generated or, of the rows of a run, trained on so far."""
+        if self.rows is None:
+            return self.generated.completions
+        of_step, of_run = self.rows
+        return min(state.global_step * of_step, of_run)
 
     def _reached(self, state: TrainerState) -> dict[str, Any]:
         return {
@@ -485,7 +504,7 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
             if _is_own(checkpoint) and not (checkpoint / MARKER).exists():
                 remove_made(checkpoint)
     PartialState().wait_for_everyone()
-    return max(_complete_checkpoints(folder), key=_step_of, default=None)
+    return max(complete_checkpoints(folder), key=step_of, default=None)
 
 
 def last_checkpoint_of_run(folder: Path, train: Callable[[Path | None], None]) -> Path:
@@ -516,8 +535,7 @@ def trainer_config(config: Config, checkpoint: Path | None, **changed: Any) -> C
         setattr(config, name, value)
     config.report_to = []  # transformers would log on an axis of steps
     config.save_total_limit = None  # the recorder removes old checkpoints
-    if config.push_to_hub and config.hub_token:
-        os.environ["HF_TOKEN"] = config.hub_token
+    config.push_to_hub = False  # transformers would upload checkpoints; the finished model goes there with its card
     for name, value in vars(config).items():
         # The trainer writes its options into every checkpoint (training_args.bin).
         if is_secret(name):
@@ -625,9 +643,10 @@ def write_finished_run(
         **reached,
         "first_evaluation": evaluations[0] if evaluations else None,
         "last_evaluation": evaluations[-1] if evaluations else None,
+        **own_data([arguments.task]),
         "digests": run_digests(folder, {"start": arguments.model, "model": folder / "model"}, data),
     }
-    write_results(folder / "results.json", "training", results)
+    finish_training(folder, config, results)
 
 
 def _local(weight: torch.Tensor) -> torch.Tensor:
@@ -640,7 +659,7 @@ def _checkpoints(folder: Path) -> list[Path]:
     return [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
 
 
-def _complete_checkpoints(folder: Path) -> list[Path]:
+def complete_checkpoints(folder: Path) -> list[Path]:
     return [path for path in _checkpoints(folder) if _is_own(path) and (path / MARKER).exists()]
 
 
@@ -652,7 +671,7 @@ def _is_own(checkpoint: Path) -> bool:
     return marker["run"] == run_at(checkpoint.absolute().parent) != ""
 
 
-def _step_of(checkpoint: Path) -> int:
+def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
 
 

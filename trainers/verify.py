@@ -11,6 +11,7 @@ run may come out different; what differs is said first. docs/determinism.md says
 import argparse
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from eval.command_line import OneLineParser, at_least
 from eval.digests import RUN_FILES, file_digest, model_digest
 from eval.errors import UserError, exit_with_one_line
 from eval.results_file import kind_of, read_results_file
-from eval.storage import read_json
+from eval.storage import read_json, read_yaml_mapping
 from trainers.arguments import from_yaml
 from trainers.es.config import ESConfig
+from trainers.es.objects import Objects
 from trainers.es.verify import Check, verify_es
 from trainers.run_folder import PACKAGES, describe_environment
 
@@ -62,11 +64,19 @@ def verify(run: Path, steps: int) -> Iterator[Check]:
     if method != "es":
         print(f"a run of {method} keeps no log to replay: its files are compared with their digests")
     yield from file_checks(run, results)
-    if method == "es":
+    if given := objects_of(run):
+        print(f"steps cannot be made again: {', '.join(given)} were objects of a Python script")
+    elif method == "es":
         # Sums of many numbers depend on how many threads share them.
         torch.set_num_threads(environment["torch_threads"])
         (config,) = from_yaml(run / "config.yaml", (ESConfig,), {"output_dir": str(run), "report_to": "none"})
         yield from verify_es(config, run, steps)
+
+
+def objects_of(run: Path) -> list[str]:
+    """What a run of `ESTrainer` was given that only its script has."""
+    config = read_yaml_mapping(run / "config.yaml")
+    return [one.name for one in fields(Objects) if config.get(one.name) is not None]
 
 
 def finished_training(run: Path) -> dict[str, Any]:

@@ -16,12 +16,12 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from analysis.geometry.checkpoints import Checkpoint, check_same_parameters
+from analysis.geometry.checkpoints import open_checkpoints
 from analysis.statistics import percentile_interval, resample_counts
 from eval.errors import UserError
 from eval.rollout.base import Messages, Sampling
 from eval.rollout.hf import HFEngine
-from eval.tasks import get_task
+from eval.tasks import TaskSpec, get_task, task_name
 
 
 # Prompt token ids (at least one) and completion token ids.
@@ -200,8 +200,8 @@ class Setting:
     device: str | None
 
     def open(self, path: Path) -> HFEngine:
-        """Another model. Raises UserError if it turns some prompts into different tokens."""
-        engine = HFEngine.from_pretrained(path, device=self.device)
+        """Another model, or an adapter of base. Raises UserError if it turns some prompts into different tokens."""
+        engine = HFEngine.from_pretrained(path, device=self.device, base=self.base)
         for name, messages in self.prompts.items():
             if engine.encode(messages) != self.engine.encode(messages):
                 raise UserError(
@@ -236,7 +236,7 @@ class Setting:
 def open_setting(
     base: Path,
     checkpoints: dict[str, Path],
-    tasks: list[str],
+    tasks: Sequence[TaskSpec],
     prompts_per_task: int,
     seed: int,
     max_new_tokens: int,
@@ -249,7 +249,7 @@ def open_setting(
     The name of a file without its ending stands for the task. Raises UserError if the checkpoints are of different
     models.
     """
-    check_same_parameters([Checkpoint(path) for path in (base, *checkpoints.values())])
+    open_checkpoints(base, checkpoints.values())
     sets = prompt_sets(tasks, texts, prompts_per_task, seed)
     engine = HFEngine.from_pretrained(base, device=device)
     prompts = {name: distinct_prompts(engine, messages) for name, (messages, _) in sets.items()}
@@ -303,16 +303,16 @@ def kl_matrices(base: Path, checkpoints: dict[str, Path], *args: Any, **options:
     The other arguments, and what is raised: as in `kl_drift`.
     """
     setting = open_setting(base, checkpoints, *args, **options)
-    models = {"base": base, **checkpoints}
-    order = list(models)
+    order = ["base", *checkpoints]
+    weights = dict(zip(order, open_checkpoints(base, checkpoints.values()), strict=True))
 
     def divergences(name: str, before: str) -> tuple[dict[str, dict], dict[str, dict]]:
-        engine = setting.open(models[name])
+        engine = setting.open(checkpoints[name])
         completions = {task: setting.sample(engine, task) for task in setting.prompts}
 
         def against(reference: str) -> dict[str, dict]:
             # The second model takes base's weights and those of the checkpoint before by turns.
-            setting.engine.set_weights(Checkpoint(models[reference]).items())
+            setting.engine.set_weights(weights[reference].items())
             return {
                 task: setting.divergence(engine, setting.engine, completions[task], task, name, reference)
                 for task in setting.prompts
@@ -328,23 +328,27 @@ def kl_matrices(base: Path, checkpoints: dict[str, Path], *args: Any, **options:
 
 
 def prompt_sets(
-    tasks: Sequence[str], texts: Sequence[Path], size: int, seed: int
+    tasks: Sequence[TaskSpec], texts: Sequence[Path], size: int, seed: int
 ) -> dict[str, tuple[list[Messages], str]]:
     """{name: (prompts, where they come from)}: the first `size` of each task's test split and of each file of prompts.
 
     Raises UserError if there are none, if two have one name, or if a task or a file cannot be read.
     """
-    names = [*tasks, *(path.stem for path in texts)]
+    names = [*map(task_name, tasks), *(path.stem for path in texts)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(f"two sets of prompts are called {twice[0]!r}; rename a file or leave one of them out")
     if not names:
         raise UserError("there are no prompts to measure on; give tasks, or files of prompts")
     from_tasks = {
-        task: (list(get_task(task).load("test", size, seed)["prompt"]), f"test split of {task}, seed {seed}")
+        task_name(task): (
+            list(get_task(task).load("test", size, seed)["prompt"]),
+            f"test split of {task_name(task)}, seed {seed}",
+        )
         for task in tasks
     }
-    from_texts = {path.stem: (read_prompts(path)[:size], f"first {size} of {path.name}") for path in texts}
+    of_files = {path: read_prompts(path)[:size] for path in texts}
+    from_texts = {path.stem: (some, f"first {len(some)} of {path.name}") for path, some in of_files.items()}
     return from_tasks | from_texts
 
 

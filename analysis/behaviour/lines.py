@@ -16,13 +16,14 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from analysis.behaviour.kl import TokenPair, completion_log_probs, ratio_with_interval, require_plain_output_embedding
-from analysis.geometry.checkpoints import Checkpoint, check_same_parameters, parse_name
+from analysis.geometry.checkpoints import Source, check_same_parameters, open_checkpoints, opened, parse_name
 from analysis.geometry.updates import NO_LAYER
+from eval.adapters import score_completions
 from eval.errors import UserError
 from eval.harness import evaluate_task
 from eval.rollout.base import Completion, Messages, Sampling
 from eval.rollout.hf import HFEngine
-from eval.tasks import Task, get_task
+from eval.tasks import Task, TaskSpec, get_task, task_name
 
 
 # A prompt and the token ids of one completion of it.
@@ -41,12 +42,12 @@ PARTS = ("layer", "kind")
 class Landscape:
     """Reward and loss as a function of the weights, on one task.
 
-    models: checkpoint folders by name, base first.
+    models: checkpoints by name, base first.
     measure: the reward and loss of some weights, as `measure_point` gives them.
     setting: what all measurements share; stands in every result.
     """
 
-    models: dict[str, Path]
+    models: dict[str, Source]
     measure: Measure
     setting: dict[str, Any]
     _known: dict[str, Point] = field(default_factory=dict)
@@ -54,12 +55,12 @@ class Landscape:
     def at(self, name: str) -> Point:
         """What the model called `name` measures, once."""
         if name not in self._known:
-            self._known[name] = self.measure(Checkpoint(self.models[name]).items())
+            self._known[name] = self.measure(opened(self.models[name]).items())
         return self._known[name]
 
 
 def interpolate(
-    path_a: Path, path_b: Path, t: float, moves: Callable[[str], bool] = lambda name: True
+    source_a: Source, source_b: Source, t: float, moves: Callable[[str], bool] = lambda name: True
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """The weights (1 - t) a + t b by parameter name, in float32, one tensor after the other.
 
@@ -67,7 +68,7 @@ def interpolate(
     the result once, to the type of the model that takes it.
     Raises UserError if the checkpoints are of different models.
     """
-    a, b = Checkpoint(path_a), Checkpoint(path_b)
+    a, b = opened(source_a), opened(source_b)
     check_same_parameters([a, b])
     for name in a.names:
         if t == 0 or not moves(name):
@@ -103,7 +104,7 @@ def reward_barrier(ts: Sequence[float], rewards: Sequence[float]) -> float:
 def connectivity(
     base: Path,
     checkpoints: dict[str, Path],
-    task: str,
+    task: TaskSpec,
     size: int,
     points: int,
     seed: int,
@@ -123,7 +124,7 @@ def connectivity(
 def task_landscape(
     base: Path,
     checkpoints: dict[str, Path],
-    task: str,
+    task: TaskSpec,
     size: int,
     seed: int,
     max_new_tokens: int,
@@ -138,9 +139,11 @@ def task_landscape(
     batch_size: sequences that go through the model at a time.
     Raises UserError if the checkpoints are of different models.
     """
-    models = {"base": base, **checkpoints}
-    check_same_parameters([Checkpoint(path) for path in models.values()])
+    models: dict[str, Source] = dict(
+        zip(["base", *checkpoints], open_checkpoints(base, checkpoints.values()), strict=True)
+    )
     scorer = get_task(task)
+    size = len(scorer.load("test", size, seed))  # data of one's own may have fewer
     engine = HFEngine.from_pretrained(base, device=device)
     require_plain_output_embedding(engine.model)
     references, counts = reference_completions(engine, models, scorer, size, seed, max_new_tokens, batch_size)
@@ -148,7 +151,13 @@ def task_landscape(
     def measure(weights: Weights) -> Point:
         return measure_point(engine, weights, scorer, size, seed, references, max_new_tokens, batch_size)
 
-    setting = {"task": task, "size": size, "seed": seed, "max_new_tokens": max_new_tokens, "references": counts}
+    setting = {
+        "task": task_name(task),
+        "size": size,
+        "seed": seed,
+        "max_new_tokens": max_new_tokens,
+        "references": counts,
+    }
     return Landscape(models, measure, setting)
 
 
@@ -194,7 +203,7 @@ def part_lines(
     check_points(points)
     models = landscape.models
     directions = [ends for a, b in chosen_pairs(models, pairs) for ends in ((a, b), (b, a))]
-    parts = list(dict.fromkeys(part_of(name, by) for name in Checkpoint(models["base"]).names))
+    parts = list(dict.fromkeys(part_of(name, by) for name in opened(models["base"]).names))
     lines: dict[str, dict[str, dict]] = {f"{a}|{b}": {} for a, b in directions}
     with tqdm(total=len(directions) * len(parts), desc=f"connectivity by {by}", unit="line") as progress:
         for a, b in directions:
@@ -220,8 +229,8 @@ def part_of(name: str, by: str) -> str:
 
 
 def line(
-    path_a: Path,
-    path_b: Path,
+    source_a: Source,
+    source_b: Source,
     ts: Sequence[float],
     measure: Measure,
     known: Mapping[float, Point] | None = None,
@@ -238,7 +247,7 @@ def line(
     """
     known = known or {}
     points = [
-        known[t] if t in known else measure(interpolate(path_a, path_b, t, moves))
+        known[t] if t in known else measure(interpolate(source_a, source_b, t, moves))
         for t in tqdm(ts, desc="line", unit="point", leave=False)
     ]
     columns = {key: [point[key] for point in points] for key in points[0]}
@@ -315,7 +324,7 @@ def measure_point(
 
 def reference_completions(
     engine: HFEngine,
-    models: dict[str, Path],
+    models: Mapping[str, Source],
     task: Task,
     size: int,
     seed: int,
@@ -335,12 +344,15 @@ def reference_completions(
     prompt_ids = [tuple(ids) for ids in engine.encode(prompts)]
     references: dict[tuple, Reference] = {}
     per_model = {}
-    for name, path in tqdm(models.items(), desc="connectivity, references", unit="model"):
-        engine.set_weights(Checkpoint(path).items())
+    for name, source in tqdm(models.items(), desc="connectivity, references", unit="model"):
+        engine.set_weights(opened(source).items())
         completions = greedy_completions(engine, prompts, max_new_tokens, batch_size)
         per_model[name] = 0
-        for ids, row, completion in zip(prompt_ids, rows, completions, strict=True):
-            if task.score(completion.text, row).value == 1.0:
+        scores = score_completions(
+            task, [completion.text for completion in completions], rows, [made.token_ids for made in completions]
+        )
+        for ids, row, completion, score in zip(prompt_ids, rows, completions, scores, strict=True):
+            if score.value == 1.0:
                 per_model[name] += 1
                 references[ids, tuple(completion.token_ids)] = (row["prompt"], completion.token_ids)
     tokens = sum(len(token_ids) for _, token_ids in references.values())

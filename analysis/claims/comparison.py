@@ -20,15 +20,20 @@ from eval.digests import data_digests, run_digests
 from eval.harness import evaluate_task
 from eval.rollout.base import Sampling
 from eval.rollout.hf import HFEngine
+from eval.stages import Stages
 from eval.storage import append_jsonl, new_folder, read_json, read_jsonl, read_yaml_mapping
-from eval.tasks import get_task
+from eval.tasks import get_task, task_name
+
+
+# The stages of `compare_models`.
+MEASURED = ("evaluation", "geometry", "kl", "connectivity")
 
 
 @dataclass(kw_only=True)
 class ComparedOn(HeldOut):
     """On what the finished models of a comparison are measured."""
 
-    test_tasks: list[str] = field(
+    test_tasks: list[str | dict[str, Any]] = field(
         default_factory=lambda: ["countdown", "arithmetic", "four_choice", "yes_no"],
         metadata={"help": "tasks evaluated at the end"},
     )
@@ -37,12 +42,18 @@ class ComparedOn(HeldOut):
 
 
 def compare_models(
-    run: Path, base: Path, methods: Sequence[str], task: str, measured_on: ComparedOn, device: Any
+    run: Path,
+    base: Path,
+    methods: Sequence[str],
+    task: str,
+    measured_on: ComparedOn,
+    device: Any,
+    stages: Stages | None = None,
 ) -> dict[str, Any]:
     """All sections about `methods`, whose trainings lie in `run`/<method>; "es" is evolution strategies.
 
     base: the checkpoint that they began with. task: what they were rewarded for, measured along the lines between the
-    models. What the models wrote goes to `run`/evaluation/.
+    models. What the models wrote goes to `run`/evaluation/. stages: where the command is; they have `MEASURED`.
     """
     models = {method: run / method / "model" for method in methods}
     files = {"checkpoints": folder_digests({"base": base, **models})}
@@ -55,19 +66,22 @@ def compare_models(
         "evaluation",
         sampled | {"tasks": tasks, "size": measured_on.test_size},
         lambda: evaluate(run / "evaluation", {"base": base, **models}, measured_on, device),
+        stages,
     )
-    geometry = stage(run, "geometry", files, lambda: update_geometry(base, models))
+    geometry = stage(run, "geometry", files, lambda: update_geometry(base, models), stages)
     kl = stage(
         run,
         "kl",
         sampled | {"tasks": tasks, "prompts": prompts},
         lambda: kl_drift(base, models, tasks, prompts, *generation),
+        stages,
     )
     lines = stage(
         run,
         "connectivity",
         sampled | {"task": task, "size": size, "points": points},
         lambda: connectivity(base, models, task, size, points, *generation),
+        stages,
     )
     sizes = [(name, rows) for rows in (measured_on.test_size, prompts) for name in tasks]
     data = data_digests([*sizes, (task, size)], "test", measured_on.data_seed)
@@ -119,7 +133,7 @@ def evaluate(answers: Path, models: dict[str, Path], measured_on: ComparedOn, de
     accuracy: dict[str, Any] = {}
     with new_folder(answers) as folder:
         for name, path in models.items():
-            engine = HFEngine.from_pretrained(path, device)
+            engine = HFEngine.from_pretrained(path, device, base=models["base"])
             accuracy[name] = {}
             for task in measured_on.test_tasks:
                 result = evaluate_task(
@@ -132,8 +146,8 @@ def evaluate(answers: Path, models: dict[str, Path], measured_on: ComparedOn, de
                     measured_on.batch_size,
                 )
                 for record in result.pop("records"):
-                    append_jsonl(folder / f"{name}-{task}.jsonl", record)
-                accuracy[name][task] = result
+                    append_jsonl(folder / f"{name}-{task_name(task).replace('/', '-')}.jsonl", record)
+                accuracy[name][task_name(task)] = result
     return accuracy
 
 
@@ -142,6 +156,7 @@ def training_summary(run: Path) -> dict[str, Any]:
     results, steps = read_json(run / "results.json"), read_jsonl(run / "metrics.jsonl")
     points = read_jsonl(run / "evaluations.jsonl")
     rewarded = [step for step in steps if step.get("reward") is not None]
+    dead = [step["step"] for step in steps if step.get("dead_signal")]
     return {
         **{key: results[key] for key in ("steps", "completions", "tokens", "seconds")},
         "curve": {key: [step[key] for step in rewarded] for key in ("completions", "reward")},
@@ -149,6 +164,8 @@ def training_summary(run: Path) -> dict[str, Any]:
             **{key: [point[key] for point in points] for key in ("completions", "accuracy", "low", "high")},
             "total": points[0]["total"] if points else 0,
         },
+        # Steps whose rewards were all equal, the third in a row and later; absent where there are none.
+        **({"dead_signal": {"steps": len(dead), "first": dead[0], "of": len(steps)}} if dead else {}),
     }
 
 

@@ -9,16 +9,19 @@ from analysis.commands.options import (
     add_tasks_option,
     measure_parts,
     named_folders,
+    own_digests,
     task_names,
 )
 from analysis.resume import Measurement
 from eval.command_line import at_least, finite_number
+from eval.commands.own_options import add_own_data_options, own_tasks
 from eval.errors import UserError
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_checkpoint_options(parser)
-    add_tasks_option(parser, required=True)
+    add_tasks_option(parser, required=False)
+    add_own_data_options(parser, dashes=True)
     parser.add_argument("--size", type=at_least(1), default=200, help="held-out rows (default: %(default)s)")
     parser.add_argument(
         "--parts",
@@ -86,7 +89,10 @@ def run(arguments: argparse.Namespace) -> None:
     from eval.tasks import get_task
 
     checkpoints = named_folders(arguments.checkpoints)
-    task, *others = task_names(arguments.tasks)
+    given = (task_names(arguments.tasks) if arguments.tasks else []) + own_tasks(arguments)
+    if not given:
+        raise UserError("there is no task to measure; give --tasks, or --data and --reward of your own")
+    task, *others = given
     if others:
         raise UserError(
             f"connectivity measures one task at a time, not {', '.join([task, *others])}; give each its own --output"
@@ -116,6 +122,7 @@ def run(arguments: argparse.Namespace) -> None:
         )
 
     shared = {"task": task, "size": arguments.size, "seed": arguments.seed, "max_new_tokens": arguments.max_new_tokens}
+    shared |= own_digests([task])
     on_lines = shared | {"points": arguments.points, "pairs": ["|".join(pair) for pair in pairs]}
     parts: dict[str, tuple[str, Measurement]] = {
         "lines": ("connectivity", (on_lines, lambda: straight_lines(landscape(), arguments.points, pairs))),

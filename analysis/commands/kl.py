@@ -10,16 +10,19 @@ from analysis.commands.options import (
     add_tasks_option,
     measure_parts,
     named_folders,
+    own_digests,
     task_names,
 )
 from analysis.resume import Measurement
 from eval.command_line import at_least
+from eval.commands.own_options import add_own_data_options, own_tasks
 from eval.digests import file_digest
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_checkpoint_options(parser)
     add_tasks_option(parser, required=False)
+    add_own_data_options(parser, dashes=True)
     parser.add_argument(
         "--texts",
         type=Path,
@@ -46,10 +49,11 @@ def run(arguments: argparse.Namespace) -> None:
     from analysis.behaviour.kl import kl_drift, kl_matrices, prompt_sets
 
     checkpoints = named_folders(arguments.checkpoints)
-    tasks = task_names(arguments.tasks) if arguments.tasks else []
+    tasks = (task_names(arguments.tasks) if arguments.tasks else []) + own_tasks(arguments, needs_reward=False)
     prompt_sets(tasks, arguments.texts, 1, arguments.seed)  # misspelt tasks and broken files, before any checkpoint
     options = {
         "tasks": tasks,
+        **own_digests(tasks),
         "texts": {path.stem: file_digest(path) for path in arguments.texts},
         "prompts": arguments.prompts,
         "seed": arguments.seed,

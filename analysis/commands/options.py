@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from analysis.resume import Measurement, measure_sections
 from eval.command_line import at_least, device, seed
@@ -10,7 +11,12 @@ from eval.errors import UserError
 
 def named_folders(entries: list[str]) -> dict[str, Path]:
     """["es=runs/es", ...] -> {"es": Path("runs/es"), ...}. Raises UserError for what is not NAME=DIR."""
-    folders: dict[str, Path] = {}
+    return {name: Path(place) for name, place in named_places(entries).items()}
+
+
+def named_places(entries: list[str]) -> dict[str, str]:
+    """The same as texts, which may be names of hub models."""
+    folders: dict[str, str] = {}
     for entry in entries:
         name, _, folder = entry.partition("=")
         if not name or not folder:
@@ -19,7 +25,7 @@ def named_folders(entries: list[str]) -> dict[str, Path]:
             raise UserError(f"a checkpoint cannot be called {name!r}; choose another name, without | and commas")
         if name in folders:
             raise UserError(f"two checkpoints are called {name!r}; give each its own name")
-        folders[name] = Path(folder)
+        folders[name] = folder
     return folders
 
 
@@ -29,6 +35,14 @@ def task_names(entries: list[str]) -> list[str]:
     if not names:
         raise UserError("--tasks names no task; give for example --tasks countdown")
     return names
+
+
+def own_digests(tasks: list[str]) -> dict[str, Any]:
+    """What tells one set of data of one's own from another of the same name, for the inputs of a measurement."""
+    from eval.tasks import is_own, own_mapping  # here, because --help should not wait for it
+
+    mappings = {name: own_mapping(name) for name in tasks if is_own(name)}
+    return {"own": mappings} if mappings else {}
 
 
 def add_checkpoint_options(parser: argparse.ArgumentParser, of_a_run: bool = False) -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from analysis.report.document import Document, Part
 from analysis.report.provenance import functions_of
-from analysis.report.results import Results, absent, lookup, printable, reading
+from analysis.report.results import Results, absent, lookup, names_of, printable, reading
 from analysis.report.section import Chapter, Section
 from analysis.report.style import draw
 from analysis.report.tables import Table, digests, settings
@@ -20,7 +20,7 @@ def compose(chapter: Chapter, results: Results) -> Document:
 
     Raises UserError if what they hold is damaged, and names the section.
     """
-    with reading("the page"):
+    with reading("the page"), names_of(results):
         return document_of(chapter, printable(results))
 
 

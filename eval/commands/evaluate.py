@@ -11,11 +11,12 @@ from typing import Any
 
 from eval.command_line import at_least, seed
 from eval.commands.output import write_jsonl
+from eval.commands.own_options import add_own_data_options, own_tasks
 from eval.errors import UserError
 from eval.folders import check_writable
 from eval.ownership import claim_files
 from eval.storage import write_json
-from eval.tasks import get_task, known_names
+from eval.tasks import get_task, known_names, own_data
 from eval.tasks.base import SPLITS
 
 
@@ -26,10 +27,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tasks",
         nargs="+",
-        required=True,
+        default=[],
         metavar="TASK",
         help=f"names of tasks, separated by spaces or commas: {known_names()}",
     )
+    add_own_data_options(parser)
     parser.add_argument(
         "--output", required=True, type=Path, metavar="DIR", help="folder to write to; made if it does not exist"
     )
@@ -84,7 +86,10 @@ def _temperature(text: str) -> float:
 
 def run(arguments: argparse.Namespace) -> None:
     """results.json is removed first and written last, so that the records beside it are its own."""
-    tasks = [get_task(name.strip()) for entry in arguments.tasks for name in entry.split(",")]
+    specs = [name.strip() for entry in arguments.tasks for name in entry.split(",")] + own_tasks(arguments)
+    if not specs:
+        raise UserError("there is nothing to evaluate on; give --tasks, or --data and --reward of your own")
+    tasks = [get_task(spec) for spec in specs]
     names = [task.name for task in tasks]
     if len(set(names)) < len(names):
         raise UserError(f"--tasks {' '.join(arguments.tasks)} names a task twice; name each once")
@@ -126,7 +131,8 @@ def run(arguments: argparse.Namespace) -> None:
         )
         write_jsonl(arguments.output / records[task.name], result.pop("records"))
         results["tasks"][task.name] = result
-    sizes = [(name, arguments.size) for entry in arguments.tasks for name in entry.split(",")]
+    sizes = [(spec, arguments.size) for spec in specs]
+    results |= own_data(specs)
     results["digests"] = {
         "models": {"model": model_digest(arguments.model)},
         "data": data_digests(sizes, arguments.split, arguments.seed),

@@ -1,7 +1,8 @@
 """Score completions that exist already.
 
-Each line of a JSON Lines file is scored with a task. The output has, in the same order, one object a line: "value"
-(0.0 to 1.0, or null if the completion cannot be scored) and "parsed" (the answer found in the completion, or null).
+Each line of a JSON Lines file is scored with a task, or with rewards of your own. The output has, in the same order,
+one object a line: "value" (0.0 to 1.0, or the sum of your rewards; null if the completion cannot be scored) and
+"parsed" (the answer found in the completion, or null).
 """
 
 import argparse
@@ -14,12 +15,15 @@ from tqdm import tqdm
 
 from eval.adapters import evaluation_row
 from eval.commands.output import require_writable, write_jsonl
+from eval.commands.own_options import add_reward_options
 from eval.errors import UserError
-from eval.tasks import Task, get_task, known_names
+from eval.tasks import OwnTask, Task, get_task, known_names
+from eval.tasks.own import rewards_alone
+from eval.tasks.own_rows import messages
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--task", required=True, help=f"name of the task: {known_names()}")
+    parser.add_argument("--task", help=f"name of the task: {known_names()}")
     parser.add_argument(
         "--input",
         required=True,
@@ -28,6 +32,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help='JSON Lines, UTF-8: one object a line with "completion" and the columns of the task (countdown: '
         '"numbers" and "target"; arithmetic, four_choice and yes_no: "answer"); other columns are left alone',
     )
+    add_reward_options(parser)
     parser.add_argument(
         "--output", required=True, type=Path, metavar="FILE", help="where to write the scores; replaced if it exists"
     )
@@ -35,7 +40,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Nothing is written unless every line can be read and scored."""
-    task = get_task(arguments.task)
+    if bool(arguments.task) == bool(arguments.reward):
+        raise UserError("give either --task, or a --reward of your own, which reads the columns of the input")
+    if arguments.reward:
+        task: Task = rewards_alone(arguments.reward, arguments.answer_column or "answer")
+    else:
+        task = get_task(arguments.task)
+    prompt_column = arguments.prompt_column or "prompt"
     if arguments.output.resolve() == arguments.input.resolve():
         raise UserError("--output is the same file as --input and would replace it; choose another --output")
     require_writable(arguments.output.parent)
@@ -43,7 +54,10 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--output {arguments.output} is a folder; give the name of a file")
     rows = list(_read_rows(arguments.input))
     # No bar before a second has passed: an error in a short file is then the only line.
-    scores = [_score_row(task, row) for row in tqdm(rows, desc=f"score {task.name}", unit="row", delay=1, leave=False)]
+    scores = [
+        _score_row(task, row, prompt_column)
+        for row in tqdm(rows, desc=f"score {task.name}", unit="row", delay=1, leave=False)
+    ]
     write_jsonl(arguments.output, scores)
     right = sum(score["value"] == 1.0 for score in scores)
     unscorable = sum(score["value"] is None for score in scores)
@@ -86,10 +100,13 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _score_row(task: Task, row: _Row) -> dict[str, Any]:
+def _score_row(task: Task, row: _Row, prompt_column: str) -> dict[str, Any]:
     completion = row["completion"]
     if not isinstance(completion, str):
         raise UserError(f"{row.where} has a completion that is not a text; write it as a JSON string")
+    if isinstance(task, OwnTask):
+        columns = {name: value for name, value in row.items() if name != "completion"}
+        row = _Row({**columns, "prompt": messages(row.get(prompt_column, ""))}, row.where)
     try:
         score = evaluation_row(task, completion, row)
     except (TypeError, ValueError) as error:

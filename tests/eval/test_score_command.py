@@ -19,6 +19,7 @@ from eval.intervals import wilson_interval
 from eval.ownership import MARKER
 from eval.rollout.base import Sampling
 from eval.rollout.hf import HFEngine
+from eval.storage import read_jsonl
 from eval.tasks import TASKS
 from trainers.tiny_tokenizer import character_tokenizer
 
@@ -249,10 +250,11 @@ def test_mistakes_on_the_command_line(tmp_path, monkeypatch, arguments, message)
     ("arguments", "names"),
     [
         ("--help", ["score", "evaluate", "holdouts"]),
-        ("score --help", ["--task", "--input", "--output"]),
+        ("score --help", ["--task", "--input", "--prompt_column", "--answer_column", "--reward", "--output"]),
         (
             "evaluate --help",
-            ["--model", "--tasks", "--output", "--size", "--seed", "--split", "--temperature"]
+            ["--model", "--tasks", "--data", "--system_prompt", "--prompt_column", "--answer_column", "--reward"]
+            + ["--output", "--size", "--seed", "--split", "--temperature"]
             + ["--max_new_tokens", "--batch_size", "--samples", "--cache"],
         ),
         ("holdouts --help", ["--model", "--tasks", "--output"]),
@@ -394,3 +396,21 @@ def test_evaluate_replaces_no_files_of_others(tmp_path, monkeypatch, model_folde
     with pytest.raises(UserError, match="is the folder of a run"):
         run(monkeypatch, *arguments, "--output", tmp_path / "run")
     assert os.listdir(tmp_path / "run") == ["config.yaml"]
+
+
+def test_rewards_of_ones_own_read_the_columns_of_the_input(tmp_path, monkeypatch):
+    (tmp_path / "reward.py").write_text(
+        "def score(prompts, completions, answer, **columns):\n"
+        "    return [len(p[0]['content']) + (c[0]['content'] == a) for p, c, a in zip(prompts, completions, answer)]\n"
+    )
+    rows = [
+        {"question": "ab", "answer": "2", "completion": "2"},
+        {"question": "abc", "answer": "2", "completion": "3"},
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.chdir(tmp_path)
+    words = ["score", "--reward", "reward.py:score", "--prompt-column", "question", "--input", "rows.jsonl"]
+    main([*words, "--output", "scores.jsonl"])
+    assert [row["value"] for row in read_jsonl(tmp_path / "scores.jsonl")] == [3.0, 3.0]
+    with pytest.raises(UserError, match="either --task, or a --reward"):
+        main([*words, "--task", "countdown", "--output", "scores.jsonl"])

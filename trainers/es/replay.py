@@ -11,7 +11,7 @@ from eval.command_line import OneLineParser
 from eval.errors import UserError, exit_with_one_line
 from eval.ownership import require_ours
 from eval.rollout.loading import load_model, save_model
-from eval.storage import new_folder
+from eval.storage import new_folder, read_yaml_mapping
 from trainers.es.update import read_seed_log, replay
 
 
@@ -29,6 +29,11 @@ def build_parser() -> OneLineParser:
 def main():
     arguments = build_parser().parse_args()
     require_ours(arguments.output)
+    options = arguments.seeds.parent / "config.yaml"
+    if options.exists() and read_yaml_mapping(options).get("peft_config"):
+        raise UserError(
+            f"{arguments.seeds} is of a search over an adapter, whose start is not in --base; take its adapter/ folder"
+        )
     updates = read_seed_log(arguments.seeds)
     steps = len(updates) if arguments.step is None else arguments.step
     if not 1 <= steps <= len(updates):

@@ -11,7 +11,7 @@ from analysis.criteria import EQUAL_BUDGET
 from analysis.report.numbers import count, percent
 from analysis.report.results import Results, label, lookup, methods
 from analysis.report.section import Section
-from analysis.report.sentences import join, sentence
+from analysis.report.sentences import join, sentence, several
 from analysis.report.studies.comparison.accuracy import TERMS as ACCURACY_TERMS
 from analysis.report.studies.comparison.accuracy import trained_task
 from analysis.report.style import canvas, colour, label_ends
@@ -80,6 +80,27 @@ def numbers(values: Sequence[float | None]) -> np.ndarray:
 
 
 def caption(results: Results) -> str:
+    """Where each method's held-out accuracy began and ended, and who had no rewards to learn from."""
+    return " ".join([learned(results), *dead_signals(results)])
+
+
+def dead_signals(results: Results) -> list[str]:
+    """A sentence for each method whose rewards were all equal for three steps in a row and more."""
+    sentences = []
+    for method in methods(results):
+        dead = lookup(results, "training", method, "dead_signal")
+        if dead:
+            learns = (
+                "learned nothing from its rewards" if dead["steps"] + 2 >= dead["of"] else "had nothing to learn from"
+            )
+            sentences.append(
+                f"{label(method)} {learns}: from step {dead['first'] - 2} on they were all equal within a step, in "
+                f"{several(dead['steps'] + 2, 'step')} of {count(dead['of'])} at least."
+            )
+    return sentences
+
+
+def learned(results: Results) -> str:
     """Where each method's held-out accuracy began and ended."""
     evaluations = {label(m): lookup(results, "training", m, "evaluation") for m in methods(results)}
     evaluations = {name: evaluation for name, evaluation in evaluations.items() if evaluation}
