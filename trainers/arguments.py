@@ -9,6 +9,7 @@ of mappings, on the command line as inline YAML; `EXAMPLE` of that dataclass is 
 abbreviated flags, a key given twice, a value of the wrong type, `null` where a value is needed.
 """
 
+import argparse
 import difflib
 import math
 import sys
@@ -183,6 +184,14 @@ def _is_finite(value: Any) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
+class _GivenAgain(argparse.Action):
+    """A list whose flag may come several times: `--reward a.py:f --reward b.py:g` are both."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        self.given = [*getattr(self, "given", []), *(values or [])]
+        setattr(namespace, self.dest, self.given)
+
+
 class _Parser(TrlParser):
     """`TrlParser` that raises instead of printing the usage and leaving, and reads mappings as inline YAML."""
 
@@ -201,7 +210,11 @@ class _Parser(TrlParser):
                 action.type = partial(_inline_list, flag, action.type)
             elif action.dest in texts_or_mappings:
                 # Lists lose a default that is no list here, as above.
-                action.type = partial(_text_or_mapping, flag, action.nargs == "+")
+                # Of `str | list`, the text may have commas: its reader splits it.
+                only_list = action.nargs == "+" and str not in get_args(hints[action.dest])
+                action.type = partial(_text_or_mapping, flag, only_list)
+                if action.nargs == "+":
+                    action.__class__ = _GivenAgain
                 default = defaults[action.dest]
                 action.default = action.default if action.default is not None or default is MISSING else default
             elif (get_origin(action.type) or action.type) is dict:

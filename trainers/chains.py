@@ -15,9 +15,9 @@ from eval.rollout.hf import HFEngine
 from eval.rollout.loading import load_architecture
 from eval.secrets import without_secrets
 from eval.storage import new_folder, read_json
-from eval.tasks import is_own
 from trainers.arguments import check_at_most, check_choice, read_yaml
 from trainers.budget import es_at_budget, grpo_at_budget, sft_at_budget
+from trainers.earlier_tasks import replay_option
 from trainers.es.train import train_es
 from trainers.grpo import train_grpo
 from trainers.launch import is_main_process, wait_for_everyone
@@ -168,16 +168,11 @@ def stage_config(plan: Plan, arm: Arm, seed: int, k: int, spent: dict[str, Any])
     )
     if arm.settings().get("replay_share"):
         # Before the first task there is nothing to replay.
-        shared |= {"replay": _replayed(plan.tasks[: k - 1])} if k > 1 else {"replay_share": 0.0}
+        shared |= {"replay": replay_option(plan.tasks[: k - 1])} if k > 1 else {"replay_share": 0.0}
     if plan.keep_optimizer and k > 1 and arm.method in WITH_OPTIMIZER:
         shared |= {"optimizer_from": str(folders[k - 2])}
     configs = AT_BUDGET[arm.method](arm.config, completions, plan.max_new_tokens, **shared)
     return configs if isinstance(configs, tuple) else (configs,)
-
-
-def _replayed(tasks: Sequence[str]) -> str | list[str]:
-    """With commas, as it always stood in config.yaml; as a list where a task of one's own is among them."""
-    return list(tasks) if any(map(is_own, tasks)) else ",".join(tasks)
 
 
 def check_arm(plan: Plan, arm: Arm) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from eval.adapters import score_completions
 from eval.errors import UserError
-from eval.tasks import Score, Task, TaskSpec, get_task, task_spec
+from eval.tasks import Score, Task, TaskSpec, get_task, is_own, task_spec
 from trainers.arguments import check_between
 
 
@@ -36,9 +36,19 @@ def check_replay(task: str, replay: Replay, replay_share: float) -> None:
 
 def replay_names(replay: Replay) -> list[str]:
     """The names in a comma list; of a list, each as `get_task` takes it."""
-    if isinstance(replay, str):
-        return [name.strip() for name in replay.split(",") if name.strip()]
-    return [task_spec(task) for task in replay]
+    names: list[str] = []
+    for entry in [replay] if isinstance(replay, str) else replay:
+        if is_own(entry) and "," not in entry:
+            names.append(task_spec(entry))
+        elif isinstance(entry, str):
+            names += [name.strip() for name in entry.split(",") if name.strip()]
+    return names
+
+
+def replay_option(replay: Replay) -> str | list[str]:
+    """As config.yaml keeps it: with commas, or a list where a task of one's own is among them."""
+    names = replay_names(replay)
+    return names if any(map(is_own, names)) else replay if isinstance(replay, str) else ",".join(names)
 
 
 def replayed_prompts(prompts: int, replay_share: float) -> int:

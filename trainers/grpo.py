@@ -39,7 +39,7 @@ from eval.tasks import Task, get_task
 from eval.tasks.own import say
 from trainers.arguments import check_at_least, check_at_most, check_choice, did_you_mean
 from trainers.dead_signal import SHOWN, DeadSignal
-from trainers.earlier_tasks import EarlierTasks, MixedTask, check_replay, replay_names, replayed_prompts
+from trainers.earlier_tasks import EarlierTasks, MixedTask, check_replay, replay_names, replay_option, replayed_prompts
 from trainers.ending import check_budgets
 from trainers.launch import is_main_process
 from trainers.lora import check_lora_patterns, check_lora_targets, read_lora_patterns
@@ -115,6 +115,7 @@ class GRPOArguments(TRLArguments):
         if self.lora_target_modules == []:
             raise UserError("lora_target_modules is empty; name a module, or leave it out for all linear layers")
         check_budgets(self.stop_at_tokens, self.stop_at_seconds)
+        self.replay = replay_option(self.replay)
         check_replay(self.task, self.replay, self.replay_share)
         check_at_least("lora_alpha", self.lora_alpha, 1)
         if self.lora_patterns is not None:

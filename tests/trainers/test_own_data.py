@@ -77,7 +77,7 @@ def grpo(own, **options):
 
 def test_the_options_become_the_task_and_config_yaml_gives_them_back(own):
     words = [word for name, value in own.items() for word in (f"--{name}", value)]
-    (config,) = parse(ESConfig, arguments=[*words, "reward.py:zero=0.5", "--answer_column", "answer"])
+    (config,) = parse(ESConfig, arguments=[*words, "--reward", "reward.py:zero=0.5", "--answer_column", "answer"])
     assert config.task == "rows" and [reward.weight for reward in get_task(config.task).rewards] == [1.0, 0.5]
     flat = as_flat_dict(config)
     assert flat["task"]["data"] == "rows.jsonl" and "data" not in flat and "reward" not in flat

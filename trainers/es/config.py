@@ -8,7 +8,7 @@ import torch
 from eval.errors import UserError
 from eval.tasks import get_task
 from trainers.arguments import MOST, check_at_least, check_at_most, check_between, check_choice
-from trainers.earlier_tasks import check_replay, replayed_prompts
+from trainers.earlier_tasks import check_replay, replay_option, replayed_prompts
 from trainers.ending import check_budgets
 from trainers.es.bfloat16 import PRECISIONS
 from trainers.es.names import takes_names_of_grpo
@@ -157,6 +157,7 @@ class ESConfig(TaskOptions, HubOptions):
             if is_refused:
                 raise UserError(message)
         check_budgets(self.stop_at_tokens, self.stop_at_seconds)
+        self.replay = replay_option(self.replay)
         check_replay(self.task, self.replay, self.replay_share)
         replayed_prompts(self.prompts_per_step, self.replay_share)
         tracker_names(self.report_to)
