@@ -23,13 +23,15 @@ import yaml
 from transformers.utils.logging import disable_progress_bar
 
 from analysis.behaviour.held_out import HeldOut
+from analysis.behaviour.written import files_of, written_section
 from analysis.continual.chain import evaluate, measure_chain
 from analysis.continual.summary import summarise
 from analysis.report import build
+from eval.completions import file_name
 from eval.digests import data_digests, run_digests
 from eval.errors import UserError, exit_with_one_line
 from eval.results_file import write_results
-from eval.storage import read_json, write_text
+from eval.storage import new_folder, read_json, write_text
 from eval.tasks import get_task
 from trainers.arguments import as_flat_dict, check_between, parse, read_yaml
 from trainers.chains import SEEDS_BETWEEN_STAGES, Arm, Budget, Plan, check_arm, local_model, task_folder, train_chain
@@ -129,7 +131,8 @@ def main() -> None:
     if is_main:
         for arm in config.arms:
             keep_settings(run, arm)
-        evaluate(plan.model, config.columns(), run / "evaluation", config, device)
+        with new_folder(run / "completions") as folder:
+            evaluate(plan.model, config.columns(), run / "evaluation", config, device, folder)
 
     # 2. The chains, those that give others their budget first. A finished one is left as it is.
     finished = [(plan.chain(arm.name, seed) / "chain.json").exists() for arm, seed in config.chains()]
@@ -161,6 +164,7 @@ def main() -> None:
     sizes = [(task, config.test_size) for task in config.columns()] + [
         (task, config.kl_prompts) for task in config.tasks
     ]
+    wrote = written_section(run, completions(config, plan))
     results = {
         "study": "sequential",
         "command": environment["command"],
@@ -179,10 +183,22 @@ def main() -> None:
             }
             for arm in config.arms
         },
-        "digests": run_digests(run, {"base": plan.model, **models}, data_digests(sizes, "test", config.data_seed)),
+        "digests": run_digests(
+            run, {"base": plan.model, **models}, data_digests(sizes, "test", config.data_seed), files_of(wrote)
+        ),
+        **({"written": wrote} if wrote else {}),
     }
     write_results(run / "results.json", "sequential", results | {"continual": summarise(results)})
     print(f"report: {build(run)}")
+
+
+def completions(config: SequentialConfig, plan: Plan) -> dict[str, dict[str, Path]]:
+    """{task: {model: file}} of what the base and the last model of each arm's first chain wrote."""
+    folders = {"base": plan.folder} | {arm.name: plan.chain(arm.name, 0) for arm in config.arms}
+    return {
+        column: {model: folder / "completions" / f"{file_name(column)}.parquet" for model, folder in folders.items()}
+        for column in config.columns()
+    }
 
 
 def keep_settings(run: Path, arm: Arm) -> None:
