@@ -9,8 +9,7 @@
     parts       JSON: the further numbers of the score
     reference   JSON: the columns of the problem that a score may read
 
-Texts are UTF-8, which has no lone surrogates: each stands there as the six characters of its escape, backslash and u and
-its number.
+Texts are UTF-8, which has no lone surrogates: each stands there as the six characters of its escape, such as \\ud800.
 """
 
 import hashlib

@@ -4,7 +4,6 @@ An answer is a row of `eval.completions.read_completions`; a model has one for e
 """
 
 import random
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
@@ -52,7 +51,8 @@ def written(answers: Mapping[str, Answers]) -> dict[str, Any]:
         problems  how many
         compared  the models that kinds are about, see `compared`
         kinds     {kind: {problems, shown}}, see `kind_of_problem`; shown: how many of them the page has as examples
-        differ    {problems, shown} on which the texts of the compared models are not all the same
+        some      the same of problems that one of more than two compared models has right, but not all
+        differ    the same of problems on which the texts of the compared models are not all the same
         pairs     {"a|b": `agreement`} for every two models
 
     Raises UserError if two models answered different problems, or one has several answers to a problem.
@@ -61,17 +61,19 @@ def written(answers: Mapping[str, Answers]) -> dict[str, Any]:
     names = compared(list(answers))
     kinds = problem_kinds(answers, names)
     differing = texts_differ(answers, names)
-    shown = set(choose(kinds, SHOWN, SEED))
-    of_kind, of_shown = Counter(kinds), Counter(kinds[place] for place in shown)
+    shown = choose(kinds)
+    partly = [is_partly_right(kind) for kind in kinds]
+
+    def counts(chosen: Sequence[bool]) -> dict[str, int]:
+        return {"problems": sum(chosen), "shown": sum(chosen[place] for place in shown)}
+
+    present = [kind for kind in all_kinds(names) if kind != UNSCORED or kind in kinds]
     return {
         "problems": len(kinds),
         "compared": names,
-        "kinds": {
-            kind: {"problems": of_kind[kind], "shown": of_shown[kind]}
-            for kind in all_kinds(names)
-            if kind != UNSCORED or of_kind[kind]
-        },
-        "differ": {"problems": sum(differing), "shown": sum(differing[place] for place in shown)},
+        "kinds": {kind: counts([one == kind for one in kinds]) for kind in present},
+        **({"some": counts(partly)} if len(names) > 2 else {}),
+        **({"differ": counts(differing)} if len(names) > 1 else {}),
         "pairs": {
             f"{one}|{other}": agreement(answers[one], answers[other]) for one, other in combinations(answers, 2)
         },
@@ -103,12 +105,10 @@ def agreement(first: Answers, second: Answers) -> dict[str, Any]:
     }
 
 
-def share_of(count: int, total: int) -> dict[str, Any] | None:
-    """A share with Wilson's interval; None of nothing."""
-    if not total:
-        return None
-    low, high = wilson_interval(count, total)
-    return {"share": count / total, "low": low, "high": high, "count": count, "total": total}
+def share_of(count: int, total: int) -> dict[str, Any]:
+    """A share with Wilson's interval, all three None of nothing."""
+    low, high = wilson_interval(count, total) if total else (None, None)
+    return {"share": count / total if total else None, "low": low, "high": high, "count": count, "total": total}
 
 
 def require_same_problems(answers: Mapping[str, Answers]) -> None:
@@ -125,7 +125,7 @@ def require_same_problems(answers: Mapping[str, Answers]) -> None:
 
 
 def compared(models: Sequence[str]) -> list[str]:
-    """The models whose successes make the kinds of problems: those that were trained, and a single one with its base."""
+    """The models whose successes make the kinds of problems: those that were trained, or a single one and its base."""
     trained = [model for model in models if model != BASE]
     return trained if len(trained) > 1 else list(models)
 
@@ -146,6 +146,11 @@ def kind_of_problem(values: Sequence[float | None], names: Sequence[str]) -> str
     return f"only|{right[0]}" if len(right) == 1 else SOME
 
 
+def is_partly_right(kind: str) -> bool:
+    """Whether some of the compared models have problems of this kind right, but not all."""
+    return kind == SOME or kind.startswith("only|")
+
+
 def problem_kinds(answers: Mapping[str, Answers], names: Sequence[str]) -> list[str]:
     """The kind of each problem."""
     rows = zip(*(answers[name] for name in names), strict=True)
@@ -158,7 +163,7 @@ def texts_differ(answers: Mapping[str, Answers], names: Sequence[str]) -> list[b
     return [len({row["text"] for row in problem}) > 1 for problem in rows]
 
 
-def choose(kinds: Sequence[str], limit: int, seed: int) -> list[int]:
+def choose(kinds: Sequence[str], limit: int = SHOWN, seed: int = SEED) -> list[int]:
     """The places of at most `limit` problems, ascending: as many of each kind as of any other, as far as there are.
 
     So that rare kinds are seen: what a kind lacks goes to the others in equal parts. Within a kind the problems are

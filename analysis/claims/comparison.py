@@ -123,7 +123,7 @@ def add_probes(
 
 
 def evaluate(completions: Path, models: dict[str, Path], measured_on: ComparedOn, device: Any) -> dict[str, Any]:
-    """{model: {task: greedy accuracy on held-out problems}}; what the models wrote goes to the folder `completions`."""
+    """{model: {task: greedy accuracy on held-out problems}}; what they wrote goes to the folder `completions`."""
     accuracy: dict[str, Any] = {}
     sampling, rows = Sampling(measured_on.max_new_tokens), (measured_on.test_size, measured_on.data_seed)
     with new_folder(completions) as folder:

@@ -1,13 +1,11 @@
 """From a chapter and a results.json to the document that becomes HTML and Markdown."""
 
-from dataclasses import replace
-
 from analysis.report.document import Document, Part
-from analysis.report.provenance import functions_of
+from analysis.report.provenance import with_sources
 from analysis.report.results import Results, absent, lookup, printable, reading
 from analysis.report.section import Chapter, Section
 from analysis.report.style import draw
-from analysis.report.tables import Table, digests, settings
+from analysis.report.tables import digests, settings
 from eval.results_file import kind_of
 
 
@@ -49,11 +47,6 @@ def document_of(chapter: Chapter, results: Results) -> Document:
         command=lookup(results, "command"),
         resumable=kind in RESUMABLE and bool(results.get("command") and results.get("config")),
     )
-
-
-def with_sources(table: Table, kind: str) -> Table:
-    """The table, naming the functions that computed its numbers."""
-    return replace(table, computed_by=functions_of(kind, table))
 
 
 def is_measured(section: Section, results: Results) -> bool:

@@ -7,6 +7,7 @@ from analysis.report.results import Location
 from analysis.report.section import Tile
 from analysis.report.style import Drawing
 from analysis.report.tables import Table
+from analysis.report.written import Written
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Document:
     title, headline: the answer, in a few words and in a sentence or two. context: what was trained on what.
     missing: everything that `results.json` lacks. budget: None where nothing was spent. measured: digests of models,
     data and options. resumable: whether the
-    command that wrote the results goes on where it stopped when it is started again.
+    command that wrote the results goes on where it stopped when it is started again. written: what the models wrote on
+    each task.
     """
 
     title: str
@@ -49,6 +51,7 @@ class Document:
     config: Table
     command: str | None
     resumable: bool = False
+    written: Sequence[Written] = ()
 
 
 def missing_words(document: Document) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Pages as HTML files that need nothing else: no network, no script, no font. The words stand in `templates/`."""
+"""Pages as HTML files that need nothing else: no network, no font. The words stand in `templates/`."""
 
 import re
 from html import escape
@@ -18,7 +18,9 @@ TEMPLATES = Path(__file__).parent / "templates"
 def render(document: Document) -> str:
     """The page. Whatever comes from `results.json` is escaped."""
     verb, remedy = missing_words(document)
-    return fill("page.html.j2", ["style.css"], document=document, verb=verb, remedy=remedy)
+    script = (TEMPLATES / "samples.js").read_text(encoding="utf-8")
+    styles = ["style.css", *(["samples.css"] if document.written else [])]
+    return fill("page.html.j2", styles, document=document, verb=verb, remedy=remedy, script=script)
 
 
 def fill(template: str, styles: list[str], **values: Any) -> str:

@@ -3,15 +3,23 @@
 A page names below each table the functions that computed it, so that a reader can go from a number to its definition.
 """
 
+from dataclasses import replace
+
 from analysis.report.results import Location
 from analysis.report.tables import Table
 
 
+# What models wrote, in every kind that keeps it.
+WRITTEN = {
+    "written/*": "analysis.behaviour.written.written",
+    "written/*/pairs/*": "analysis.behaviour.written.agreement",
+}
 # {kind: {beginning of a location, "*" for any one key: function}}; of several that fit, the longest.
 FUNCTIONS: dict[str, dict[str, str]] = {
     "comparison": {
         "training/*": "analysis.claims.comparison.training_summary",
         "evaluation": "eval.harness.evaluate_task",
+        **WRITTEN,
         "geometry": "analysis.geometry.updates.update_geometry",
         "random_walk/*/predicted_norm": "analysis.theory.random_walk.random_walk_norm",
         "spectra": "analysis.geometry.spectra.update_spectra",
@@ -30,6 +38,7 @@ FUNCTIONS: dict[str, dict[str, str]] = {
         "claims/claims/*/conditions/*": "analysis.claims.judge.judge_condition",
     },
     "sequential": {
+        **WRITTEN,
         "continual": "analysis.continual.summary.summarise",
         "continual/matrix": "analysis.continual.metrics.matrix_estimate",
         "continual/metrics": "analysis.continual.metrics.metric_estimates",
@@ -74,3 +83,8 @@ def functions_of(kind: str, table: Table) -> list[str]:
     """The functions that computed the numbers of a table, each once, in the order of its cells."""
     locations = [cell.location for row in table.rows for cell in row if cell.location is not None]
     return list(dict.fromkeys(name for location in locations if (name := function_of(kind, location)) is not None))
+
+
+def with_sources(table: Table, kind: str) -> Table:
+    """The table, naming the functions that computed its numbers."""
+    return replace(table, computed_by=functions_of(kind, table))
