@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from analysis.report.document import Document, Part
-from analysis.report.provenance import functions_of
+from analysis.report.provenance import function_of, functions_of
 from analysis.report.results import Results, absent, lookup, printable, reading
 from analysis.report.section import Chapter, Section
 from analysis.report.style import draw
@@ -75,4 +75,6 @@ def part_of(section: Section, results: Results, kind: str) -> Part:
     with reading(f'the section "{section.title}"'):
         drawing = draw(section.name, lambda: section.figure(results))
         table = with_sources(section.table(results), kind) if section.table else None
-        return Part(section.name, section.title, drawing, section.caption(results), missing, table)
+        sources = [location for location in section.needs if lookup(results, *location)]
+        functions = list(dict.fromkeys(filter(None, (function_of(kind, location) for location in sources))))
+        return Part(section.name, section.title, drawing, section.caption(results), missing, table, sources, functions)

@@ -35,7 +35,7 @@ def render_gallery(folder: Path, reported: Sequence[tuple[Path, Chapter, Results
     shown = [name for name in columns if not is_interval_end(name, columns) and any(name in row for row in numbers)]
     return fill(
         "gallery.html.j2",
-        ["style.css", "gallery.css"],
+        ["style.css", "gallery.css"], ["gallery.js"],
         name=printable(folder.resolve().name),
         cards=[card_of(folder, *one) for one in reported],
         columns=shown,
