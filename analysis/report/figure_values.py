@@ -260,7 +260,8 @@ def said(axes: Axes, axis: str, at: float) -> str:
         nearest = min(names, key=lambda tick: abs(tick - at))
         gap = min(np.diff(sorted(names)), default=1.0)
         if names[nearest] and abs(nearest - at) <= (NEAR if gap > 0.99 else 1e-9):
-            return f"{axis_name(axes, axis)} {names[nearest]}".strip() if names[nearest].isdecimal() else names[nearest]
+            what = axis_name(axes, axis) if names[nearest].isdecimal() else ""
+            return f"{what} {names[nearest]}".strip()
     return joined_words(axis_name(axes, axis), number_words(at), None)
 
 

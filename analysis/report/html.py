@@ -1,7 +1,7 @@
 """Pages as HTML files that need nothing else: no network, no font. The words stand in `templates/`.
 
-A page has a small script inside it, for what only a script can do: sorting tables, showing a value where the pointer or
-the keyboard is, marking the section that is read. Without it everything can still be read.
+A page has a small script inside it, for what only a script can do: sorting tables, showing a value where the pointer
+or the keyboard is, marking the section that is read. Without it everything can still be read.
 """
 
 import re
@@ -30,7 +30,7 @@ REACH = 8
 def render(document: Document) -> str:
     """The page. Whatever comes from `results.json` is escaped."""
     verb, remedy = missing_words(document)
-    return fill("page.html.j2", ["style.css"], ["page.js"], document=document, verb=verb, remedy=remedy)
+    return fill("page.html.j2", ["style.css"], ["tables.js", "page.js"], document=document, verb=verb, remedy=remedy)
 
 
 def fill(template: str, styles: list[str], scripts: list[str], **values: Any) -> str:
@@ -69,6 +69,8 @@ def inline_drawing(part: Part) -> Markup:
     drawing = page_colours(part.drawing.svg[part.drawing.svg.index("<svg") :])
     box = re.search(r'viewBox="([^"]*)"', drawing)[1]
     words = f"{part.title}. {in_words(part.drawing.series) or part.sentence}"
+    # The paper of the figure is that of the page.
+    drawing = re.sub(r'(id="[^"]*patch_1">\s*<path [^>]*?style="fill: )[^;"]*', r"\1none", drawing, count=1)
     picture = drawing.replace("<svg", f'<svg role="img" aria-label="{escape(words)}"', 1)
     least = f"{smallest_width(drawing):.0f}px"
     layer = value_layer(part, box) if part.drawing.series else ""
@@ -83,7 +85,7 @@ def smallest_width(svg: str) -> float:
 
 
 def value_layer(part: Part, box: str) -> str:
-    """Over the figure, a place that can be pointed at and focused for each value; arrow keys go from one to the next."""
+    """Over the figure, a place for each value that can be pointed at and focused; arrow keys go to the next."""
     groups = "\n".join(series_group(one) for one in part.drawing.series)
     label = escape(f"Values of {part.title}; arrow keys go from one to the next")
     return f'<svg class="values" viewBox="{box}" role="group" aria-label="{label}">\n{groups}\n</svg>'
