@@ -1,7 +1,7 @@
 """From a chapter and a results.json to the document that becomes HTML and Markdown."""
 
 from analysis.report.document import Document, Part
-from analysis.report.provenance import with_sources
+from analysis.report.provenance import function_of, with_sources
 from analysis.report.results import Results, absent, lookup, printable, reading
 from analysis.report.section import Chapter, Section
 from analysis.report.style import draw
@@ -68,4 +68,6 @@ def part_of(section: Section, results: Results, kind: str) -> Part:
     with reading(f'the section "{section.title}"'):
         drawing = draw(section.name, lambda: section.figure(results))
         table = with_sources(section.table(results), kind) if section.table else None
-        return Part(section.name, section.title, drawing, section.caption(results), missing, table)
+        sources = [location for location in section.needs if lookup(results, *location)]
+        functions = list(dict.fromkeys(filter(None, (function_of(kind, location) for location in sources))))
+        return Part(section.name, section.title, drawing, section.caption(results), missing, table, sources, functions)

@@ -15,7 +15,8 @@ class Part:
     """One figure.
 
     drawing: None when all numbers are missing. sentence: what it shows. missing: what is not there. table: stands
-    under the figure instead of among the numbers at the end.
+    under the figure instead of among the numbers at the end. sources: where what is drawn stands in `results.json`.
+    computed_by: full names of the functions that computed it.
     """
 
     name: str
@@ -24,6 +25,8 @@ class Part:
     sentence: str
     missing: Sequence[Location]
     table: Table | None = None
+    sources: Sequence[Location] = ()
+    computed_by: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,10 @@
 A page names below each table the functions that computed it, so that a reader can go from a number to its definition.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 
-from analysis.report.results import Location
+from analysis.report.results import Location, pointer
 from analysis.report.tables import Table
 
 
@@ -68,6 +69,10 @@ FUNCTIONS: dict[str, dict[str, str]] = {
 }
 
 
+# Of the keys that differ between places of one form, so many are named.
+SHOWN = 6
+
+
 def function_of(kind: str, location: Location) -> str | None:
     """Full name of the function that computed the number at `location`; None where none did, as for a setting."""
     fitting = [pattern.split("/") for pattern in FUNCTIONS.get(kind, {}) if fits(pattern.split("/"), location)]
@@ -77,6 +82,33 @@ def function_of(kind: str, location: Location) -> str | None:
 def fits(pattern: list[str], location: Location) -> bool:
     begins = len(pattern) <= len(location)
     return begins and all(part in ("*", key) for part, key in zip(pattern, location, strict=False))
+
+
+def patterns(locations: Iterable[Location]) -> list[str]:
+    """JSON pointers of many places in a few: what differs between places of one form stands in braces.
+
+    [("kl", "es", "x"), ("kl", "grpo", "x")] -> ["/kl/{es,grpo}/x"].
+    """
+    forms: dict[tuple[int, str, str], list[Location]] = {}
+    for location in locations:
+        forms.setdefault((len(location), location[0], location[-1]), []).append(location)
+    return ["".join(f"/{alternatives(keys)}" for keys in zip(*alike, strict=True)) for alike in forms.values()]
+
+
+def alternatives(keys: Iterable[str]) -> str:
+    """One key of a pointer, or those that stand there."""
+    names = [pointer((key,))[1:] for key in dict.fromkeys(keys)]
+    shown = [*names[:SHOWN], *(["\N{HORIZONTAL ELLIPSIS}"] if len(names) > SHOWN else [])]
+    return names[0] if len(names) == 1 else f"{{{','.join(shown)}}}"
+
+
+def sources_of(table: Table) -> list[tuple[str, str]]:
+    """(heading of a column, where its numbers stand), of the columns with numbers."""
+    found = []
+    for column, cells in zip(table.columns, zip(*table.rows, strict=True), strict=True):
+        locations = [cell.location for cell in cells if cell.location is not None]
+        found += [(column, pattern) for pattern in patterns(locations)]
+    return found
 
 
 def functions_of(kind: str, table: Table) -> list[str]:

@@ -70,7 +70,7 @@ def test_every_kind_is_in_the_gallery_with_its_numbers(runs):
         assert (runs / source).is_file()
     for numbers in (
         "Similar accuracy, different weights, a barrier between them",
-        "Accuracy on Countdown: 55 % / 60 %",
+        "Test accuracy on Countdown: 55 % / 60 %",
         "Of 17 claims 16 hold and 1 was not measured",
         "ES forgets 10.7",
         "Rank correlation of scores: 1.00 / ",

@@ -242,7 +242,7 @@ def test_figures_name_what_they_show(built):
     assert {path.name for path in (built / "report" / "figures").iterdir()} == {
         f"{name}.{ending}" for name in FIGURES for ending in ("svg", "png")
     }
-    for word in ("Completions generated", "Accuracy (%)", "ES", "GRPO", "Held-out Countdown"):
+    for word in ("Completions generated", "Validation accuracy (%)", "ES", "GRPO", "500 validation problems"):
         assert word in words("learning")
     for word in (
         "base",
@@ -262,7 +262,7 @@ def test_figures_name_what_they_show(built):
         assert word in words("update-size")
     for word in ("ES", "GRPO", "q_proj", "embed_tokens", "Layer", "none", "log scale"):
         assert word in words("relative-change")
-    for word in ("ES\N{EN DASH}GRPO", "q_proj", "Cosine between the two updates"):
+    for word in ("ES\N{EN DASH}GRPO", "q_proj", "Cosine in standard deviations of chance"):
         assert word in words("cosine")
     for word in ("KL(base || model)", "KL(model || base)", "nats per token", "Countdown", "Yes/no", "0.36", "0.044"):
         assert word in words("kl")
@@ -346,7 +346,7 @@ def test_missing_parts_of_sections_are_named(run, results):
         "Missing from results.json: training.es.evaluation, evaluation.grpo.yes_no, kl.grpo, "
         "connectivity.lines.es|grpo."
     ) in text
-    assert "On held-out Countdown examples GRPO goes from 27 % to 60 % in 61,440 completions." in text
+    assert "On 500 validation problems of Countdown GRPO goes from 27 % to 60 % in 61,440 completions." in text
     assert "Similar accuracy, different weights" in text
     assert "barrier between them" not in text
 

@@ -229,5 +229,5 @@ def test_a_training_that_was_never_evaluated_has_its_curve_all_the_same(full, tm
         results["training"][method]["evaluation"] = empty | {"total": 0}
     write_json(tmp_path / "results.json", results)
     build(tmp_path)
-    assert "accuracy on held-out examples was not recorded" in page_of(tmp_path).text
+    assert "accuracy on validation problems was not recorded" in page_of(tmp_path).text
     assert (tmp_path / "report" / "figures" / "learning.svg").is_file()
