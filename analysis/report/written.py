@@ -302,7 +302,7 @@ def kinds_table(results: Results, task: str) -> Table:
     rows = [
         [Cell(name), *(value(results, (*place, key), count) for key in ("problems", "shown"))] for name, place in named
     ]
-    return Table("Kinds of problems", ["Kind", "Problems", "Shown"], rows)
+    return Table(f"Kinds of problems: {label(task)}", ["Kind", "Problems", "Shown"], rows)
 
 
 def pair_tables(results: Results, task: str) -> list[Table]:
@@ -311,7 +311,7 @@ def pair_tables(results: Results, task: str) -> list[Table]:
     alike = "Same answer: the answers found in both texts are the same, of the problems where either holds one."
     test = "McNemar's exact test, two-sided: are A and B right equally often? Only problems that both scored count."
     tables = [
-        number_table(results, "How alike two models write", ("A", "B"), AGREEMENT, rows, alike),
-        number_table(results, "Who is right where", ("A", "B"), FLIPS, rows, test),
+        number_table(results, f"How alike two models write: {label(task)}", ("A", "B"), AGREEMENT, rows, alike),
+        number_table(results, f"Who is right where: {label(task)}", ("A", "B"), FLIPS, rows, test),
     ]
     return tables if rows else []
