@@ -1,6 +1,6 @@
 """One task, three uses: a TRL reward, an ES fitness and an evaluation row. All score through `score_completion`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,9 +15,13 @@ from eval.tasks.base import Score, Task
 def score_completion(task: Task, text: str, row: dict[str, Any]) -> Score:
     """The task's score, with a NaN value turned into None: both mean that the completion cannot be scored.
 
+    A task with `score_batch` says itself what its values mean: they are any finite number.
+
     Raises UserError for an infinite value, and ValueError for any other outside [0, 1], which is a bug of the task.
     """
     score = task.score(text, row)
+    if hasattr(task, "score_batch"):
+        return score
     if score.value is None or isnan(score.value):
         return replace(score, value=None)
     if isinf(score.value):
@@ -27,11 +31,22 @@ def score_completion(task: Task, text: str, row: dict[str, Any]) -> Score:
     return replace(score, value=float(score.value))
 
 
-def score_completions(task: Task, texts: Sequence[str], rows: Sequence[dict[str, Any]]) -> list[Score]:
+def score_completions(
+    task: Task,
+    texts: Sequence[str],
+    rows: Sequence[dict[str, Any]],
+    completion_ids: Sequence[list[int]] | None = None,
+    given: Mapping[str, Any] | None = None,
+) -> list[Score]:
     """The score of each of `texts`, the answer to the row at its place.
 
-    A task whose scores are worked out in other processes says so by `concurrent_scores`, how many at a time.
+    A task with `score_batch` (data and rewards of one's own) gets all of them at once, with their tokens and what else
+    TRL passes to a reward. One whose scores are worked out in other processes says so by `concurrent_scores`, how many
+    at a time.
     """
+    score_batch = getattr(task, "score_batch", None)
+    if score_batch is not None:
+        return score_batch(texts, rows, completion_ids, given)
     at_once = getattr(task, "concurrent_scores", 1)
     if at_once == 1:
         return [score_completion(task, text, row) for text, row in zip(texts, rows, strict=True)]
@@ -67,7 +82,7 @@ class TaskReward:
         columns: the data set's other columns, one entry per completion.
         log_metric: gets the share of completions that hold an answer as `<task>/answered`, and the mean of each part
             of the scores as `<task>/<part>`.
-        The remaining arguments are what TRL passes besides; they are not used.
+        The remaining arguments are what TRL passes besides; a reward of one's own gets them.
         """
         columns = {"prompt": prompts, **columns}
         rows = [{name: column[i] for name, column in columns.items()} for i in range(len(completions))]
@@ -75,7 +90,8 @@ class TaskReward:
             texts = [self.decode(ids) for ids in completion_ids]
         else:
             texts = [_text(completion) for completion in completions]
-        scores = score_completions(self.task, texts, rows)
+        given = {"trainer_state": trainer_state, "log_extra": log_extra, "log_metric": log_metric}
+        scores = score_completions(self.task, texts, rows, completion_ids, given)
         if log_metric is not None:
             log_metric(f"{self.task.name}/answered", fmean(score.parsed is not None for score in scores))
             for part in sorted({part for score in scores for part in score.parts}):
@@ -103,9 +119,14 @@ class Fitness:
     empty: int
 
 
-def fitness(task: Task, completions: Sequence[str], rows: Sequence[dict[str, Any]]) -> Fitness:
-    """The fitness of the member that answered `rows[i]` with `completions[i]`."""
-    scores = [score.value for score in score_completions(task, completions, rows)]
+def fitness(
+    task: Task,
+    completions: Sequence[str],
+    rows: Sequence[dict[str, Any]],
+    completion_ids: Sequence[list[int]] | None = None,
+) -> Fitness:
+    """The fitness of the member that answered `rows[i]` with `completions[i]`, of these tokens."""
+    scores = [score.value for score in score_completions(task, completions, rows, completion_ids)]
     scorable = [score for score in scores if score is not None]
     empty = sum(not text.strip() for text in completions)
     return Fitness(fmean(scorable) if scorable else None, scores, empty)
@@ -113,5 +134,17 @@ def fitness(task: Task, completions: Sequence[str], rows: Sequence[dict[str, Any
 
 def evaluation_row(task: Task, text: str, row: dict[str, Any]) -> dict[str, Any]:
     """The score of one completion as a dict: `value`, `parsed` and `parts`."""
-    score = score_completion(task, text, row)
-    return {"value": score.value, "parsed": score.parsed, "parts": dict(score.parts)}
+    return evaluation_rows(task, [text], [row])[0]
+
+
+def evaluation_rows(
+    task: Task,
+    texts: Sequence[str],
+    rows: Sequence[dict[str, Any]],
+    completion_ids: Sequence[list[int]] | None = None,
+) -> list[dict[str, Any]]:
+    """The score of each completion as a dict: `value`, `parsed` and `parts`."""
+    return [
+        {"value": score.value, "parsed": score.parsed, "parts": dict(score.parts)}
+        for score in score_completions(task, texts, rows, completion_ids)
+    ]

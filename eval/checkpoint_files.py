@@ -42,7 +42,7 @@ def locate_tensors(folder: Path) -> dict[str, Path]:
     if is_adapter(folder):
         raise UserError(
             f"{folder} is an adapter, and a whole model is needed here; merge it into its base first (PEFT's "
-            "merge_and_unload, then save_pretrained). `python -m analysis geometry` takes adapters as they are"
+            "merge_and_unload, then save_pretrained). The measures of `python -m analysis` take adapters as they are"
         )
     pickled = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
     other = f" ({pickled[0]} is not read: load the model and save it again)" if pickled else ""

@@ -14,6 +14,14 @@ class UserError(Exception):
     """A mistake in the input. The message is one line: what is wrong and what to do about it."""
 
 
+class UserCodeError(UserError):
+    """Code of the user has raised. The message says where, and `details` has the user's own traceback."""
+
+    def __init__(self, message: str, details: str):
+        super().__init__(message)
+        self.details = details
+
+
 # A write that fails for lack of room: no space on the device, file larger than allowed, quota used up.
 NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
@@ -29,6 +37,8 @@ def exit_with_one_line(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
+        if isinstance(error, UserCodeError):
+            print(error.details, file=sys.stderr)
         sys.exit(_report(str(error)))
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = _no_room(error)

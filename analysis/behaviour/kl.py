@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from analysis.geometry.checkpoints import Checkpoint, check_same_parameters
+from analysis.geometry.checkpoints import open_checkpoints
 from analysis.statistics import percentile_interval, resample_counts
 from eval.errors import UserError
 from eval.rollout.base import Messages, Sampling
@@ -200,8 +200,8 @@ class Setting:
     device: str | None
 
     def open(self, path: Path) -> HFEngine:
-        """Another model. Raises UserError if it turns some prompts into different tokens."""
-        engine = HFEngine.from_pretrained(path, device=self.device)
+        """Another model, or an adapter of base. Raises UserError if it turns some prompts into different tokens."""
+        engine = HFEngine.from_pretrained(path, device=self.device, base=self.base)
         for name, messages in self.prompts.items():
             if engine.encode(messages) != self.engine.encode(messages):
                 raise UserError(
@@ -249,7 +249,7 @@ def open_setting(
     The name of a file without its ending stands for the task. Raises UserError if the checkpoints are of different
     models.
     """
-    check_same_parameters([Checkpoint(path) for path in (base, *checkpoints.values())])
+    open_checkpoints(base, checkpoints.values())
     sets = prompt_sets(tasks, texts, prompts_per_task, seed)
     engine = HFEngine.from_pretrained(base, device=device)
     prompts = {name: distinct_prompts(engine, messages) for name, (messages, _) in sets.items()}
@@ -303,16 +303,16 @@ def kl_matrices(base: Path, checkpoints: dict[str, Path], *args: Any, **options:
     The other arguments, and what is raised: as in `kl_drift`.
     """
     setting = open_setting(base, checkpoints, *args, **options)
-    models = {"base": base, **checkpoints}
-    order = list(models)
+    order = ["base", *checkpoints]
+    weights = dict(zip(order, open_checkpoints(base, checkpoints.values()), strict=True))
 
     def divergences(name: str, before: str) -> tuple[dict[str, dict], dict[str, dict]]:
-        engine = setting.open(models[name])
+        engine = setting.open(checkpoints[name])
         completions = {task: setting.sample(engine, task) for task in setting.prompts}
 
         def against(reference: str) -> dict[str, dict]:
             # The second model takes base's weights and those of the checkpoint before by turns.
-            setting.engine.set_weights(Checkpoint(models[reference]).items())
+            setting.engine.set_weights(weights[reference].items())
             return {
                 task: setting.divergence(engine, setting.engine, completions[task], task, name, reference)
                 for task in setting.prompts

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from analysis.behaviour.kl import TokenPair, completion_log_probs, ratio_with_interval, require_plain_output_embedding
-from analysis.geometry.checkpoints import Checkpoint, check_same_parameters, parse_name
+from analysis.geometry.checkpoints import Source, check_same_parameters, open_checkpoints, opened, parse_name
 from analysis.geometry.updates import NO_LAYER
 from eval.errors import UserError
 from eval.harness import evaluate_task
@@ -41,12 +41,12 @@ PARTS = ("layer", "kind")
 class Landscape:
     """Reward and loss as a function of the weights, on one task.
 
-    models: checkpoint folders by name, base first.
+    models: checkpoints by name, base first.
     measure: the reward and loss of some weights, as `measure_point` gives them.
     setting: what all measurements share; stands in every result.
     """
 
-    models: dict[str, Path]
+    models: dict[str, Source]
     measure: Measure
     setting: dict[str, Any]
     _known: dict[str, Point] = field(default_factory=dict)
@@ -54,12 +54,12 @@ class Landscape:
     def at(self, name: str) -> Point:
         """What the model called `name` measures, once."""
         if name not in self._known:
-            self._known[name] = self.measure(Checkpoint(self.models[name]).items())
+            self._known[name] = self.measure(opened(self.models[name]).items())
         return self._known[name]
 
 
 def interpolate(
-    path_a: Path, path_b: Path, t: float, moves: Callable[[str], bool] = lambda name: True
+    source_a: Source, source_b: Source, t: float, moves: Callable[[str], bool] = lambda name: True
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """The weights (1 - t) a + t b by parameter name, in float32, one tensor after the other.
 
@@ -67,7 +67,7 @@ def interpolate(
     the result once, to the type of the model that takes it.
     Raises UserError if the checkpoints are of different models.
     """
-    a, b = Checkpoint(path_a), Checkpoint(path_b)
+    a, b = opened(source_a), opened(source_b)
     check_same_parameters([a, b])
     for name in a.names:
         if t == 0 or not moves(name):
@@ -138,8 +138,9 @@ def task_landscape(
     batch_size: sequences that go through the model at a time.
     Raises UserError if the checkpoints are of different models.
     """
-    models = {"base": base, **checkpoints}
-    check_same_parameters([Checkpoint(path) for path in models.values()])
+    models: dict[str, Source] = dict(
+        zip(["base", *checkpoints], open_checkpoints(base, checkpoints.values()), strict=True)
+    )
     scorer = get_task(task)
     engine = HFEngine.from_pretrained(base, device=device)
     require_plain_output_embedding(engine.model)
@@ -194,7 +195,7 @@ def part_lines(
     check_points(points)
     models = landscape.models
     directions = [ends for a, b in chosen_pairs(models, pairs) for ends in ((a, b), (b, a))]
-    parts = list(dict.fromkeys(part_of(name, by) for name in Checkpoint(models["base"]).names))
+    parts = list(dict.fromkeys(part_of(name, by) for name in opened(models["base"]).names))
     lines: dict[str, dict[str, dict]] = {f"{a}|{b}": {} for a, b in directions}
     with tqdm(total=len(directions) * len(parts), desc=f"connectivity by {by}", unit="line") as progress:
         for a, b in directions:
@@ -220,8 +221,8 @@ def part_of(name: str, by: str) -> str:
 
 
 def line(
-    path_a: Path,
-    path_b: Path,
+    source_a: Source,
+    source_b: Source,
     ts: Sequence[float],
     measure: Measure,
     known: Mapping[float, Point] | None = None,
@@ -238,7 +239,7 @@ def line(
     """
     known = known or {}
     points = [
-        known[t] if t in known else measure(interpolate(path_a, path_b, t, moves))
+        known[t] if t in known else measure(interpolate(source_a, source_b, t, moves))
         for t in tqdm(ts, desc="line", unit="point", leave=False)
     ]
     columns = {key: [point[key] for point in points] for key in points[0]}
@@ -315,7 +316,7 @@ def measure_point(
 
 def reference_completions(
     engine: HFEngine,
-    models: dict[str, Path],
+    models: Mapping[str, Source],
     task: Task,
     size: int,
     seed: int,
@@ -335,8 +336,8 @@ def reference_completions(
     prompt_ids = [tuple(ids) for ids in engine.encode(prompts)]
     references: dict[tuple, Reference] = {}
     per_model = {}
-    for name, path in tqdm(models.items(), desc="connectivity, references", unit="model"):
-        engine.set_weights(Checkpoint(path).items())
+    for name, source in tqdm(models.items(), desc="connectivity, references", unit="model"):
+        engine.set_weights(opened(source).items())
         completions = greedy_completions(engine, prompts, max_new_tokens, batch_size)
         per_model[name] = 0
         for ids, row, completion in zip(prompt_ids, rows, completions, strict=True):

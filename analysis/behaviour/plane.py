@@ -4,14 +4,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import hypot, inf, sqrt
-from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from analysis.behaviour.lines import Landscape, check_names
-from analysis.geometry.checkpoints import Checkpoint, check_same_parameters
+from analysis.geometry.checkpoints import Source, check_same_parameters, opened
 from eval.errors import UserError
 
 
@@ -39,12 +38,12 @@ class Frame:
         return (x - t * self.b_x) / self.a_x, t
 
 
-def plane_frame(origin: Path, path_a: Path, path_b: Path) -> Frame:
+def plane_frame(origin: Source, source_a: Source, source_b: Source) -> Frame:
     """The coordinates of the plane through three checkpoints, from one pass over them; sums in float64.
 
     Raises UserError if the checkpoints are of different models, or lie on one straight line.
     """
-    checkpoints = [Checkpoint(path) for path in (origin, path_a, path_b)]
+    checkpoints = [opened(source) for source in (origin, source_a, source_b)]
     check_same_parameters(checkpoints)
     products = torch.zeros(2, 2, dtype=torch.float64)
     for name in tqdm(checkpoints[0].names, desc="plane, coordinates", unit="tensor"):
@@ -56,13 +55,17 @@ def plane_frame(origin: Path, path_a: Path, path_b: Path) -> Frame:
     b_x = ab / a_x if a_x else 0.0
     b_y = sqrt(max(bb - b_x**2, 0.0))
     if a_x == 0 or b_y <= FLAT * hypot(b_x, b_y):
-        raise UserError(f"{origin}, {path_a} and {path_b} lie on one straight line, and a plane needs three corners")
+        raise UserError(
+            f"{origin}, {source_a} and {source_b} lie on one straight line, and a plane needs three corners"
+        )
     return Frame(a_x, b_x, b_y)
 
 
-def plane_weights(origin: Path, path_a: Path, path_b: Path, s: float, t: float) -> Iterator[tuple[str, torch.Tensor]]:
+def plane_weights(
+    origin: Source, source_a: Source, source_b: Source, s: float, t: float
+) -> Iterator[tuple[str, torch.Tensor]]:
     """The weights o + s (a - o) + t (b - o) by parameter name, in float32, one tensor after the other."""
-    o, a, b = (Checkpoint(path) for path in (origin, path_a, path_b))
+    o, a, b = (opened(source) for source in (origin, source_a, source_b))
     for name in o.names:
         start = o.read(name)
         yield name, start + s * (a.read(name) - start) + t * (b.read(name) - start)
@@ -85,12 +88,12 @@ def plane(landscape: Landscape, corners: Sequence[str], points: int, margin: flo
     Raises UserError for fewer than 2 points, a negative margin, or corners that are not three models off one line.
     """
     check_plane(landscape.models, corners, points, margin)
-    paths = [landscape.models[name] for name in corners]
-    frame = plane_frame(*paths)
+    sources = [landscape.models[name] for name in corners]
+    frame = plane_frame(*sources)
     positions = [(0.0, 0.0), (frame.a_x, 0.0), (frame.b_x, frame.b_y)]
     xs, ys = (ticks(values, points, margin) for values in zip(*positions, strict=True))
     measured = [
-        landscape.measure(plane_weights(*paths, *frame.shares(x, y)))
+        landscape.measure(plane_weights(*sources, *frame.shares(x, y)))
         for y, x in tqdm(list(product(ys, xs)), desc="plane", unit="point")
     ]
     rows = [measured[start : start + points] for start in range(0, len(measured), points)]

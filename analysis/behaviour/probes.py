@@ -13,7 +13,6 @@ the same norm in every tensor show what is no property of the update but of its 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import inf
-from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
@@ -21,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from analysis.behaviour.lines import Landscape, Point, Weights
-from analysis.geometry.checkpoints import Checkpoint, check_same_parameters
+from analysis.geometry.checkpoints import Source, check_same_parameters, opened
 from eval.errors import UserError
 
 
@@ -53,14 +52,17 @@ def probes(
     probed: dict[str, Any] = {}
     with tqdm(total=len(names) * (1 + len(seeds)), desc="probes", unit="direction") as progress:
         for name in names:
-            path = landscape.models[name]
+            source = landscape.models[name]
             known = {1.0: landscape.at(name)}
-            update = probe(landscape, scales, lambda scale, path=path: along_update(base, path, scale), known)
+            update = probe(landscape, scales, lambda scale, source=source: along_update(base, source, scale), known)
             progress.update()
             random = {}
             for seed in seeds:
                 random[str(seed)] = probe(
-                    landscape, scales, lambda scale, path=path, seed=seed: along_random(base, path, seed, scale), {}
+                    landscape,
+                    scales,
+                    lambda scale, source=source, seed=seed: along_random(base, source, seed, scale),
+                    {},
                 )
                 progress.update()
             probed[name] = {
@@ -134,15 +136,15 @@ def even_part(start: Point, plus: Point, minus: Point) -> Point:
     return part
 
 
-def along_update(base: Path, path: Path, scale: float) -> Iterator[tuple[str, torch.Tensor]]:
+def along_update(base: Source, source: Source, scale: float) -> Iterator[tuple[str, torch.Tensor]]:
     """theta_0 + scale * (theta - theta_0) by parameter name, in float32, one tensor after the other."""
-    for name, start, update in _updates(base, path):
+    for name, start, update in _updates(base, source):
         yield name, start + scale * update
 
 
-def along_random(base: Path, path: Path, seed: int, scale: float) -> Iterator[tuple[str, torch.Tensor]]:
+def along_random(base: Source, source: Source, seed: int, scale: float) -> Iterator[tuple[str, torch.Tensor]]:
     """theta_0 + scale * r by parameter name, where r is random and in every tensor as long as theta - theta_0."""
-    for name, start, update in _updates(base, path):
+    for name, start, update in _updates(base, source):
         length = torch.linalg.vector_norm(update, dtype=torch.float64).item()
         yield name, start + scale * random_direction(name, seed, start.shape, length)
 
@@ -169,9 +171,9 @@ def over_seeds(probed: Sequence[dict[str, Any]], summary: Callable[[list[float]]
     }
 
 
-def _updates(base: Path, path: Path) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+def _updates(base: Source, source: Source) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
     """(name, theta_0, theta - theta_0) of every parameter, in float32."""
-    origin, model = Checkpoint(base), Checkpoint(path)
+    origin, model = opened(base), opened(source)
     check_same_parameters([origin, model])
     for name in origin.names:
         start = origin.read(name)

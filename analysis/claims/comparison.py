@@ -128,7 +128,7 @@ def evaluate(completions: Path, models: dict[str, Path], measured_on: ComparedOn
     sampling, rows = Sampling(measured_on.max_new_tokens), (measured_on.test_size, measured_on.data_seed)
     with new_folder(completions) as folder:
         for name, path in models.items():
-            engine = HFEngine.from_pretrained(path, device)
+            engine = HFEngine.from_pretrained(path, device, base=models["base"])
             accuracy[name] = {}
             for test_task in measured_on.test_tasks:
                 task = get_task(test_task)

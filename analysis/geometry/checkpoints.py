@@ -1,30 +1,20 @@
 """Reading Hugging Face checkpoint folders tensor by tensor, so that no two models are ever in memory as a whole."""
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
 from transformers import AutoConfig
 
-from eval.checkpoint_files import (
-    ADAPTER_CONFIG,
-    is_adapter,
-    locate_tensors,
-    open_tensors,
-    tensor_headers,
-)
+from eval.checkpoint_files import is_adapter, locate_tensors, tensor_headers
 from eval.errors import UserError
+from eval.lora_adapter import LoraAdapter, check_base
 
 
-ADAPTER_FILE = "adapter_model.safetensors"
 # Floating point numbers as safetensors names them.
 FLOATING = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-# What PEFT puts before the name of every module of the base model.
-ADAPTER_PREFIX = "base_model.model."
 # Modules that inference engines make of several Hugging Face ones.
 FUSED = ("qkv_proj", "gate_up_proj")
 
@@ -58,6 +48,9 @@ class Checkpoint:
             del self.shapes[copy]
         self.names = list(self.shapes)
         self.parameters = sum(math.prod(shape) for shape in self.shapes.values())
+
+    def __str__(self) -> str:
+        return str(self.path)
 
     def read(self, name: str) -> torch.Tensor:
         """One parameter in float32 on the CPU. Do not change it in place: it may be the mapped file itself."""
@@ -115,63 +108,33 @@ class Checkpoint:
 
 
 class AdaptedCheckpoint(Checkpoint):
-    """The weights that a LoRA adapter folder makes of its base: W + scale * B A, merged tensor by tensor in float32.
+    """The weights that a LoRA adapter folder makes of its base, merged tensor by tensor: see `LoraAdapter`.
 
-    scale is lora_alpha / r, or lora_alpha / sqrt(r) for rank-stabilised LoRA. Parameters that the adapter holds as a
-    whole (PEFT's modules_to_save, biases) replace those of the base. Names and shapes are the base's.
-
-    Raises UserError for adapters of another kind, and for tensors that belong to nothing in the base.
+    Names and shapes are the base's. Raises UserError as `LoraAdapter` and `check_base` do.
     """
 
     def __init__(self, path: Path, base: Checkpoint):
         self.path, self._base = Path(path), base
         self.names, self.shapes, self.parameters = base.names, base.shapes, base.parameters
-        self._config = _lora_config(self.path)
-        file = self.path / ADAPTER_FILE
-        if not file.is_file():
-            raise UserError(f"{self.path} lacks {ADAPTER_FILE}; save the adapter again with PEFT's save_pretrained")
-        with open_tensors(file) as opened:
-            stored = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}
-        self._factors: dict[str, tuple[str, str]] = {}
-        self._whole: dict[str, str] = {}
-        strangers = []
-        for name, shape in stored.items():
-            # PEFT wraps an adapted layer, whose own bias then stands one level deeper.
-            parameter = name.removeprefix(ADAPTER_PREFIX).replace(".base_layer.", ".")
-            module, is_a, _ = parameter.partition(".lora_A.weight")
-            other = name.replace(".lora_A.", ".lora_B.")
-            if is_a and self._fits(f"{module}.weight", shape, stored.get(other)):
-                self._factors[f"{module}.weight"] = (name, other)
-            elif not is_a and self.shapes.get(parameter) == shape:
-                self._whole[parameter] = name
-            elif not (parameter.endswith(".lora_B.weight") and name.replace(".lora_B.", ".lora_A.") in stored):
-                strangers.append(f"{name} {list(shape)}")
-        if strangers:
-            more = f", and {len(strangers) - 3} more" if len(strangers) > 3 else ""
-            raise UserError(
-                f"{self.path} is no LoRA adapter of {base.path}, in which these tensors have no place: "
-                f"{', '.join(strangers[:3])}{more}"
-            )
+        self._adapter = LoraAdapter(self.path, base.shapes, base.path)
+        check_base(self.path, base.path)
 
     def blocks(self, name: str, size: int = 2**20) -> Iterator[torch.Tensor]:
-        if name not in self._factors and name not in self._whole:
-            yield from self._base.blocks(name, size)
-        else:
+        if self._adapter.changes(name):
             yield from self._stored(name).reshape(-1).split(size)
+        else:
+            yield from self._base.blocks(name, size)
 
     def _stored(self, name: str) -> torch.Tensor:
-        with safe_open(self.path / ADAPTER_FILE, framework="pt") as file:
-            if name in self._whole:
-                return file.get_tensor(self._whole[name]).to(torch.float32)
-            weight = self._base.read(name)
-            if name not in self._factors:
-                return weight
-            a, b = (file.get_tensor(part).to(torch.float32) for part in self._factors[name])
-        rank = math.sqrt(len(a)) if self._config.get("use_rslora") else len(a)
-        return torch.addmm(weight, b, a, alpha=self._config["lora_alpha"] / rank)
+        return self._adapter.merged(name, self._base.read(name))
 
-    def _fits(self, parameter: str, a: tuple[int, ...], b: tuple[int, ...] | None) -> bool:
-        return b is not None and len(a) == len(b) == 2 and a[0] == b[1] and self.shapes.get(parameter) == (b[0], a[1])
+
+# A checkpoint folder, or what has been opened: an adapter, which needs its base to be read.
+Source = Path | Checkpoint
+
+
+def opened(source: Source) -> Checkpoint:
+    return source if isinstance(source, Checkpoint) else Checkpoint(source)
 
 
 def open_checkpoints(base: Path, paths: Iterable[Path]) -> list[Checkpoint]:
@@ -180,11 +143,9 @@ def open_checkpoints(base: Path, paths: Iterable[Path]) -> list[Checkpoint]:
     Raises UserError, naming tensors, if one is of another model.
     """
     origin = Checkpoint(base)
-    opened = [origin]
-    for path in paths:
-        opened.append(AdaptedCheckpoint(path, origin) if is_adapter(path) else Checkpoint(path))
-    check_same_parameters(opened)
-    return opened
+    others = [AdaptedCheckpoint(path, origin) if is_adapter(path) else Checkpoint(path) for path in paths]
+    check_same_parameters([origin, *others])
+    return [origin, *others]
 
 
 def check_same_parameters(checkpoints: Sequence[Checkpoint]) -> None:
@@ -225,47 +186,3 @@ def parse_name(hf_name: str) -> tuple[int | None, str]:
     if len(words) > 1 and words[-1] == "bias":
         return layer, f"{words[-2]}.bias"
     return layer, words[-1]
-
-
-# What PEFT's LoRA can be besides a low-rank term of a fixed base, by option of its configuration.
-UNLIKE_PLAIN_LORA = {
-    "use_dora": "with DoRA's magnitudes",
-    "alpha_pattern": "with an alpha_pattern",
-    "fan_in_fan_out": "for transposed weights",
-    "lora_bias": "with biases in its factors",
-    "layer_replication": "that repeats layers of the base",
-    "target_parameters": "of parameters that are no matrices of a module",
-    "trainable_token_indices": "with rows of the embedding",
-    "alora_invocation_tokens": "that is switched on by tokens",
-    "use_bdlora": "with block-diagonal factors",
-    "use_qalora": "of a quantised base",
-    "arrow_config": "that routes between adapters",
-    "kasa_config": "with singular values of its own",
-    "monteclora_config": "with sampled weights",
-}
-# These leave the base as it is. PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA and MiCA subtract their first factors from it, so
-# that the adapter alone does not say what the model became.
-KEEPS_THE_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
-
-
-def _lora_config(folder: Path) -> dict[str, Any]:
-    """adapter_config.json of an adapter that is one plain low-rank term per matrix."""
-    file = folder / ADAPTER_CONFIG
-    try:
-        config = json.loads(file.read_text(encoding="utf-8-sig"))
-        kind, start, alpha = config.get("peft_type"), config.get("init_lora_weights"), config["lora_alpha"]
-    except (ValueError, KeyError, AttributeError, RecursionError) as error:
-        raise UserError(f"{file} is damaged ({error}); copy or save the adapter again") from error
-    unlike = [what for option, what in UNLIKE_PLAIN_LORA.items() if config.get(option)]
-    if kind != "LORA":
-        unlike = [f"of type {kind}"]
-    elif start not in KEEPS_THE_BASE:
-        unlike.append(f"that changed its base when it was made (init_lora_weights: {start})")
-    elif not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        unlike.append(f"whose lora_alpha is {alpha}")
-    if unlike:
-        raise UserError(
-            f"{folder} is an adapter {unlike[0]}, which is not merged here; merge it into its base with PEFT's "
-            "merge_and_unload and save_pretrained, and give that folder"
-        )
-    return config

@@ -20,7 +20,7 @@ from eval.errors import UserError
 from eval.rollout.base import Completion, Kind, LowRankMember, Member, Messages, Sampling
 from eval.rollout.cache import RoomyLayer
 from eval.rollout.chat import completion, end_token_ids, padding_id, prompt_ids
-from eval.rollout.loading import load_model, require_finite, require_finite_logits
+from eval.rollout.loading import open_model, require_finite, require_finite_logits
 from eval.rollout.noise import completion_key, gumbel
 from eval.rollout.population import Factors, Overlays, stacked_weights, supports
 
@@ -55,10 +55,18 @@ class HFEngine:
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, device: str | torch.device | None = None, dtype: torch.dtype = torch.float32, **options
+        cls,
+        path: str | Path,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+        base: str | Path | None = None,
+        **options,
     ) -> "HFEngine":
-        """Load a local checkpoint folder or a hub model; on the GPU if there is one and no `device` is given."""
-        model, tokenizer = load_model(path, dtype)
+        """Load a local checkpoint folder, a hub model, or a LoRA adapter of `base` (see `open_model`).
+
+        On the GPU if there is one and no `device` is given.
+        """
+        model, tokenizer = open_model(path, dtype, base)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         cast(nn.Module, model).to(device)
         return cls(model.eval(), tokenizer, **options)

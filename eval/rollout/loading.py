@@ -19,8 +19,9 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from eval.checkpoint_files import BUFFERS, locate_tensors, tensor_headers
+from eval.checkpoint_files import BUFFERS, is_adapter, locate_tensors, tensor_headers
 from eval.errors import UserError
+from eval.lora_adapter import LoraAdapter, check_base, named_base
 
 
 # Of a list of tensors, so many are named.
@@ -63,6 +64,32 @@ def load_model(path: str | Path, dtype: torch.dtype) -> tuple[PreTrainedModel, P
     model, tokenizer = _load(path, build)
     require_finite(model.named_parameters(), str(path))
     return model, tokenizer
+
+
+def open_model(
+    path: str | Path, dtype: torch.dtype, base: str | Path | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer of a checkpoint folder, a hub name, or the folder of a LoRA adapter, merged into its base.
+
+    base: of an adapter; unless given, the model that it names. An adapter folder's own tokenizer goes before the
+    base's. Raises UserError as `load_model`, `LoraAdapter` and, with a base in a folder, `check_base` do.
+    """
+    if not is_adapter(Path(path)):
+        return load_model(path, dtype)
+    base = named_base(Path(path)) if base is None else base
+    if Path(base).is_dir():
+        check_base(Path(path), Path(base))
+    model, tokenizer = load_model(base, torch.float32)
+    parameters = dict(model.named_parameters())
+    adapter = LoraAdapter(Path(path), {name: tuple(weight.shape) for name, weight in parameters.items()}, base)
+    with torch.no_grad():
+        for name, weight in parameters.items():
+            if adapter.changes(name):
+                weight.copy_(adapter.merged(name, weight))
+    require_finite(parameters, str(path))
+    if (Path(path) / "tokenizer_config.json").is_file():
+        tokenizer = _with_padding(load_tokenizer(path))
+    return model.to(dtype), tokenizer  # pyright: ignore[reportArgumentType]  transformers' decorator hides the method
 
 
 def load_architecture(path: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -158,9 +185,13 @@ def _load(path: str | Path, build: Callable[[], PreTrainedModel]) -> tuple[PreTr
         raise
     except Exception as error:
         raise _cannot_load(path, "model", error) from error
+    return model, _with_padding(tokenizer)
+
+
+def _with_padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return model, tokenizer
+    return tokenizer
 
 
 def _check_folder(folder: Path) -> None:
