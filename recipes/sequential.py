@@ -32,7 +32,7 @@ from eval.digests import data_digests, run_digests
 from eval.errors import UserError, exit_with_one_line
 from eval.results_file import write_results
 from eval.storage import new_folder, read_json, write_text
-from eval.tasks import get_task
+from eval.tasks import get_task, task_name
 from trainers.arguments import as_flat_dict, check_between, parse, read_yaml
 from trainers.chains import SEEDS_BETWEEN_STAGES, Arm, Budget, Plan, check_arm, local_model, task_folder, train_chain
 from trainers.launch import make_accelerator
@@ -196,8 +196,8 @@ def completions(config: SequentialConfig, plan: Plan) -> dict[str, dict[str, Pat
     """{task: {model: file}} of what the base and the last model of each arm's first chain wrote."""
     folders = {"base": plan.folder} | {arm.name: plan.chain(arm.name, 0) for arm in config.arms}
     return {
-        column: {model: folder / "completions" / f"{file_name(column)}.parquet" for model, folder in folders.items()}
-        for column in config.columns()
+        name: {model: folder / "completions" / f"{file_name(name)}.parquet" for model, folder in folders.items()}
+        for name in map(task_name, config.columns())
     }
 
 

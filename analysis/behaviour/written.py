@@ -1,6 +1,7 @@
 """What models wrote on the same problems: who is right where, how often two write the same, and examples to read.
 
-An answer is a row of `eval.completions.read_completions`; a model has one for each problem. Right is a score of 1.
+An answer is a row of `eval.completions.read_completions`; a model has one for each problem. Right is a score of 1,
+or of more where a reward of one's own gives more.
 """
 
 import random
@@ -91,8 +92,9 @@ def agreement(first: Answers, second: Answers) -> dict[str, Any]:
     pairs = list(zip(first, second, strict=True))
     answered = [(one, other) for one, other in pairs if one["parsed"] is not None or other["parsed"] is not None]
     scored = [(one, other) for one, other in pairs if one["value"] is not None and other["value"] is not None]
-    test = asdict(mcnemar([one["value"] for one in first], [other["value"] for other in second]))
-    both_right = sum(one["value"] == other["value"] == 1.0 for one, other in scored)
+    rights = [[is_right(row["value"]) for row in rows] for rows in (first, second)]
+    test = asdict(mcnemar(*rights))
+    both_right = sum(one == other == 1.0 for one, other in zip(*rights, strict=True))
     return {
         "identical_text": share_of(sum(one["text"] == other["text"] for one, other in pairs), len(pairs)),
         "same_answer": share_of(sum(one["parsed"] == other["parsed"] for one, other in answered), len(answered)),
@@ -103,6 +105,11 @@ def agreement(first: Answers, second: Answers) -> dict[str, Any]:
             **test,
         },
     }
+
+
+def is_right(value: float | None) -> float | None:
+    """1.0 for right, 0.0 for wrong, None without a score."""
+    return None if value is None else float(value >= 1.0)
 
 
 def share_of(count: int, total: int) -> dict[str, Any]:
@@ -140,7 +147,7 @@ def kind_of_problem(values: Sequence[float | None], names: Sequence[str]) -> str
     """Who has a problem right: "all", "some" (several, not all), "only|NAME", "none"; "unscored" with any None."""
     if None in values:
         return UNSCORED
-    right = [name for name, value in zip(names, values, strict=True) if value == 1.0]
+    right = [name for name, value in zip(names, values, strict=True) if is_right(value)]
     if len(right) in (0, len(names)):
         return ALL if right else NONE
     return f"only|{right[0]}" if len(right) == 1 else SOME

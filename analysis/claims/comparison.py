@@ -23,7 +23,7 @@ from eval.harness import evaluate_task
 from eval.rollout.base import Sampling
 from eval.rollout.hf import HFEngine
 from eval.storage import new_folder, read_json, read_jsonl, read_yaml_mapping
-from eval.tasks import get_task
+from eval.tasks import get_task, task_name
 
 
 @dataclass(kw_only=True)
@@ -76,7 +76,11 @@ def compare_models(
     data = data_digests([*sizes, (task, size)], "test", measured_on.data_seed)
     names = ["base", *methods]
     wrote = written_section(
-        run, {name: {model: completions / completions_file(model, name) for model in names} for name in tasks}
+        run,
+        {
+            task_name(one): {name: completions / completions_file(name, task_name(one)) for name in names}
+            for one in tasks
+        },
     )
     walk = random_walk(run / "es", geometry["checkpoints"]["es"]["norm"], geometry["parameters"])
     return {
@@ -131,12 +135,12 @@ def evaluate(completions: Path, models: dict[str, Path], measured_on: ComparedOn
             engine = HFEngine.from_pretrained(path, device, base=models["base"])
             accuracy[name] = {}
             for test_task in measured_on.test_tasks:
-                task = get_task(test_task)
+                task, called = get_task(test_task), task_name(test_task)
                 result = evaluate_task(engine, task, "test", *rows, sampling, measured_on.batch_size)
                 problems = task.load("test", *rows).to_list()
-                file = folder / completions_file(name, test_task)
+                file = folder / completions_file(name, called)
                 write_completions(file, task.name, result.pop("records"), problems)
-                accuracy[name][test_task] = result
+                accuracy[name][called] = result
     return accuracy
 
 

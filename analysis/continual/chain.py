@@ -14,7 +14,7 @@ from eval.harness import evaluate_task
 from eval.rollout.base import Sampling
 from eval.rollout.hf import HFEngine
 from eval.storage import new_folder, read_json
-from eval.tasks import get_task
+from eval.tasks import get_task, task_name
 
 
 # What a training's results.json says of its cost.
@@ -89,7 +89,7 @@ def evaluate(
         records = evaluate_task(engine, task, "test", *rows, sampling, held_out.batch_size, cache)["records"]
         values[column] = [record["value"] for record in records]
         if completions is not None:
-            file = completions / f"{file_name(column)}.parquet"
+            file = completions / f"{file_name(task_name(column))}.parquet"
             write_completions(file, task.name, records, task.load("test", *rows).to_list())
     return values
 

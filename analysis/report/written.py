@@ -163,7 +163,10 @@ def read_answers(run: Path, results: Results, files: Mapping[str, str]) -> tuple
 
 
 def is_in(run: Path, file: Path) -> bool:
-    return file.is_file() and file.is_relative_to(run.resolve())
+    try:
+        return file.is_file() and file.is_relative_to(run.resolve())
+    except OSError:  # no name that a file could have
+        return False
 
 
 def examples_of(
@@ -265,7 +268,7 @@ def sentence(section: Mapping[str, Any]) -> str:
             f"any other, as far as there are, drawn with seed {SEED}."
         )
     kinds = f" A problem's kind is told by the answers of {join(compared)}." if len(compared) > 1 else ""
-    return f"{which}{kinds} Right is a score of 1."
+    return f"{which}{kinds} Right is a score of 1 or more."
 
 
 def tiles(section: Mapping[str, Any]) -> list[Tile]:

@@ -54,6 +54,11 @@ def test_who_is_right_where():
     }
 
 
+def test_a_reward_of_ones_own_may_give_more_than_one():
+    found = agreement(answers(("a", None, 1.2), ("b", None, 7.0)), answers(("a", None, 1.0), ("b", None, -2.0)))
+    assert (found["flips"]["both_right"], found["flips"]["only_first"], found["flips"]["only_second"]) == (1, 1, 0)
+
+
 def test_a_task_without_answers_to_find():
     """A reward function gives scores and no parsed answers."""
     found = agreement(answers(("a", None, 1.0)), answers(("b", None, 1.0)))
@@ -68,6 +73,7 @@ def test_a_task_without_answers_to_find():
         ([0.0, 1.0, 0.9], "only|grpo"),
         ([0.0, 0.0, 0.5], "none"),
         ([1.0, None, 1.0], "unscored"),
+        ([1.2, -3.0, 0.99], "only|es"),
     ],
 )
 def test_kinds_of_problems(values, kind):

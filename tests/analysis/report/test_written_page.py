@@ -11,6 +11,7 @@ from analysis.report.provenance import function_of
 from analysis.report.results import lookup
 from analysis.report.visible import visible
 from analysis.report.written import PRINTED, harmless
+from eval.errors import UserError
 from eval.storage import read_json, write_json
 from tests.analysis.report.conftest import synthetic_results
 from tests.analysis.report.planted_texts import HOSTILE, plain_answers, plant
@@ -214,6 +215,23 @@ def test_no_file_outside_of_the_run_is_read(tmp_path):
     write_json(tmp_path / "run" / "results.json", results)
     build(tmp_path / "run")
     assert "../outside.parquet is not in the run folder" in page_of(tmp_path / "run").text
+
+
+@pytest.mark.parametrize(
+    "place", ["", "files", "files/es", "compared", "kinds", "kinds/all", "pairs", "pairs/es|grpo"]
+)
+@pytest.mark.parametrize("value", [None, "9" * 5000, "\x00", [1], {"a": 1}, -1])
+def test_damaged_results_are_a_page_or_one_line(tmp_path, place, value):
+    tasks = {"countdown": {name: rows[:3] for name, rows in MODELS.items()}}
+    plant(tmp_path, about(), tasks)
+    results = read_json(tmp_path / "results.json")
+    *above, last = ["written", "countdown", *filter(None, place.split("/"))]
+    lookup(results, *above)[last] = value
+    write_json(tmp_path / "results.json", results)
+    try:
+        assert build(tmp_path).exists()
+    except UserError as error:
+        assert "results.json does not hold what" in str(error)
 
 
 @pytest.mark.parametrize(
