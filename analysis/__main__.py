@@ -15,6 +15,7 @@ Each part that is measured is one section of results.json. The file has
     kl             {checkpoint: {task: {"forward", "reverse"}}}: see analysis.behaviour.kl.kl_drift
     kl_matrices    {"order", "incremental", "cumulative"}: see analysis.behaviour.kl.kl_matrices
     theory         {run of evolution strategies: see analysis.theory.predictions.predict}
+    asked          what `analyse` was asked for; its page leaves out everything else
     claims         verdicts over many comparisons, by recipes/claims.py: see analysis.claims.judge.judge
     circuits       {task: {"nodes", "examples", ...}}: see analysis.circuits.change.task_change
 
@@ -23,12 +24,12 @@ divergences in nats, norms Euclidean; every KL states its direction, estimator, 
 is there already for the same files and options is not measured again.
 """
 
-from analysis.commands import circuits, clocks, connectivity, geometry, kl, planted, report, table, theory
+from analysis.commands import analyse, circuits, clocks, connectivity, geometry, kl, planted, report, table, theory
 from eval.command_line import OneLineParser, command_parser
 from eval.errors import exit_with_one_line
 
 
-COMMANDS = (geometry, connectivity, kl, theory, circuits, planted, report, table, clocks)
+COMMANDS = (analyse, geometry, connectivity, kl, theory, circuits, planted, report, table, clocks)
 
 
 def build_parser(prog: str = "python -m analysis") -> OneLineParser:

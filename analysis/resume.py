@@ -13,6 +13,7 @@ from typing import Any
 from eval.digests import folder_digest
 from eval.folders import check_writable
 from eval.results_file import Results, kind_of, read_results_file, write_results
+from eval.stages import Stages
 from eval.storage import read_json, write_json
 
 
@@ -22,25 +23,38 @@ ALONG_A_RUN = ("trajectory",)
 Measurement = tuple[dict[str, Any], Callable[[], dict]]
 
 
-def stage(folder: Path, name: str, inputs: dict[str, Any], compute: Callable[[], Any]) -> Any:
+def stage(
+    folder: Path, name: str, inputs: dict[str, Any], compute: Callable[[], Any], stages: Stages | None = None
+) -> Any:
     """The result of `compute`, as JSON reads it back, from <folder>/<name>.json if the same inputs stand there.
 
     The file is {"inputs": inputs, "result": result}, written when `compute` has returned; other inputs compute it
     again, which is said in one line. A file of an older version is the result alone and counts as finished, because
     nothing tells what it was computed from but the run folder's own options, which must be the same in any case.
+
+    stages: those of a command, of which this is one; without them the name is said when it is computed.
     """
     path = Path(folder) / f"{name}.json"
     if path.exists():
         stored = read_json(path)
         if not (isinstance(stored, dict) and stored.keys() == {"inputs", "result"}):
-            return stored
+            return _finished(stored, name, stages)
         changed = changed_inputs(stored["inputs"], inputs)
         if not changed:
-            return stored["result"]
+            return _finished(stored["result"], name, stages)
         print(f"{path} was computed from other {', '.join(changed)}; computing it again", flush=True)
-    print(f"stage {name}", flush=True)
+    if stages is None:
+        print(f"stage {name}", flush=True)
+    else:
+        stages.begin(name)
     write_json(path, {"inputs": inputs, "result": compute()})
     return read_json(path)["result"]
+
+
+def _finished(result: Any, name: str, stages: Stages | None) -> Any:
+    if stages is not None:
+        stages.begin(name, finished=True)
+    return result
 
 
 def changed_inputs(earlier: dict[str, Any], inputs: dict[str, Any]) -> list[str]:
@@ -54,18 +68,24 @@ def digest(value: Any) -> str:
 
 
 def measure_sections(
-    output: Path, base: Path, checkpoints: dict[str, Path], sections: dict[str, Measurement], recompute: bool
+    output: Path,
+    base: Path,
+    checkpoints: dict[str, Path],
+    sections: dict[str, Measurement],
+    recompute: bool,
+    digests: dict[str, str] | None = None,
 ) -> None:
     """Measure and store every section that OUTPUT/results.json does not hold for the same files and options already.
 
     sections: {section: (options, measurement)}. Batch size and device are no such options: they change the time that
-    a measurement takes. recompute: measure in any case.
+    a measurement takes. recompute: measure in any case. digests: `folder_digests` of base and checkpoints, if they
+    are known.
 
     Raises UserError as `folder_digests` and `read_results_file` do, and if nothing can be written to `output`.
     """
     check_writable(output, "--output")
     folders = {"base": base, **checkpoints}
-    digests = folder_digests(folders)
+    digests = folder_digests(folders) if digests is None else digests
     for section, (options, measure) in sections.items():
         inputs = {
             "checkpoints": digests,

@@ -9,7 +9,7 @@ from eval.command_line import command_name, command_parser
 from eval.errors import UserError, exit_with_one_line
 
 
-ANALYSIS = ("geometry", "connectivity", "kl", "theory", "planted", "clocks", "table", "report")
+ANALYSIS = ("analyse", "geometry", "connectivity", "kl", "theory", "planted", "clocks", "table", "report")
 EVAL = ("score", "evaluate", "holdouts")
 OWN = {command_name(module): module for module in (verify, tasks, configs, doctor)}
 

@@ -23,7 +23,7 @@ def launch_command(name: str, launcher: str, passed_on: list[str]) -> list[str]:
     launchers = {path.stem: path for path in sorted((ROOT / "accelerate_configs").glob("*.yaml"))}
     if launcher not in launchers:
         raise UserError(f"--launcher {launcher!r} is not one of {', '.join(launchers)}")
-    launch = [sys.executable, "-P", "-m", "accelerate.commands.launch", "--quiet"]
+    launch = [sys.executable, "-P", "-m", "cli.launcher", "--quiet"]
     return [*launch, "--config_file", str(launchers[launcher]), str(recipes()[name]), *passed_on]
 
 

@@ -112,11 +112,13 @@ class Fitness:
     mean: of the scores that are not None; None if all are.
     scores: one per completion, None where it cannot be scored.
     empty: how many completions have no text but white space. They are scored like any other.
+    parts: what the scores are made of, one dict per completion.
     """
 
     mean: float | None
     scores: list[float | None]
     empty: int
+    parts: list[dict[str, float]]
 
 
 def fitness(
@@ -126,10 +128,11 @@ def fitness(
     completion_ids: Sequence[list[int]] | None = None,
 ) -> Fitness:
     """The fitness of the member that answered `rows[i]` with `completions[i]`, of these tokens."""
-    scores = [score.value for score in score_completions(task, completions, rows, completion_ids)]
+    scored = score_completions(task, completions, rows, completion_ids)
+    scores = [score.value for score in scored]
     scorable = [score for score in scores if score is not None]
     empty = sum(not text.strip() for text in completions)
-    return Fitness(fmean(scorable) if scorable else None, scores, empty)
+    return Fitness(fmean(scorable) if scorable else None, scores, empty, [score.parts for score in scored])
 
 
 def evaluation_row(task: Task, text: str, row: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 config   of config.yaml, as `sha256sum config.yaml` prints it
 models   {name: of the weights, configuration and tokenizer of its folder, see `folder_digest`}
 data     {task and split: of its rows, see `rows_digest`}
-files    {name: of the logs of a training, of what models wrote}
+files    of a training: {name: of its logs}
 """
 
 import hashlib
@@ -90,18 +90,11 @@ def data_digests(sizes: Iterable[tuple[str, int]], split: str, seed: int) -> dic
     }
 
 
-def run_digests(
-    folder: Path, models: Mapping[str, str | Path], data: Mapping[str, str], completions: Iterable[str] = ()
-) -> dict[str, Any]:
-    """The `digests` of a finished training or study in `folder`. models: {name: folder or hub name}.
-
-    completions: files of what models wrote, from `folder` on.
-    """
+def run_digests(folder: Path, models: Mapping[str, str | Path], data: Mapping[str, str]) -> dict[str, Any]:
+    """The `digests` of a finished training or study in `folder`. models: {name: folder or hub name}."""
     return {
         "config": file_digest(folder / "config.yaml"),
         "models": {name: model_digest(model) for name, model in models.items()},
         "data": dict(data),
-        "files": {
-            name: file_digest(folder / name) for name in (*RUN_FILES, *completions) if (folder / name).is_file()
-        },
+        "files": {name: file_digest(folder / name) for name in RUN_FILES if (folder / name).is_file()},
     }

@@ -9,6 +9,9 @@ from collections.abc import Callable
 
 from safetensors import SafetensorError
 
+from eval.interrupts import end_on_interrupt
+from eval.quiet import quiet_libraries
+
 
 class UserError(Exception):
     """A mistake in the input. The message is one line: what is wrong and what to do about it."""
@@ -27,13 +30,15 @@ NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
 
 def exit_with_one_line(main: Callable[[], None]) -> None:
-    """Run `main`; turn a `UserError` or a full disk into one line on stderr and exit status 2.
+    """Run `main`; turn a `UserError` or a full disk into one line on stderr and exit status 2, Ctrl-C into 130.
 
     Every other exception is a bug and keeps its traceback. What the output's encoding lacks is written as an escape.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
+    quiet_libraries()
+    end_on_interrupt()
     try:
         main()
     except UserError as error:

@@ -13,16 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from transformers.utils.logging import disable_progress_bar
-
 from analysis.circuits.alignment import PRESETS
 from analysis.circuits.attribution import METHODS
 from analysis.circuits.study import DTYPES, MAY_CHANGE, Study, StudyOptions, at_once
 from analysis.report import build
+from analysis.report.terminal import results_text
 from eval.circuit_tasks import get_circuit_task
 from eval.digests import rows_digest, run_digests
 from eval.errors import UserError, exit_with_one_line
 from eval.results_file import write_results
+from eval.stages import Stages
 from eval.storage import read_json
 from eval.tasks import get_task
 from trainers.arguments import (
@@ -147,7 +147,6 @@ CONFIG_TYPES = (CircuitsConfig,)
 
 def main() -> None:
     (config,) = parse(*CONFIG_TYPES)
-    disable_progress_bar()  # transformers' bar for each file it reads or writes
     run = Path(config.output_dir)
     # Every training is checked before the first begins.
     pretraining, post_training = pretrainings(config), post_trainings(config)
@@ -156,19 +155,28 @@ def main() -> None:
             model_shape(source)
     accelerator = make_accelerator()
     start_run(run, config, may_change=MAY_CHANGE)
+    names = [f"training {name}" for name in post_training]
+    first = ["pre-training"] if pretraining else []
+    stages = Stages([*first, *names, "measurements", "report"], accelerator.is_main_process)
     if accelerator.is_main_process:
         missing = [one for one in pretraining if not (Path(one.output_dir) / "results.json").exists()]
+        if pretraining:
+            stages.begin("pre-training", finished=not missing)
         at_once([partial(pretrain, one) for one in missing], config.parallel)
     accelerator.wait_for_everyone()
     for name, train in post_training.items():
-        print(f"training {name}", flush=True)
+        stages.begin(f"training {name}", finished=(run / "change" / name / "results.json").exists())
         train()
     if accelerator.is_main_process:
         environment = read_json(run / "environment.json")
         head = {"command": environment["command"], "environment": environment, "config": as_flat_dict(config)}
         head["digests"] = run_digests(run, config.folders(), circuit_data(config))
+        stages.begin("measurements", finished=(run / "results.json").exists())
         write_results(run / "results.json", "circuits", head | study(config, str(accelerator.device)).measure(run))
-        print(f"report: {build(run)}")
+        stages.begin("report")
+        page = build(run)
+        print(f"\n{results_text(run)}\n", flush=True)
+        print(f"report: {page}")
 
 
 def circuit_data(config: CircuitsConfig) -> dict[str, str]:

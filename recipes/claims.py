@@ -23,12 +23,14 @@ import yaml
 from analysis.claims.comparison import ComparedOn, add_probes
 from analysis.claims.judge import Comparison, judge
 from analysis.report import build, build_gallery
+from analysis.report.terminal import results_text
 from analysis.resume import read_results
 from analysis.theory.predictions import predict
 from eval.digests import file_digest, run_digests
 from eval.errors import UserError, exit_with_one_line
 from eval.results_file import write_results
 from eval.secrets import without_secrets
+from eval.stages import Stages
 from eval.storage import read_json, write_text
 from eval.tasks import get_task
 from recipes.compare import METHODS, CompareConfig, check_comparison, compare
@@ -133,8 +135,11 @@ def main() -> None:
     for name, options in settings.items():
         write_text(sweep / "configs" / f"{name}.yaml", yaml.safe_dump(without_secrets(options), sort_keys=False))
 
+    stages = Stages(["comparisons", "verdicts", "report"])
+
     # 1. The comparisons, those of one seed before those of the next.
     unfinished = [job for job in planned if not is_finished(sweep / job.folder)]
+    stages.begin("comparisons", finished=not unfinished)
     print(f"{len(planned)} comparisons, {len(planned) - len(unfinished)} of them finished", flush=True)
     began = time.perf_counter()
     calls = {
@@ -147,6 +152,7 @@ def main() -> None:
     print(f"{len(unfinished)} comparisons in {(time.perf_counter() - began) / 60:.1f} minutes", flush=True)
 
     # 2. The verdicts, over everything that is there.
+    stages.begin("verdicts")
     comparisons = [
         Comparison(job.conditions, job.seed, read_json(sweep / job.folder / "results.json")) for job in planned
     ]
@@ -162,8 +168,11 @@ def main() -> None:
         | {"files": {str(job.folder): file_digest(sweep / job.folder / "results.json") for job in planned}},
     }
     write_results(sweep / "results.json", "claims", results)
-    print(f"gallery: {build_gallery(sweep)}")
-    print(f"report: {build(sweep)}")
+    stages.begin("report")
+    gallery, page = build_gallery(sweep), build(sweep)
+    print(f"\n{results_text(sweep)}\n", flush=True)
+    print(f"gallery: {gallery}")
+    print(f"report: {page}")
 
 
 def jobs(config: ClaimsConfig) -> Iterator[Job]:

@@ -10,14 +10,15 @@ the first stage that has none. The report is in report/index.html of the run fol
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from transformers.utils.logging import disable_progress_bar
-
-from analysis.claims.comparison import ComparedOn, compare_models
+from analysis.claims.comparison import MEASURED, ComparedOn, compare_models
 from analysis.report import build
+from analysis.report.terminal import results_text
 from analysis.resume import read_results
 from eval.errors import UserError, exit_with_one_line
 from eval.results_file import write_results
+from eval.stages import Stages
 from eval.storage import read_json
 from eval.tasks import TASKS, get_task
 from trainers.arguments import as_flat_dict, check_between, parse
@@ -29,6 +30,7 @@ from trainers.grpo import train_grpo
 from trainers.launch import make_accelerator
 from trainers.options import NonNegativeInt, PositiveInt, Rows, Seed, check_bounds, check_held_out, check_rows, option
 from trainers.run_folder import start_run
+from trainers.tracking import Tracking, comparison_summary, tracker_names
 
 
 METHODS = ("es", "grpo")
@@ -57,10 +59,14 @@ class CompareConfig(ComparedOn):
     kl_prompts: Rows = option(200, "prompts per task and direction of the KL")
     line_points: int = option(11, "models along each straight line, the ends included")
     batch_size: PositiveInt = option(500, "prompts generated at a time after training")
+    report_to: str | list[str] = option(
+        "none", "tensorboard, trackio, wandb, several of them, or none: both trainings, and a run with what differs"
+    )
 
     def __post_init__(self):
         check_bounds(self)
         check_comparison(self)
+        tracker_names(self.report_to)
         for name in {self.task, *self.test_tasks}:
             get_task(name)
 
@@ -87,11 +93,17 @@ def compare(config: CompareConfig) -> Path:
 
     In a run of several processes all train, and the main one does the rest.
     """
-    disable_progress_bar()  # transformers' bar for each file it reads or writes
     run = Path(config.output_dir)
 
     # Both trainings are checked before either begins.
-    shared = {"model": config.model, "task": config.task, "seed": config.seed, "data_seed": config.data_seed}
+    shared: dict[str, Any] = {
+        "model": config.model,
+        "task": config.task,
+        "seed": config.seed,
+        "data_seed": config.data_seed,
+    }
+    if trackers := tracker_names(config.report_to):
+        shared["report_to"] = trackers
     budget, longest = config.completions, config.max_new_tokens
     es = es_at_budget(config.es_config, budget, longest, output_dir=str(run / "es"), **shared)
     grpo = grpo_at_budget(
@@ -99,17 +111,20 @@ def compare(config: CompareConfig) -> Path:
     )
     model_shape(config.model)
     accelerator = make_accelerator()
-    start_run(run, config)
+    start_run(run, config, may_change=("report_to",))
 
     # 1. Two trainings. A finished one returns at once.
+    stages = Stages(["training es", "training grpo", *MEASURED, "report"], accelerator.is_main_process)
+    stages.begin("training es", finished=(run / "es" / "results.json").exists())
     train_es(es)
+    stages.begin("training grpo", finished=(run / "grpo" / "results.json").exists())
     train_grpo(*grpo)
     base = local_model(config.model, run / "base")
     if not accelerator.is_main_process:
         return base
 
     # 2. What the finished models can do, and how they differ.
-    sections = compare_models(run, base, METHODS, config.task, config, accelerator.device)
+    sections = compare_models(run, base, METHODS, config.task, config, accelerator.device, stages)
 
     # 3. All numbers in one file, and the page made from it. What `python -m analysis` has added to the file stays.
     environment = read_json(run / "environment.json")
@@ -121,7 +136,15 @@ def compare(config: CompareConfig) -> Path:
         "base_model": config.model,
     }
     write_results(run / "results.json", "comparison", read_results(run / "results.json") | about | sections)
-    print(f"report: {build(run)}")
+    tracking = Tracking(trackers, run)
+    tracking.summary(
+        comparison_summary(sections), step=max(one["completions"] for one in sections["training"].values())
+    )
+    tracking.close()
+    stages.begin("report")
+    page = build(run)
+    print(f"\n{results_text(run)}\n", flush=True)
+    print(f"report: {page}")
     return base
 
 

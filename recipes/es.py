@@ -5,8 +5,8 @@ accelerate launch --config_file accelerate_configs/cpu.yaml recipes/es.py --conf
 
 from eval.errors import exit_with_one_line
 from trainers.arguments import parse
-from trainers.es.config import ESConfig
-from trainers.es.train import train_es
+from trainers.es import ESConfig, ESTrainer
+from trainers.launch import is_main_process
 
 
 CONFIG_TYPES = (ESConfig,)
@@ -14,9 +14,11 @@ CONFIG_TYPES = (ESConfig,)
 
 def main():
     (config,) = parse(*CONFIG_TYPES)
-    results = train_es(config)
-    if config.dry_run:
+    trainer = ESTrainer(args=config)
+    trainer.train()
+    if config.dry_run or not is_main_process():
         return
+    results = trainer.results
     print(
         f"{config.output_dir}/model: {results['steps']} steps, {results['completions']:,} completions, "
         f"{results['seconds']:.0f} s"

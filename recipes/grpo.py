@@ -6,8 +6,6 @@ Options on the command line go before those in the file: `--max_steps 2 --output
 killed run goes on from its last complete checkpoint. What lies in the run folder stands in trainers/grpo.py.
 """
 
-from transformers.utils.logging import disable_progress_bar
-
 from eval.errors import exit_with_one_line
 from trainers.arguments import parse
 from trainers.grpo import GRPOArguments, GRPOConfig, train_grpo
@@ -19,7 +17,6 @@ CONFIG_TYPES = (GRPOArguments, GRPOConfig)
 
 def main() -> None:
     arguments, config = parse(*CONFIG_TYPES)
-    disable_progress_bar()  # transformers' bar for each file it reads or writes
     results = train_grpo(arguments, config)
     if is_main_process():
         print(

@@ -6,6 +6,7 @@
 
 from eval.errors import exit_with_one_line
 from trainers.arguments import parse
+from trainers.launch import is_main_process
 from trainers.pretrain import PretrainConfig, pretrain
 
 
@@ -15,6 +16,8 @@ CONFIG_TYPES = (PretrainConfig,)
 def main():
     (config,) = parse(*CONFIG_TYPES)
     results = pretrain(config)
+    if not is_main_process():
+        return
     accuracy = ", ".join(f"{task} {share:.1%}" for task, share in results["validation"]["accuracy"].items())
     print(
         f"{config.output_dir}/model: {results['parameters']:,} parameters, greedy accuracy on validation: {accuracy}"

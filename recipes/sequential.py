@@ -20,17 +20,18 @@ from typing import Any
 
 import torch
 import yaml
-from transformers.utils.logging import disable_progress_bar
 
 from analysis.behaviour.held_out import HeldOut
-from analysis.behaviour.written import files_of, written_section
+from analysis.behaviour.written import written_section
 from analysis.continual.chain import evaluate, measure_chain
 from analysis.continual.summary import summarise
 from analysis.report import build
+from analysis.report.terminal import results_text
 from eval.completions import file_name
 from eval.digests import data_digests, run_digests
 from eval.errors import UserError, exit_with_one_line
 from eval.results_file import write_results
+from eval.stages import Stages
 from eval.storage import new_folder, read_json, write_text
 from eval.tasks import get_task, task_name
 from trainers.arguments import as_flat_dict, check_between, parse, read_yaml
@@ -103,7 +104,6 @@ CONFIG_TYPES = (SequentialConfig,)
 
 def main() -> None:
     (config,) = parse(*CONFIG_TYPES)
-    disable_progress_bar()  # transformers' bar for each file it reads or writes
     run = Path(config.output_dir)
     plan = Plan(
         run,
@@ -126,11 +126,13 @@ def main() -> None:
         run_chain(config, plan, arm, seed, device)
         return
     start_run(run, config, may_change=MAY_CHANGE)
+    stages = Stages(["evaluation of the base", "chains", "report"], is_main)
 
     # 1. Every task before the first training: row 0 of all matrices.
     if is_main:
         for arm in config.arms:
             keep_settings(run, arm)
+        stages.begin("evaluation of the base")
         with new_folder(run / "completions") as folder:
             evaluate(plan.model, config.columns(), run / "evaluation", config, device, folder)
 
@@ -138,7 +140,9 @@ def main() -> None:
     finished = [(plan.chain(arm.name, seed) / "chain.json").exists() for arm, seed in config.chains()]
     unfinished = [chain for chain, done in zip(config.chains(), finished, strict=True) if not done]
     unfinished.sort(key=lambda chain: plan.budget.follows(chain[0]))
-    print(f"{len(finished)} chains, {sum(finished)} of them finished", flush=True)
+    stages.begin("chains", finished=not unfinished)
+    if is_main:
+        print(f"{len(finished)} chains, {sum(finished)} of them finished", flush=True)
     began = time.perf_counter()
     if config.processes > 1:
         for _, group in groupby(unfinished, key=lambda chain: plan.budget.follows(chain[0])):
@@ -183,13 +187,14 @@ def main() -> None:
             }
             for arm in config.arms
         },
-        "digests": run_digests(
-            run, {"base": plan.model, **models}, data_digests(sizes, "test", config.data_seed), files_of(wrote)
-        ),
+        "digests": run_digests(run, {"base": plan.model, **models}, data_digests(sizes, "test", config.data_seed)),
         **({"written": wrote} if wrote else {}),
     }
     write_results(run / "results.json", "sequential", results | {"continual": summarise(results)})
-    print(f"report: {build(run)}")
+    stages.begin("report")
+    page = build(run)
+    print(f"\n{results_text(run)}\n", flush=True)
+    print(f"report: {page}")
 
 
 def completions(config: SequentialConfig, plan: Plan) -> dict[str, dict[str, Path]]:
@@ -216,7 +221,6 @@ def keep_settings(run: Path, arm: Arm) -> None:
 
 def run_chain(config: SequentialConfig, plan: Plan, arm: Arm, seed: int, device: torch.device) -> None:
     """Train and measure one chain."""
-    disable_progress_bar()
     train_chain(plan, arm, seed)
     measure(config, plan, arm, seed, device)
 

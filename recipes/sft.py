@@ -7,8 +7,6 @@ killed run goes on with its next batch of samples, or from its last complete che
 stands in trainers/sft.py.
 """
 
-from transformers.utils.logging import disable_progress_bar
-
 from eval.errors import exit_with_one_line
 from trainers.arguments import parse
 from trainers.launch import is_main_process
@@ -20,7 +18,6 @@ CONFIG_TYPES = (SFTArguments, SFTConfig)
 
 def main() -> None:
     arguments, config = parse(*CONFIG_TYPES)
-    disable_progress_bar()  # transformers' bar for each file it reads or writes
     results = train_sft(arguments, config)
     if is_main_process():
         print(

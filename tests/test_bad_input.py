@@ -43,7 +43,7 @@ def begin(*_, **__):
 # What a command does first when it has found nothing wrong, beside reading what it is given.
 WORK = (
     "eval.rollout.hf.HFEngine.generate",
-    "trainers.es.train.ESRun.train",
+    "trainers.es.trainer.ESTrainer._train",
     "trainers.grpo._train",
     "trainers.sft.sample",
     "trainers.pretrain._Pretraining.step",

@@ -3,6 +3,8 @@
 import codecs
 import locale
 
+import eval as _eval  # noqa: F401  before any library: it keeps them quiet
+
 
 def read_text_as_utf8() -> None:
     """Let files that libraries open without naming an encoding be read as UTF-8, whatever the locale.

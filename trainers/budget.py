@@ -9,7 +9,7 @@ from typing import Any
 
 from eval.errors import UserError
 from trainers.arguments import from_yaml
-from trainers.es.train import ESConfig
+from trainers.es.config import ESConfig
 from trainers.grpo import GRPOArguments, GRPOConfig
 from trainers.sft import SFTArguments, SFTConfig
 

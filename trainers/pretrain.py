@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any, cast
 
 import torch
@@ -28,7 +29,6 @@ from eval.circuit_tasks.accuracy import pair_accuracy
 from eval.digests import run_digests
 from eval.errors import UserError
 from eval.harness import evaluate_task
-from eval.results_file import write_results
 from eval.rollout.base import Sampling
 from eval.rollout.hf import HFEngine
 from eval.rollout.loading import save_model
@@ -46,6 +46,8 @@ from eval.tasks.base import GeneratedTask
 from eval.tasks.generate import conversation, hash64, problems
 from trainers.arguments import check_at_most, check_choice
 from trainers.ending import diverged
+from trainers.finish import finish_training
+from trainers.hub import HUB_OPTIONS, HubOptions, check_hub
 from trainers.launch import make_accelerator
 from trainers.machine import require_training_memory
 from trainers.optimizer_state import load_optimizer, save_optimizer
@@ -62,7 +64,9 @@ from trainers.options import (
     option,
 )
 from trainers.run_folder import checkpoint_folder, end_run, last_complete_step, save_checkpoint, start_run
+from trainers.step_line import step_line
 from trainers.tiny_tokenizer import CHAT_TEMPLATE, PLAIN_TEMPLATE, character_tokenizer
+from trainers.tracking import Tracking, tracker_names
 
 
 # Conversations per forward pass.
@@ -71,7 +75,7 @@ Tasks = Sequence[GeneratedTask | CircuitTask]
 
 
 @dataclass
-class PretrainConfig:
+class PretrainConfig(HubOptions):
     """A tiny language model, from nothing."""
 
     output_dir: str = field(metadata={"help": "run folder; the finished model is in its folder model/"})
@@ -92,9 +96,11 @@ class PretrainConfig:
     evaluate_every: PositiveInt = option(250, "steps between validation points")
     evaluate_size: Rows = option(200, "validation problems per task")
     save_every: PositiveInt = option(250, "steps between checkpoints; the newest is kept")
+    report_to: str | list[str] = option("none", "tensorboard, trackio, wandb, several of them, or none")
     threads: Processes = option(2, "CPU threads; part of what makes a run bit-reproducible")
 
     def __post_init__(self):
+        tracker_names(self.report_to)
         check_choice("architecture", self.architecture, ("llama", "qwen2"))
         check_bounds(self)
         check_at_most("layers", self.layers, 1000, "no model has as many")
@@ -136,28 +142,45 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     accelerator = make_accelerator()
     block = 3 * config.hidden_size * config.intermediate_size + 2 * config.hidden_size**2
     require_training_memory(config.layers * block, "hidden_size, intermediate_size or layers")
-    start_run(run, config)
+    check_hub(config)
+    start_run(run, config, may_change=("report_to", *HUB_OPTIONS))
     training = _Pretraining(config, accelerator)
     parameters = training.model.num_parameters()
     require_free_space(run, 4 * 4 * parameters, "the checkpoints and the model of this run")
     start, seconds = training.resume(run)
 
+    tracking = Tracking(tracker_names(config.report_to) if accelerator.is_main_process else [], run)
     began = time.perf_counter() - seconds
     steps = range(start, config.steps)
-    disabled = not accelerator.is_main_process
-    for step in tqdm(steps, initial=start, total=config.steps, desc="pretrain", disable=disabled):
+    hidden = None if accelerator.is_main_process else True  # None: where it is no terminal
+    for step in tqdm(steps, initial=start, total=config.steps, desc="pretrain", disable=hidden):
         loss, norm = training.step(step)
         done = step + 1
         seconds = time.perf_counter() - began
         if accelerator.is_main_process:
             row = {"step": done, "loss": loss, "grad_norm": norm, "seconds": round(seconds, 3)}
             append_jsonl(run / "metrics.jsonl", row)
+            tracking.log(row)
             if done % config.evaluate_every == 0 or done == config.steps:
-                append_jsonl(run / "validation.jsonl", {"step": done, **training.validate()})
+                validation = training.validate()
+                append_jsonl(run / "validation.jsonl", {"step": done, **validation})
+                tracking.log({"step": done, "accuracy": validation["accuracy"]})
+                line = step_line(
+                    "pretrain",
+                    done,
+                    config.steps,
+                    seconds=seconds,
+                    done=done * config.batch_size,
+                    unit="rows",
+                    loss=loss,
+                    accuracy=fmean(validation["accuracy"].values()),
+                )
+                tqdm.write(line)
             if done % config.save_every == 0 and done < config.steps:
                 save_checkpoint(run, done, partial(training.save, seconds), keep=1)
         accelerator.wait_for_everyone()
 
+    tracking.close()
     results = {"parameters": parameters, "steps": config.steps, "seconds": round(seconds, 1)}
     if accelerator.is_main_process:
         with new_folder(run / "model") as folder:
@@ -166,7 +189,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
         results["validation"] = read_jsonl(run / "validation.jsonl")[-1]
         # The problems of every step are drawn from the seed and its number: config.yaml stands for the data.
         results["digests"] = run_digests(run, {"model": run / "model"}, {})
-        write_results(run / "results.json", "training", results)
+        finish_training(run, config, results)
         results = read_json(run / "results.json")
     [results] = broadcast_object_list([results])
     end_run(run)

@@ -52,11 +52,13 @@ from trainers.options import (
     option,
 )
 from trainers.run_folder import checkpoint_folder, end_run, last_complete_step, save_checkpoint, start_run
+from trainers.step_line import step_line
+from trainers.tracking import Tracking, tracker_names
 
 
 STOPS = ("never", "rule", "memory", "clocks")
 # What a finished or interrupted run may be continued with. None of these changes what a step does.
-MAY_CHANGE = ("steps", "stop", "stop_copies", "save_every")
+MAY_CHANGE = ("steps", "stop", "stop_copies", "save_every", "report_to")
 AVERAGED = "ema.safetensors"
 # Models that take the option positions.
 POSITIONED = ("dit", "masked_dit")
@@ -126,9 +128,11 @@ class RulesConfig:
     # The machine
     save_every: PositiveInt = option(2000, "longest stretch of steps without a checkpoint")
     log_every: PositiveInt = option(10, "steps between rows of metrics.jsonl")
+    report_to: str | list[str] = option("none", "tensorboard, trackio, wandb, several of them, or none")
     threads: Processes = option(1, "CPU threads; part of what makes a run bit-reproducible")
 
     def __post_init__(self):
+        tracker_names(self.report_to)
         check_choice("model", self.model, MODELS)
         check_choice("positions", self.positions, ("learned", "sincos"))
         check_choice("mixed_precision", self.mixed_precision, ("no", "bf16"))
@@ -232,6 +236,7 @@ class _RuleTraining:
         if self.ema is not None:
             self.ema.to(accelerator.device)
         self.strings = torch.as_tensor(self.data.train).to(accelerator.device)
+        self.tracking = Tracking(tracker_names(config.report_to) if accelerator.is_main_process else [], self.run)
         self.evaluated = evaluation_steps(config.evaluate_from, config.evaluations_per_decade, config.steps)
         self.clock = {"seconds": 0.0, "evaluation_seconds": 0.0}
         self.step = last_complete_step(self.run) or 0
@@ -250,7 +255,7 @@ class _RuleTraining:
         config, accelerator = self.config, self.accelerator
         began = time.perf_counter() - self.clock["seconds"]
         shown = progress and accelerator.is_main_process
-        bar = tqdm(total=config.steps, initial=self.step, desc=self.run.name, disable=not shown)
+        bar = tqdm(total=config.steps, initial=self.step, desc=self.run.name, disable=None if shown else True)
         stopped = _agreed(_stops(self.run, config), accelerator)
         while self.step < config.steps and not stopped:
             loss = self._step()
@@ -262,10 +267,13 @@ class _RuleTraining:
                 if accelerator.is_main_process:
                     row = {"step": self.step, "loss": mean, "seconds": round(self.clock["seconds"], 3)}
                     append_jsonl(self.run / "metrics.jsonl", row)
+                    self.tracking.log(row)
             if saving:
                 if accelerator.is_main_process:
                     if self.step in self.evaluated:
                         self._evaluate()
+                    if progress:
+                        self._say(mean)
                     save_checkpoint(self.run, self.step, self._save)
                     _tidy(self.run, self.step)
                 accelerator.wait_for_everyone()
@@ -273,6 +281,7 @@ class _RuleTraining:
                 # Neither evaluations nor checkpoints count as training.
                 began = time.perf_counter() - self.clock["seconds"]
         bar.close()
+        self.tracking.close()
 
     def results(self) -> dict[str, Any]:
         results = {
@@ -351,8 +360,14 @@ class _RuleTraining:
         self.clock["evaluation_seconds"] += time.perf_counter() - began
         times = {name: round(value, 3) for name, value in self.clock.items()}
         append_jsonl(self.run / "evaluations.jsonl", {"step": self.step} | times | row)
+        self.tracking.log({"step": self.step} | row)
         (self.run / "samples").mkdir(exist_ok=True)
         save_arrays({"samples": samples}, self.run / "samples" / f"step_{self.step}.safetensors")
+
+    def _say(self, loss: float) -> None:
+        done, seconds = self.step * self.config.batch_size, self.clock["seconds"]
+        line = step_line("rules", self.step, self.config.steps, seconds=seconds, done=done, unit="rows", loss=loss)
+        tqdm.write(line)
 
     def _save(self, folder: Path) -> None:
         save_weights(self.model, folder)

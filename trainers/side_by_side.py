@@ -2,10 +2,8 @@
 
 import io
 import multiprocessing
-import multiprocessing.connection
 import os
 import sys
-import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, BrokenExecutor, ProcessPoolExecutor, wait
@@ -17,6 +15,8 @@ import torch
 from tqdm import tqdm
 
 from eval.errors import UserError
+from eval.interrupts import follow_starter
+from eval.quiet import quiet_libraries
 
 
 # Read by the libraries when the server that all jobs are forked from loads them.
@@ -56,21 +56,10 @@ def side_by_side(
 
 
 def _begin() -> None:
-    """In a job's process: one thread, and an end at once when the process that asked for the job is gone.
-
-    A kill of that process does not reach its jobs, whose parent in the operating system is the fork server, and a
-    second start must not find them still writing.
-    """
+    """In a job's process: one thread."""
     torch.set_num_threads(1)
-    starter = multiprocessing.parent_process()
-    if starter is None:
-        raise RuntimeError("this process was not started as a job")
-
-    def watch() -> None:
-        multiprocessing.connection.wait([starter.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    quiet_libraries()
+    follow_starter()
 
 
 def _logged(folder: Path, job: Callable[[], Any]) -> Any:

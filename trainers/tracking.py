@@ -1,23 +1,35 @@
 """Curves of a run in a tracker: TensorBoard, trackio or Weights & Biases, through accelerate's classes for them.
 
-Every method logs the same four numbers on the same axis, the completions generated so far, so that the curves of runs
-that differ in everything else lie on one plot: `reward` (mean of the step's completions), `accuracy` (greedy, on
-validation problems), `tokens` (generated so far) and `seconds` (of training so far).
+Every method that generates logs on the same axis, the completions generated so far, so that the curves of runs that
+differ in everything else lie on one plot; trainings that generate nothing log by step. docs/tracking.md lists the names.
 """
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
 from eval.errors import UserError
+from eval.storage import read_yaml_mapping
 from trainers.arguments import check_choice
 
 
 # Tracker -> the package that it needs.
 PACKAGES = {"tensorboard": "tensorboard", "trackio": "trackio", "wandb": "wandb"}
+# Of rows of metrics.jsonl and evaluations.jsonl, under their own names: those that ES and GRPO share, and further ones.
 LOGGED = ("reward", "accuracy", "tokens", "seconds")
+FURTHER = ("loss", "grad_norm", "kl", "entropy", "update_norm", "valid", "copies", "loss_train", "loss_held_out")
+# What a tracker shows -> what it may be called in a row. The first is ES's name, the second TRL's.
+RENAMED = {
+    "length/mean": ("mean_tokens", "completions/mean_length"),
+    "length/max": ("max_tokens", "completions/max_length"),
+    "unfinished": ("unfinished_share", "completions/clipped_ratio"),
+}
+# Completions of an evaluation that a table shows.
+TABLE_ROWS = 16
 PROJECT = "posttrain-lab"
 
 
@@ -45,26 +57,110 @@ class Tracking:
     """The trackers of one run; to be made on the main process only.
 
     names: as `tracker_names` gives them. folder: the run folder; TensorBoard's files go to its folder tensorboard/,
-    and its last two parts name the run in the other trackers.
+    and its last two parts name the run in the other trackers, which also get the options in its config.yaml.
     """
 
     def __init__(self, names: list[str], folder: Path):
         run_name = "-".join(Path(folder).absolute().parts[-2:])
         self.trackers: list[GeneralTracker] = []
+        self.completions: int | None = None
         for name in names:
             if name == "tensorboard":
                 tracker = LOGGER_TYPE_TO_CLASS[name]("tensorboard", logging_dir=folder)
             else:
                 tracker = LOGGER_TYPE_TO_CLASS[name](PROJECT, name=run_name)
             tracker.start()
+            # TensorBoard would make a run of its own of them.
+            if name != "tensorboard" and (Path(folder) / "config.yaml").exists():
+                tracker.store_init_configuration(read_yaml_mapping(Path(folder) / "config.yaml"))
             self.trackers.append(tracker)
 
     def log(self, row: dict[str, Any]) -> None:
-        """What `row`, of metrics.jsonl or evaluations.jsonl, holds of `LOGGED`, at its `completions`."""
-        values = {name: row[name] for name in LOGGED if row.get(name) is not None}
+        """What `row`, of metrics.jsonl, evaluations.jsonl or of a pre-training, holds that `tracked` knows."""
+        if not self.trackers:
+            return
+        row = self._with_share_unfinished(row)
+        values = tracked(row)
         for tracker in self.trackers:
-            tracker.log(values, step=row["completions"])
+            tracker.log(values, step=row.get("completions", row.get("step")))
+
+    def log_completions(self, records: Sequence[dict[str, Any]], step: int) -> None:
+        """A table of what the model wrote in an evaluation, where the tracker has tables. records: `evaluate_task`'s."""
+        rows = [
+            [_asked(record["prompt"]), record["completion"], record["value"]] for record in list(records)[:TABLE_ROWS]
+        ]
+        columns = ["prompt", "completion", "value"]
+        for tracker in self.trackers:
+            if tracker.name == "wandb":
+                tracker.log_table("completions", columns=columns, data=rows, step=step)  # pyright: ignore
+            elif tracker.name == "trackio":
+                import pandas
+                import trackio  # here, because it is an extra
+
+                tracker.log(
+                    {"completions": trackio.Table(dataframe=pandas.DataFrame(rows, columns=columns))}, step=step
+                )
+
+    def summary(self, values: dict[str, float], step: int) -> None:
+        """Numbers of a finished study, all at once."""
+        for tracker in self.trackers:
+            tracker.log(values, step=step)
 
     def close(self) -> None:
         for tracker in self.trackers:
             tracker.finish()
+
+    def _with_share_unfinished(self, row: dict[str, Any]) -> dict[str, Any]:
+        """ES counts the unfinished completions of a step: with their share, once it is known how many they were."""
+        if "unfinished_completions" not in row:
+            return row
+        before, self.completions = self.completions, row["completions"]
+        if before is None and row.get("step", 1) == 1:
+            before = 0
+        if before is None or before == row["completions"]:
+            return row
+        return row | {"unfinished_share": row["unfinished_completions"] / (row["completions"] - before)}
+
+
+def tracked(row: dict[str, Any]) -> dict[str, Any]:
+    """{name in the trackers: value} of what a row holds; the mean accuracy also of several tasks, each by its name."""
+    values = {name: row[name] for name in (*LOGGED, *FURTHER) if row.get(name) is not None}
+    if isinstance(by_task := values.get("accuracy"), dict):
+        values |= {"accuracy": fmean(by_task.values())} | {f"accuracy/{task}": one for task, one in by_task.items()}
+    for name, keys in RENAMED.items():
+        values |= {name: row[key] for key in keys if row.get(key) is not None}
+    for key, value in row.items():
+        # TRL's name for what one of the reward functions gave.
+        if key.startswith("rewards/") and key.endswith("/mean") and value is not None:
+            values[f"reward/{key.removeprefix('rewards/').removesuffix('/mean')}"] = value
+    return values
+
+
+def comparison_summary(results: dict[str, Any]) -> dict[str, float]:
+    """Accuracies, geometry, drift and barriers of a finished comparison, from its results.json."""
+    geometry = results["geometry"]
+    barriers = results["connectivity"]["lines"]
+    return (
+        {
+            f"accuracy/{task}/{model}": measured["accuracy"]
+            for model, tasks in results["evaluation"].items()
+            for task, measured in tasks.items()
+            if measured["accuracy"] is not None
+        }
+        | {f"length/{model}": update["norm"] for model, update in geometry["checkpoints"].items()}
+        | {f"relative_length/{model}": update["relative_norm"] for model, update in geometry["checkpoints"].items()}
+        | {f"cosine/{pair}": cosine["total"] for pair, cosine in geometry["cosine"].items()}
+        | {
+            f"kl/{task}/{model}/{direction}": measured[direction]["per_token"]
+            for model, tasks in results["kl"].items()
+            for task, measured in tasks.items()
+            for direction in ("forward", "reverse")
+        }
+        | {f"reward_barrier/{pair}": line["reward_barrier"] for pair, line in barriers.items()}
+        | {f"completions/{method}": training["completions"] for method, training in results["training"].items()}
+    )
+
+
+def _asked(prompt: Any) -> str:
+    """The last message of a conversation; a text as it is."""
+    return prompt if isinstance(prompt, str) else str(prompt[-1]["content"])

@@ -25,7 +25,6 @@ import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
-from huggingface_hub import HfApi, get_token
 from peft import PeftModel
 from torch.distributed.tensor import DTensor
 from transformers import (
@@ -45,7 +44,6 @@ from eval.digests import data_digests, rows_digest, run_digests
 from eval.errors import UserError
 from eval.harness import evaluate_task
 from eval.ownership import files_in, read_marker, remove_made, require_ours, run_at, write_marker
-from eval.results_file import write_results
 from eval.rollout.base import Sampling
 from eval.rollout.chat import end_token_ids, padding_id
 from eval.rollout.hf import HFEngine
@@ -71,9 +69,12 @@ from trainers.arguments import (
     check_seed,
 )
 from trainers.ending import diverged, ended_by
+from trainers.finish import finish_training
+from trainers.hub import HUB_OPTIONS, check_hub
 from trainers.launch import is_main_process
 from trainers.options import NonNegativeInt, Rows, check_bounds, check_not_negative, check_share, option
 from trainers.run_folder import end_run, start_run
+from trainers.step_line import step_line
 from trainers.tracking import Tracking, tracker_names
 
 
@@ -93,7 +94,7 @@ FIXED = {
 NAMES_IN_YAML = {None: "null", False: "false"}
 # What may change between a killed run and its continuation: how much is kept, not what is computed.
 # Earlier runs have logging_nan_inf_filter: true.
-MAY_CHANGE = ("save_total_limit", "report_to", "logging_nan_inf_filter")
+MAY_CHANGE = ("save_total_limit", "report_to", "logging_nan_inf_filter", *HUB_OPTIONS)
 # What is logged of the model itself: NaN there is a divergence. A reward is NaN where nothing could be scored.
 OF_THE_MODEL = ("loss", "grad_norm", "kl", "entropy")
 ADVICE = "lower learning_rate, or max_grad_norm"
@@ -218,20 +219,7 @@ def check_run(arguments: TRLArguments, config: TrainingArguments) -> None:
     foreign = [path for path in _checkpoints(run_folder(config)) if not _is_own(path)]
     if foreign:
         raise UserError(f"{foreign[0]} is not of this run; move it away, or choose another output_dir")
-    if config.push_to_hub:
-        check_login(config)
-
-
-def check_login(config: TrainingArguments) -> None:
-    """Raise `UserError` if the model cannot be pushed at the end for want of a login that the hub takes."""
-    token = config.hub_token or get_token()
-    advice = "log in (hf auth login), or write push_to_hub: false"
-    if not token:
-        raise UserError(f"push_to_hub needs a login at the hub, and there is none; {advice}")
-    try:
-        HfApi().whoami(token)
-    except Exception as error:  # refused, no network, offline: of several libraries
-        raise UserError(f"push_to_hub: the hub does not take the login ({type(error).__name__}); {advice}") from None
+    check_hub(config)
 
 
 def run_folder(config: TrainingArguments) -> Path:
@@ -309,6 +297,8 @@ class RunRecorder(TrainerCallback):
     seconds: that a run has taken before its first step.
     left_out: what the trainer logs and the record does not take.
     keep: how many checkpoints, the newest ones; None keeps all.
+    method: its name in the line after a step. rows: of a step and of the whole run, where all was sampled before the
+        run; None where each step generates its own completions.
     """
 
     def __init__(
@@ -326,10 +316,13 @@ class RunRecorder(TrainerCallback):
         seconds: float = 0.0,
         left_out: tuple[str, ...] = (),
         keep: int | None = None,
+        method: str = "grpo",
+        rows: tuple[int, int] | None = None,
     ):
         self.folder, self.generated, self.evaluate, self.eval_every = folder, generated, evaluate, eval_every
         self.budgets, self.generate_every, self.generation = budgets, generate_every, generation
         self.seconds, self.left_out, self.keep = seconds, left_out, keep
+        self.method, self.rows, self.seconds_before = method, rows, seconds
         self.ended_by: str | None = None
         last_step = -1
         if checkpoint is not None:
@@ -387,13 +380,17 @@ class RunRecorder(TrainerCallback):
         row = {**self._reached(state), **logged}
         append_jsonl(self.folder / "metrics.jsonl", row)
         self.tracking.log(row)
-        # Steps that go on with older completions have no reward of their own.
-        reward = f"reward {logged['reward']:.3f}  " if logged.get("reward") is not None else ""
-        print(
-            f"step {state.global_step}/{state.max_steps}  {reward}"
-            f"completions {self.generated.completions}  tokens {self.generated.tokens}  {self.seconds:.0f} s",
-            flush=True,
+        # Steps that go on with older completions have no reward of their own, those of SFT never.
+        line = step_line(
+            self.method,
+            state.global_step,
+            state.max_steps,
+            seconds=self.seconds - self.seconds_before,
+            **({"done": self.generated.completions} if self.rows is None else self._rows_done(state)),
+            reward=logged.get("reward"),
+            loss=None if "reward" in logged else logged["loss"],
         )
+        print(line, flush=True)
 
     def on_save(self, args, state, control, **kwargs):
         trained = ((name, weight) for name, weight in kwargs["model"].named_parameters() if weight.requires_grad)
@@ -432,8 +429,14 @@ class RunRecorder(TrainerCallback):
             row = {"step": state.global_step, "completions": self.generated.completions, **kept}
             append_jsonl(self.folder / "evaluations.jsonl", row)
             self.tracking.log(row)
-            print(f"step {state.global_step}/{state.max_steps}  greedy accuracy {row['accuracy']:.3f}", flush=True)
+            self.tracking.log_completions(evaluation["records"], row["completions"])
+            line = step_line(self.method, state.global_step, state.max_steps, accuracy=row["accuracy"])
+            print(line, flush=True)
         PartialState().wait_for_everyone()
+
+    def _rows_done(self, state: TrainerState) -> dict[str, Any]:
+        of_step, of_run = self.rows or (0, 0)
+        return {"done": min(state.global_step * of_step, of_run), "unit": "rows"}
 
     def _reached(self, state: TrainerState) -> dict[str, Any]:
         return {
@@ -516,8 +519,7 @@ def trainer_config(config: Config, checkpoint: Path | None, **changed: Any) -> C
         setattr(config, name, value)
     config.report_to = []  # transformers would log on an axis of steps
     config.save_total_limit = None  # the recorder removes old checkpoints
-    if config.push_to_hub and config.hub_token:
-        os.environ["HF_TOKEN"] = config.hub_token
+    config.push_to_hub = False  # transformers would upload checkpoints; the finished model goes there with its card
     for name, value in vars(config).items():
         # The trainer writes its options into every checkpoint (training_args.bin).
         if is_secret(name):
@@ -627,7 +629,7 @@ def write_finished_run(
         "last_evaluation": evaluations[-1] if evaluations else None,
         "digests": run_digests(folder, {"start": arguments.model, "model": folder / "model"}, data),
     }
-    write_results(folder / "results.json", "training", results)
+    finish_training(folder, config, results)
 
 
 def _local(weight: torch.Tensor) -> torch.Tensor:

@@ -21,6 +21,8 @@ from contextlib import contextmanager
 import psutil
 from torch.distributed import TCPStore
 
+from eval.interrupts import is_interrupted
+
 
 # Seconds. Together they stay below a minute.
 START_LIMIT = 50  # from the first process's start to the connection of the last
@@ -163,6 +165,8 @@ class _Watch:
 
 
 def _end_process(reason: str) -> None:
+    if is_interrupted():
+        return  # all of them are, one after the other, and each ends by itself
     print(
         f"error: {reason}, so process {os.environ['RANK']} stops too; start the same command again, and the run "
         "goes on from its last checkpoint",

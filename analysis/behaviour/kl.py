@@ -21,7 +21,7 @@ from analysis.statistics import percentile_interval, resample_counts
 from eval.errors import UserError
 from eval.rollout.base import Messages, Sampling
 from eval.rollout.hf import HFEngine
-from eval.tasks import get_task
+from eval.tasks import TaskSpec, get_task, task_name
 
 
 # Prompt token ids (at least one) and completion token ids.
@@ -236,7 +236,7 @@ class Setting:
 def open_setting(
     base: Path,
     checkpoints: dict[str, Path],
-    tasks: list[str],
+    tasks: Sequence[TaskSpec],
     prompts_per_task: int,
     seed: int,
     max_new_tokens: int,
@@ -328,23 +328,27 @@ def kl_matrices(base: Path, checkpoints: dict[str, Path], *args: Any, **options:
 
 
 def prompt_sets(
-    tasks: Sequence[str], texts: Sequence[Path], size: int, seed: int
+    tasks: Sequence[TaskSpec], texts: Sequence[Path], size: int, seed: int
 ) -> dict[str, tuple[list[Messages], str]]:
     """{name: (prompts, where they come from)}: the first `size` of each task's test split and of each file of prompts.
 
     Raises UserError if there are none, if two have one name, or if a task or a file cannot be read.
     """
-    names = [*tasks, *(path.stem for path in texts)]
+    names = [*map(task_name, tasks), *(path.stem for path in texts)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(f"two sets of prompts are called {twice[0]!r}; rename a file or leave one of them out")
     if not names:
         raise UserError("there are no prompts to measure on; give tasks, or files of prompts")
     from_tasks = {
-        task: (list(get_task(task).load("test", size, seed)["prompt"]), f"test split of {task}, seed {seed}")
+        task_name(task): (
+            list(get_task(task).load("test", size, seed)["prompt"]),
+            f"test split of {task_name(task)}, seed {seed}",
+        )
         for task in tasks
     }
-    from_texts = {path.stem: (read_prompts(path)[:size], f"first {size} of {path.name}") for path in texts}
+    of_files = {path: read_prompts(path)[:size] for path in texts}
+    from_texts = {path.stem: (some, f"first {len(some)} of {path.name}") for path, some in of_files.items()}
     return from_tasks | from_texts
 
 

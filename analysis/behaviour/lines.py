@@ -18,11 +18,12 @@ from transformers import PreTrainedModel
 from analysis.behaviour.kl import TokenPair, completion_log_probs, ratio_with_interval, require_plain_output_embedding
 from analysis.geometry.checkpoints import Source, check_same_parameters, open_checkpoints, opened, parse_name
 from analysis.geometry.updates import NO_LAYER
+from eval.adapters import score_completions
 from eval.errors import UserError
 from eval.harness import evaluate_task
 from eval.rollout.base import Completion, Messages, Sampling
 from eval.rollout.hf import HFEngine
-from eval.tasks import Task, get_task
+from eval.tasks import Task, TaskSpec, get_task, task_name
 
 
 # A prompt and the token ids of one completion of it.
@@ -103,7 +104,7 @@ def reward_barrier(ts: Sequence[float], rewards: Sequence[float]) -> float:
 def connectivity(
     base: Path,
     checkpoints: dict[str, Path],
-    task: str,
+    task: TaskSpec,
     size: int,
     points: int,
     seed: int,
@@ -123,7 +124,7 @@ def connectivity(
 def task_landscape(
     base: Path,
     checkpoints: dict[str, Path],
-    task: str,
+    task: TaskSpec,
     size: int,
     seed: int,
     max_new_tokens: int,
@@ -149,7 +150,13 @@ def task_landscape(
     def measure(weights: Weights) -> Point:
         return measure_point(engine, weights, scorer, size, seed, references, max_new_tokens, batch_size)
 
-    setting = {"task": task, "size": size, "seed": seed, "max_new_tokens": max_new_tokens, "references": counts}
+    setting = {
+        "task": task_name(task),
+        "size": size,
+        "seed": seed,
+        "max_new_tokens": max_new_tokens,
+        "references": counts,
+    }
     return Landscape(models, measure, setting)
 
 
@@ -340,8 +347,11 @@ def reference_completions(
         engine.set_weights(opened(source).items())
         completions = greedy_completions(engine, prompts, max_new_tokens, batch_size)
         per_model[name] = 0
-        for ids, row, completion in zip(prompt_ids, rows, completions, strict=True):
-            if task.score(completion.text, row).value == 1.0:
+        scores = score_completions(
+            task, [completion.text for completion in completions], rows, [made.token_ids for made in completions]
+        )
+        for ids, row, completion, score in zip(prompt_ids, rows, completions, scores, strict=True):
+            if score.value == 1.0:
                 per_model[name] += 1
                 references[ids, tuple(completion.token_ids)] = (row["prompt"], completion.token_ids)
     tokens = sum(len(token_ids) for _, token_ids in references.values())

@@ -13,6 +13,7 @@ from typing import Any
 
 from analysis.statistics import mcnemar
 from eval.completions import read_completions
+from eval.digests import file_digest
 from eval.errors import UserError
 from eval.intervals import wilson_interval
 
@@ -27,23 +28,22 @@ ALL, SOME, NONE, UNSCORED = "all", "some", "none", "unscored"
 
 
 def written_section(run: Path, files: Mapping[str, Mapping[str, Path]]) -> dict[str, Any]:
-    """{task: {"files": {model: path from `run` on}, ...`written`}} of the tasks whose files are all there.
+    """{task: {"files": {model: {file, sha256}}, ...`written`}} of the tasks whose files are all there.
 
-    files: {task: {model: file}}, the base model first where there is one. Raises UserError for a damaged file.
+    files: {task: {model: file}}, the base model first where there is one; they are named from `run` on. Raises
+    UserError for a damaged file.
     """
     complete = {task: of_task for task, of_task in files.items() if all(file.is_file() for file in of_task.values())}
     return {
         task: {
-            "files": {model: file.relative_to(run).as_posix() for model, file in of_task.items()},
+            "files": {
+                model: {"file": file.relative_to(run).as_posix(), "sha256": file_digest(file)}
+                for model, file in of_task.items()
+            },
             **written({model: read_completions(file) for model, file in of_task.items()}),
         }
         for task, of_task in complete.items()
     }
-
-
-def files_of(section: Mapping[str, Any]) -> list[str]:
-    """The files of a `written_section`, each once."""
-    return list(dict.fromkeys(file for of_task in section.values() for file in of_task["files"].values()))
 
 
 def written(answers: Mapping[str, Answers]) -> dict[str, Any]:

@@ -33,6 +33,8 @@ from eval.circuit_tasks import get_circuit_task
 from eval.circuit_tasks.accuracy import pair_accuracy
 from eval.digests import folder_digest
 from eval.errors import UserError
+from eval.interrupts import follow_starter
+from eval.quiet import quiet_libraries
 from eval.rollout.loading import load_model
 from eval.storage import read_json, read_jsonl
 
@@ -347,5 +349,12 @@ def at_once(jobs: Sequence[Callable[[], Any]], parallel: int) -> list[Any]:
         return [job() for job in jobs]
     threads = max(1, (os.cpu_count() or 1) // parallel)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(parallel, context, torch.set_num_threads, (threads,)) as pool:
+    with ProcessPoolExecutor(parallel, context, _begin, (threads,)) as pool:
         return [future.result() for future in [pool.submit(job) for job in jobs]]
+
+
+def _begin(threads: int) -> None:
+    """In a job's process."""
+    torch.set_num_threads(threads)
+    quiet_libraries()
+    follow_starter()

@@ -13,7 +13,7 @@ from analysis.behaviour.held_out import HeldOut
 from analysis.behaviour.kl import kl_drift
 from analysis.behaviour.lines import connectivity, task_landscape
 from analysis.behaviour.probes import probes
-from analysis.behaviour.written import files_of, written_section
+from analysis.behaviour.written import written_section
 from analysis.geometry.updates import update_geometry
 from analysis.resume import folder_digests, measure_sections, stage
 from analysis.theory.random_walk import random_walk_norm
@@ -22,8 +22,13 @@ from eval.digests import data_digests, run_digests
 from eval.harness import evaluate_task
 from eval.rollout.base import Sampling
 from eval.rollout.hf import HFEngine
+from eval.stages import Stages
 from eval.storage import new_folder, read_json, read_jsonl, read_yaml_mapping
-from eval.tasks import get_task, task_name
+from eval.tasks import TaskSpec, get_task, task_name
+
+
+# The stages of `compare_models`.
+MEASURED = ("evaluation", "geometry", "kl", "connectivity")
 
 
 @dataclass(kw_only=True)
@@ -39,12 +44,18 @@ class ComparedOn(HeldOut):
 
 
 def compare_models(
-    run: Path, base: Path, methods: Sequence[str], task: str, measured_on: ComparedOn, device: Any
+    run: Path,
+    base: Path,
+    methods: Sequence[str],
+    task: str,
+    measured_on: ComparedOn,
+    device: Any,
+    stages: Stages | None = None,
 ) -> dict[str, Any]:
     """All sections about `methods`, whose trainings lie in `run`/<method>; "es" is evolution strategies.
 
     base: the checkpoint that they began with. task: what they were rewarded for, measured along the lines between the
-    models. What the models wrote goes to `run`/completions/.
+    models. What the models wrote goes to `run`/completions/. stages: where the command is; they have `MEASURED`.
     """
     models = {method: run / method / "model" for method in methods}
     files = {"checkpoints": folder_digests({"base": base, **models})}
@@ -58,30 +69,26 @@ def compare_models(
         "evaluation",
         sampled | {"tasks": tasks, "size": measured_on.test_size},
         lambda: evaluate(completions, {"base": base, **models}, measured_on, device),
+        stages,
     )
-    geometry = stage(run, "geometry", files, lambda: update_geometry(base, models))
+    geometry = stage(run, "geometry", files, lambda: update_geometry(base, models), stages)
     kl = stage(
         run,
         "kl",
         sampled | {"tasks": tasks, "prompts": prompts},
         lambda: kl_drift(base, models, tasks, prompts, *generation),
+        stages,
     )
     lines = stage(
         run,
         "connectivity",
         sampled | {"task": task, "size": size, "points": points},
         lambda: connectivity(base, models, task, size, points, *generation),
+        stages,
     )
     sizes = [(name, rows) for rows in (measured_on.test_size, prompts) for name in tasks]
     data = data_digests([*sizes, (task, size)], "test", measured_on.data_seed)
-    names = ["base", *methods]
-    wrote = written_section(
-        run,
-        {
-            task_name(one): {name: completions / completions_file(name, task_name(one)) for name in names}
-            for one in tasks
-        },
-    )
+    wrote = written_section(run, completions_of(completions, ["base", *methods], tasks))
     walk = random_walk(run / "es", geometry["checkpoints"]["es"]["norm"], geometry["parameters"])
     return {
         "methods": list(methods),
@@ -92,7 +99,7 @@ def compare_models(
         "random_walk": {"es": walk},
         "kl": kl,
         "connectivity": lines,
-        "digests": run_digests(run, {}, data, files_of(wrote)) | {"models": files["checkpoints"]},
+        "digests": run_digests(run, {}, data) | {"models": files["checkpoints"]},
     }
 
 
@@ -142,6 +149,12 @@ def evaluate(completions: Path, models: dict[str, Path], measured_on: ComparedOn
                 write_completions(file, task.name, result.pop("records"), problems)
                 accuracy[name][called] = result
     return accuracy
+
+
+def completions_of(folder: Path, models: Sequence[str], tasks: Sequence[TaskSpec]) -> dict[str, dict[str, Path]]:
+    """{task: {model: file}} of what `evaluate` wrote into `folder`."""
+    names = [task_name(task) for task in tasks]
+    return {name: {model: folder / completions_file(model, name) for model in models} for name in names}
 
 
 def training_summary(run: Path) -> dict[str, Any]:

@@ -10,7 +10,12 @@ from eval.errors import UserError
 
 def named_folders(entries: list[str]) -> dict[str, Path]:
     """["es=runs/es", ...] -> {"es": Path("runs/es"), ...}. Raises UserError for what is not NAME=DIR."""
-    folders: dict[str, Path] = {}
+    return {name: Path(place) for name, place in named_places(entries).items()}
+
+
+def named_places(entries: list[str]) -> dict[str, str]:
+    """The same as texts, which may be names of hub models."""
+    folders: dict[str, str] = {}
     for entry in entries:
         name, _, folder = entry.partition("=")
         if not name or not folder:
@@ -19,7 +24,7 @@ def named_folders(entries: list[str]) -> dict[str, Path]:
             raise UserError(f"a checkpoint cannot be called {name!r}; choose another name, without | and commas")
         if name in folders:
             raise UserError(f"two checkpoints are called {name!r}; give each its own name")
-        folders[name] = Path(folder)
+        folders[name] = folder
     return folders
 
 

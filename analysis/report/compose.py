@@ -2,7 +2,7 @@
 
 from analysis.report.document import Document, Part
 from analysis.report.provenance import function_of, with_sources
-from analysis.report.results import Results, absent, lookup, printable, reading
+from analysis.report.results import Results, absent, lookup, names_of, printable, reading
 from analysis.report.section import Chapter, Section
 from analysis.report.style import draw
 from analysis.report.tables import digests, settings
@@ -18,7 +18,7 @@ def compose(chapter: Chapter, results: Results) -> Document:
 
     Raises UserError if what they hold is damaged, and names the section.
     """
-    with reading("the page"):
+    with reading("the page"), names_of(results):
         return document_of(chapter, printable(results))
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,34 @@ def pointer(location: Location) -> str:
 
 def label(name: str) -> str:
     """How a method, a model or a task is called in text and figures."""
-    return LABELS.get(name, name)
+    return LABELS.get(name, name) if _CHOSEN.get() is None else name
+
+
+@contextmanager
+def names_of(results: Results) -> Iterator[None]:
+    """Inside the block every name stays as the user wrote it, if the user chose those in `results`."""
+    token = _CHOSEN.set(None if asked(results) is None else [*methods(results), *tasks(results)])
+    try:
+        yield
+    finally:
+        _CHOSEN.reset(token)
+
+
+_CHOSEN: ContextVar[list[str] | None] = ContextVar("chosen", default=None)
+
+
+def begins_with_a_chosen_name(text: str) -> bool:
+    return text.startswith(tuple(_CHOSEN.get() or ()))
+
+
+def model_heading(results: Results) -> str:
+    """The heading of a column with `methods`: of models trained elsewhere, nobody says by which method."""
+    return "Method" if asked(results) is None else "Model"
+
+
+def asked(results: Results) -> list[str] | None:
+    """The sections that `posttrain-lab analyse` was asked for, of models trained elsewhere; None for other results."""
+    return lookup(results, "asked")
 
 
 def methods(results: Results) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from analysis.report.numbers import count
+from analysis.report.results import begins_with_a_chosen_name
 
 
 def join(words: Sequence[str]) -> str:
@@ -16,7 +17,8 @@ def several(number: int, what: str) -> str:
 
 
 def capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    """With a capital at the start, unless a name stands there that the user chose."""
+    return text if begins_with_a_chosen_name(text) else text[:1].upper() + text[1:]
 
 
 def sentence(clauses: Sequence[str], otherwise: str = "") -> str:

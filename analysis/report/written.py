@@ -126,7 +126,7 @@ def written_of(run: Path, results: Results) -> list[Written]:
 
 def of_task(run: Path, results: Results, task: str, name: str) -> Written:
     section = results["written"][task]
-    answers, missing = read_answers(run, results, section["files"])
+    answers, missing = read_answers(run, section["files"])
     kinds: list[str] = []
     places: list[int] = []
     examples: dict[int, Example] = {}
@@ -149,17 +149,16 @@ def of_task(run: Path, results: Results, task: str, name: str) -> Written:
     )
 
 
-def read_answers(run: Path, results: Results, files: Mapping[str, str]) -> tuple[dict[str, list[Any]], str]:
+def read_answers(run: Path, files: Mapping[str, Mapping[str, str]]) -> tuple[dict[str, list[Any]], str]:
     """The answers of each model, and why they cannot be shown: a file is gone or is another one."""
-    inside = {model: (run / file).resolve() for model, file in files.items()}
-    gone = [file for model, file in files.items() if not is_in(run, inside[model])]
+    places = {model: (run / row["file"]).resolve() for model, row in files.items()}
+    gone = [row["file"] for model, row in files.items() if not is_in(run, places[model])]
     if gone:
         return {}, f"The texts are not shown: {join(gone)} {'is' if len(gone) == 1 else 'are'} not in the run folder."
-    digests = lookup(results, "digests", "files") or {}
-    changed = [file for model, file in files.items() if digests.get(file) != file_digest(inside[model])]
+    changed = [row["file"] for model, row in files.items() if row["sha256"] != file_digest(places[model])]
     if changed:
         return {}, f"The texts are not shown: {join(changed)} changed after the numbers were computed."
-    return {model: read_completions(path) for model, path in inside.items()}, ""
+    return {model: read_completions(path) for model, path in places.items()}, ""
 
 
 def is_in(run: Path, file: Path) -> bool:

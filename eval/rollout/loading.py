@@ -28,8 +28,12 @@ from eval.lora_adapter import LoraAdapter, check_base, named_base
 NAMED = 3
 
 
-def load_model(path: str | Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_model(
+    path: str | Path, dtype: torch.dtype, tokenizer_of: str | Path | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer of a local checkpoint folder or a hub name.
+
+    tokenizer_of: the folder or hub name that has the tokenizer, where it is another.
 
     Raises UserError if the weights lack a tensor of the model, which transformers would fill with random numbers, have
     one of another shape, or hold a value that is not finite; tensors that the model has no place for are named.
@@ -61,7 +65,7 @@ def load_model(path: str | Path, dtype: torch.dtype) -> tuple[PreTrainedModel, P
             print(f"warning: {path} holds tensors that its model does not use: {_several(strangers)}", file=sys.stderr)
         return model
 
-    model, tokenizer = _load(path, build)
+    model, tokenizer = _load(path, build, tokenizer_of)
     require_finite(model.named_parameters(), str(path))
     return model, tokenizer
 
@@ -71,15 +75,16 @@ def open_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer of a checkpoint folder, a hub name, or the folder of a LoRA adapter, merged into its base.
 
-    base: of an adapter; unless given, the model that it names. An adapter folder's own tokenizer goes before the
-    base's. Raises UserError as `load_model`, `LoraAdapter` and, with a base in a folder, `check_base` do.
+    base: what an adapter adapts (unless given, the model that it names), and whose tokenizer a folder without one has.
+    Raises UserError as `load_model`, `LoraAdapter` and, with a base in a folder, `check_base` do.
     """
     if not is_adapter(Path(path)):
-        return load_model(path, dtype)
+        bare = base is not None and Path(path).is_dir() and not has_tokenizer(Path(path))
+        return load_model(path, dtype, base if bare else None)
     base = named_base(Path(path)) if base is None else base
     if Path(base).is_dir():
         check_base(Path(path), Path(base))
-    model, tokenizer = load_model(base, torch.float32)
+    model, tokenizer = load_model(base, torch.float32, path if has_tokenizer(Path(path)) else None)
     parameters = dict(model.named_parameters())
     adapter = LoraAdapter(Path(path), {name: tuple(weight.shape) for name, weight in parameters.items()}, base)
     with torch.no_grad():
@@ -87,9 +92,12 @@ def open_model(
             if adapter.changes(name):
                 weight.copy_(adapter.merged(name, weight))
     require_finite(parameters, str(path))
-    if (Path(path) / "tokenizer_config.json").is_file():
-        tokenizer = _with_padding(load_tokenizer(path))
     return model.to(dtype), tokenizer  # pyright: ignore[reportArgumentType]  transformers' decorator hides the method
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a checkpoint or adapter folder has a tokenizer of its own; many hold weights alone."""
+    return any((folder / name).is_file() for name in ("tokenizer_config.json", "tokenizer.json", "vocab.json"))
 
 
 def load_architecture(path: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -171,27 +179,25 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
         raise _cannot_load(path, "tokenizer", error) from error
 
 
-def _load(path: str | Path, build: Callable[[], PreTrainedModel]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load(
+    path: str | Path, build: Callable[[], PreTrainedModel], tokenizer_of: str | Path | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     folder = Path(path)
     if folder.exists():
         _check_folder(folder)
     elif str(path).startswith((".", "/", "~")) or str(path).count("/") > 1:
         raise UserError(f"there is no checkpoint folder {path}; check the path")
     load_config(path)
-    tokenizer = load_tokenizer(path)
+    tokenizer = load_tokenizer(tokenizer_of or path)
     try:
         model = build()
     except UserError:
         raise
     except Exception as error:
         raise _cannot_load(path, "model", error) from error
-    return model, _with_padding(tokenizer)
-
-
-def _with_padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+    return model, tokenizer
 
 
 def _check_folder(folder: Path) -> None:

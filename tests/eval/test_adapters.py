@@ -65,7 +65,7 @@ def test_the_three_uses_agree(name):
     expected = [1.0] * 10 + [0.0] * len(WRONG + HOSTILE)
     assert as_reward == expected
     assert reward(prompts=prompts, completions=completions, completion_ids=ids, **columns) == expected
-    assert as_fitness == Fitness(mean=10 / len(rows), scores=expected, empty=2)
+    assert as_fitness == Fitness(10 / len(rows), expected, 2, [row["parts"] for row in as_rows])
     assert [row["value"] for row in as_rows] == expected
     assert [row["parsed"] for row in as_rows] == [extract_answer(text) for text in completions]
 
@@ -123,9 +123,9 @@ def test_the_reward_can_be_pickled():
 def test_what_cannot_be_scored_is_left_out_of_the_fitness(unscorable):
     task = Told()
     rows = [{"told": 1.0}, {"told": unscorable}, {"told": 0.0}, {"told": unscorable}]
-    assert fitness(task, ["x", "x", "", ""], rows) == Fitness(mean=0.5, scores=[1.0, None, 0.0, None], empty=2)
-    assert fitness(task, ["x"], [{"told": unscorable}]) == Fitness(mean=None, scores=[None], empty=0)
-    assert fitness(task, [], []) == Fitness(mean=None, scores=[], empty=0)
+    assert fitness(task, ["x", "x", "", ""], rows) == Fitness(0.5, [1.0, None, 0.0, None], 2, [{}] * 4)
+    assert fitness(task, ["x"], [{"told": unscorable}]) == Fitness(None, [None], 0, [{}])
+    assert fitness(task, [], []) == Fitness(None, [], 0, [])
     assert TaskReward(task)(prompts=["?"], completions=["x"], completion_ids=[[1]], told=[unscorable]) == [None]
     assert evaluation_row(task, "x", {"told": unscorable, "parts": {"a": 2.0}}) == {
         "value": None,

@@ -13,8 +13,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from analysis.behaviour.written import files_of
 from eval.completions import read_completions
+from eval.digests import file_digest
 from eval.errors import UserError
 from eval.storage import read_json
 from tests.recipe_files import ROOT, load_script
@@ -122,7 +122,8 @@ def test_every_section_is_there(finished):
     assert len(records) == 12
     assert sum(record["value"] == 1.0 for record in records) == results["evaluation"]["es"]["countdown"]["correct"]
     assert results["written"]["countdown"]["problems"] == 12
-    assert results["digests"]["files"].keys() == set(files_of(results["written"])) and len(results["written"]) == 4
+    file = {"file": "completions/es/yes_no.parquet", "sha256": file_digest(finished / "completions/es/yes_no.parquet")}
+    assert len(results["written"]) == 4 and results["written"]["yes_no"]["files"]["es"] == file
     page = (finished / "report" / "index.html").read_text()
     assert "<svg" in page and (finished / "report" / "report.md").exists()
 

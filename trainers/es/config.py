@@ -11,10 +11,12 @@ from trainers.arguments import MOST, check_at_least, check_at_most, check_betwee
 from trainers.earlier_tasks import check_replay, replayed_prompts
 from trainers.ending import check_budgets
 from trainers.es.bfloat16 import PRECISIONS
+from trainers.es.names import takes_names_of_grpo
 from trainers.es.noise import RESTS, Noise
 from trainers.es.shaping import BASELINES, SHAPINGS
 from trainers.es.subspace import SPACES
 from trainers.es.vector_search import ALGORITHMS, OPTIMIZERS, WITH_OPTIMIZER
+from trainers.hub import HubOptions
 from trainers.options import (
     NonNegativeFloat,
     NonNegativeInt,
@@ -33,9 +35,12 @@ SCHEDULES = ("constant", "linear", "cosine")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
+@takes_names_of_grpo
 @dataclass
-class ESConfig:
+class ESConfig(HubOptions):
     """Evolution strategies on all weights of a language model.
+
+    In Python it takes the names of TRL's `GRPOConfig` as well (see `trainers.es.names`).
 
     The options stand in groups: the run and its end, the population, the update, completions, seeds and data, what is
     written, the noise of a member, the engine with its precision and memory, and, from `algorithm` on, evotorch's own
@@ -54,6 +59,8 @@ class ESConfig:
     prompts_per_step: PositiveInt = option(64, "prompts that every member answers in a step")
     samples: PositiveInt = option(1, "completions per prompt and member")
     train_size: Rows = option(4096, "training problems; each is used once per epoch")
+    num_train_epochs: NonNegativeFloat = option(0.0, "passes over the training problems in place of steps; 0: steps")
+    reward_weights: list[float] | None = option(None, "of the reward functions given to ESTrainer; 1 for each if not")
     # The update
     sigma: PositiveFloat = option(1e-3, "standard deviation of a member's perturbation")
     alpha: PositiveFloat = option(5e-4, "step size: theta += alpha/N sum z_i eps_i, without 1/sigma")
@@ -76,6 +83,8 @@ class ESConfig:
     replay_share: float = option(0.0, "share of every step's prompts that is theirs")
     # What is written
     report_to: str | list[str] = option("none", "tensorboard, trackio, wandb, several of them, or none")
+    run_name: str = option("", "name of the run for callbacks; that of its folder if not given")
+    logging_steps: PositiveInt = option(1, "steps between calls of on_log; metrics.jsonl has a row of every step")
     eval_every: NonNegativeInt = option(10, "steps between greedy evaluations on validation; 0: never")
     eval_size: Rows = option(200, "validation problems")
     save_every: PositiveInt = option(25, "steps between checkpoints")
@@ -108,6 +117,7 @@ class ESConfig:
     prompts_per_batch: NonNegativeInt = option(
         0, "prompts given to the engine at once, to save memory; 0: all of a step"
     )
+    use_cpu: bool = option(False, "run on the CPU, although there may be a GPU")
     check_every: NonNegativeInt = option(
         10, "steps between comparisons of the weights of all processes; 0: only before saving"
     )
@@ -161,8 +171,9 @@ class ESConfig:
     def noise_rank(self) -> int:
         return self.rank if self.noise == "low_rank" else 0
 
-    def make_noise(self) -> Noise:
-        return Noise(self.shared_noise, self.noise_rank, self.rest)
+    def make_noise(self, only: frozenset[str] | None = None) -> Noise:
+        """only: names of the parameters that have noise; None for all of them."""
+        return Noise(self.shared_noise, self.noise_rank, self.rest, only)
 
     def alpha_at(self, step: int) -> float:
         """The step size in `step` (0-based)."""

@@ -3,15 +3,18 @@
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from accelerate import Accelerator
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eval.errors import UserError
 from eval.rollout.base import RolloutEngine
 from eval.rollout.chat import prompt_ids
 from eval.rollout.hf import HFEngine
-from eval.rollout.loading import load_tokenizer
-from eval.tasks import get_task
+from eval.rollout.loading import load_model, load_tokenizer
+from eval.tasks import Task, get_task
 from trainers.earlier_tasks import replay_names
 from trainers.es.assignment import portions
 from trainers.es.config import DTYPES, ESConfig
@@ -20,6 +23,7 @@ from trainers.es.memory import (
     VLLM_COMPLETIONS,
     VLLM_TOKENS,
     Demand,
+    ModelShape,
     Plan,
     describe,
     device_memory,
@@ -31,13 +35,30 @@ from trainers.es.memory import (
 )
 
 
-def make_engine(config: ESConfig, accelerator: Accelerator) -> RolloutEngine:
-    """The engine with the model that the run starts from."""
+def make_engine(
+    config: ESConfig,
+    accelerator: Accelerator,
+    task: Task | None = None,
+    model: PreTrainedModel | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> RolloutEngine:
+    """The engine with the model that the run starts from.
+
+    task: where it is not the one of the options. model: where it is loaded already; it is moved to the device and the
+    type of the options as it is. tokenizer: where it is not that of the model's folder.
+    """
     dtype = DTYPES[config.engine_dtype]
     if config.engine == "hf":
-        return HFEngine.from_pretrained(
-            config.model, accelerator.device, dtype, population_bytes=int(config.population_gb * 1e9)
-        )
+        if model is None:
+            model, own = load_model(config.model, dtype)
+            tokenizer = tokenizer or own
+        tokenizer = tokenizer or load_tokenizer(config.model)
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        cast(nn.Module, model).to(accelerator.device, dtype)
+        return HFEngine(model.eval(), tokenizer, population_bytes=int(config.population_gb * 1e9))
+    if model is not None or tokenizer is not None:
+        raise UserError("engine vllm loads model and tokenizer by name; give the model's folder, or take engine hf")
     from eval.rollout.vllm import VLLMEngine  # here, because vLLM is an extra
 
     rank = config.member_rank
@@ -48,7 +69,7 @@ def make_engine(config: ESConfig, accelerator: Accelerator) -> RolloutEngine:
         rank=rank,
         kv_cache_gb=config.population_gb,
         # Validation prompts may be longer than those for training.
-        max_model_len=2 * longest_prompt(config) + config.max_new_tokens,
+        max_model_len=2 * longest_prompt(config, task) + config.max_new_tokens,
         max_num_seqs=VLLM_COMPLETIONS,
         max_num_batched_tokens=VLLM_TOKENS,
     )
@@ -59,26 +80,30 @@ def most_members(config: ESConfig, processes: int) -> int:
     return max(map(len, portions(config.population, processes)))
 
 
-def longest_prompt(config: ESConfig) -> int:
+def longest_prompt(
+    config: ESConfig, task: Task | None = None, tokenizer: PreTrainedTokenizerBase | None = None
+) -> int:
     """Tokens of the longest training prompt; `PROMPT_TOKENS` for a folder without a tokenizer."""
     folder = Path(config.model)
-    if folder.exists() and not (folder / "tokenizer_config.json").exists():
+    if tokenizer is None and folder.exists() and not (folder / "tokenizer_config.json").exists():
         return PROMPT_TOKENS
-    tasks = [get_task(name) for name in (config.task, *replay_names(config.replay))]
+    tasks = [task or get_task(config.task), *map(get_task, replay_names(config.replay))]
     prompts = [
         prompt for task in tasks for prompt in task.load("train", config.train_size, config.data_seed)["prompt"]
     ]
-    tokenizer = load_tokenizer(config.model)
+    tokenizer = tokenizer or load_tokenizer(config.model)
     return max(map(len, prompt_ids(tokenizer, prompts)))
 
 
-def memory_demand(config: ESConfig, processes: int) -> Demand:
+def memory_demand(
+    config: ESConfig, processes: int, task: Task | None = None, tokenizer: PreTrainedTokenizerBase | None = None
+) -> Demand:
     """What decides the memory of this run besides its model."""
     return Demand(
         members=most_members(config, processes),
         prompts=min(config.prompts_per_batch or config.prompts_per_step, config.prompts_per_step),
         samples=config.samples,
-        prompt_tokens=longest_prompt(config),
+        prompt_tokens=longest_prompt(config, task, tokenizer),
         max_new_tokens=config.max_new_tokens,
         engine_bytes=DTYPES[config.engine_dtype].itemsize,
         population_bytes=int(config.population_gb * 1e9),
@@ -91,9 +116,19 @@ def memory_demand(config: ESConfig, processes: int) -> Demand:
     )
 
 
-def check_memory(config: ESConfig, accelerator: Accelerator) -> Plan:
-    """The run's plan, printed for a dry run. Raises `UserError` if it cannot fit on its device."""
-    model, demand = model_shape(config.model), memory_demand(config, accelerator.num_processes)
+def check_memory(
+    config: ESConfig,
+    accelerator: Accelerator,
+    task: Task | None = None,
+    loaded: ModelShape | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Plan:
+    """The run's plan, printed for a dry run. Raises `UserError` if it cannot fit on its device.
+
+    loaded: of the model, where it is loaded already. task, tokenizer: as `make_engine` has them.
+    """
+    model = loaded or model_shape(config.model)
+    demand = memory_demand(config, accelerator.num_processes, task, tokenizer)
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes on this machine
     if config.memory_gb:
         available = int(config.memory_gb * 1e9)

@@ -25,7 +25,7 @@ class SeededMember:
 
 @dataclass(frozen=True)
 class LowRankSeededMember(SeededMember):
-    """The same with noise of a low rank (see `eval.rollout.base.LowRankMember`)."""
+    """The same with noise of a low rank, or of few parameters (see `eval.rollout.base.LowRankMember`)."""
 
     @property
     def rank(self) -> int:
@@ -41,5 +41,5 @@ class LowRankSeededMember(SeededMember):
 
 def seeded_member(index: int, seed: int, sign: int, sigma: float, noise: Noise) -> SeededMember:
     """The member of these numbers, of the kind that the noise calls for."""
-    kind = LowRankSeededMember if noise.rank else SeededMember
+    kind = LowRankSeededMember if noise.rank or noise.only is not None else SeededMember
     return kind(index, seed, sign, sigma, noise)

@@ -83,10 +83,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What a plan needs of a model: its configuration, and every parameter's name and shape, tied weights once."""
+    """What a plan needs of a model: its configuration, and every parameter's name and shape, tied weights once.
+
+    only: names of the parameters that are searched; None for all of them.
+    """
 
     config: PretrainedConfig
     shapes: dict[str, torch.Size]
+    only: frozenset[str] | None = None
 
     @classmethod
     def of(cls, config: PretrainedConfig) -> "ModelShape":
@@ -98,6 +102,11 @@ class ModelShape:
     @property
     def parameters(self) -> int:
         return sum(math.prod(shape) for shape in self.shapes.values())
+
+    @property
+    def searched(self) -> dict[str, torch.Size]:
+        """The shapes of the parameters that are searched."""
+        return {name: shape for name, shape in self.shapes.items() if self.only is None or name in self.only}
 
 
 def model_shape(path: str) -> ModelShape:
@@ -116,12 +125,13 @@ def model_shape(path: str) -> ModelShape:
 
 
 def plan_memory(model: ModelShape, demand: Demand) -> Plan:
-    """What `train_es` allocates on one process at its peak."""
+    """What a run allocates on one process at its peak."""
     engine, together, rows = (_vllm_engine if demand.engine == "vllm" else _hf_engine)(model, demand)
-    master = {"master": 4 * model.parameters, "starting weights": 4 * model.parameters}
+    searched = sum(math.prod(shape) for shape in model.searched.values())
+    master = {"master": 4 * searched, "starting weights": 4 * searched}
     on_host = demand.master_on_cpu and demand.host_apart
     # One tensor at a time: noise, sum, and the weight beside them.
-    noise = {"noise": 12 * max(math.prod(shape) for shape in model.shapes.values())}
+    noise = {"noise": 12 * max(math.prod(shape) for shape in model.searched.values())}
     return Plan(({} if on_host else master) | noise | engine, master if on_host else {}, together, rows)
 
 
@@ -169,7 +179,7 @@ def member_numbers(model: ModelShape, demand: Demand) -> tuple[int, int]:
     """How many numbers a member has of its own in dense overlays, and how many in low-rank factors."""
     noise = Noise(rank=demand.rank, rest="frozen" if demand.vectors else demand.rest)
     dense = adapter = 0
-    for name, shape in model.shapes.items():
+    for name, shape in model.searched.items():
         kind = noise.kind(name, torch.empty(shape, device="meta"))
         if kind == "low_rank":
             adapter += demand.rank * sum(shape)

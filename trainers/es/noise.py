@@ -26,14 +26,18 @@ class Noise:
     rest: what a rank means for the parameters that are not such matrices, the norms, biases, embeddings and the
         output head: "dense" gives them independent numbers, "frozen" none.
 
+    only: names of the parameters that have noise at all; None for all of them.
+
     Noise is drawn on the device of the weights; CPU and GPU draw different numbers from one seed.
     """
 
-    def __init__(self, shared: bool = False, rank: int = 0, rest: str = "dense"):
-        self.shared, self.rank, self.rest = shared, rank, rest
+    def __init__(self, shared: bool = False, rank: int = 0, rest: str = "dense", only: frozenset[str] | None = None):
+        self.shared, self.rank, self.rest, self.only = shared, rank, rest, only
         self._generators: dict[torch.device, torch.Generator] = {}
 
     def kind(self, name: str, weight: torch.Tensor) -> Kind:
+        if self.only is not None and name not in self.only:
+            return "frozen"
         if self.rank == 0:
             return "dense"
         if weight.ndim == 2 and not name.endswith(EMBEDDINGS):

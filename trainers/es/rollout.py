@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -26,11 +27,12 @@ Row = dict[str, Any]
 class TrainingRows:
     """The rows that every member answers, step by step, and the task that scores them.
 
-    With `replay`, those of earlier tasks end each step (see `trainers.earlier_tasks`).
+    With `replay`, those of earlier tasks end each step (see `trainers.earlier_tasks`). task: where it is not the one
+    of the options.
     """
 
-    def __init__(self, config: ESConfig):
-        self.task: Task = get_task(config.task)
+    def __init__(self, config: ESConfig, task: Task | None = None):
+        self.task: Task = task or get_task(config.task)
         self.earlier: EarlierTasks | None = None
         replayed = replayed_prompts(config.prompts_per_step, config.replay_share)
         if replayed:
@@ -65,7 +67,9 @@ class MemberRollout:
         for member, completions in self._answers(step, rows, members):
             texts = [completion.text for completion in completions]
             # One reward per (prompt, sample); the samples of a prompt are averaged by the mean over columns.
-            scored = fitness(task, texts, repeated)
+            scored = fitness(task, texts, repeated, [completion.token_ids for completion in completions])
+            # Of several reward functions; what else a task's scores are made of is not logged.
+            parts = scored.parts if hasattr(task, "rewards") else [{} for _ in texts]
             results.append(
                 {
                     "member": member.index,
@@ -73,10 +77,11 @@ class MemberRollout:
                     "tokens": sum(len(completion.token_ids) for completion in completions),
                     "empty": scored.empty,
                     "unfinished": sum(not completion.finished for completion in completions),
+                    "parts": parts,
                 }
             )
             if member.index < config.log_members:
-                tables += completion_rows(step + 1, member.index, repeated, texts, scored.scores, task.name)
+                tables += completion_rows(step + 1, member.index, repeated, texts, scored.scores, task.name, parts)
         if self.accelerator.num_processes > 1:
             results, tables = gather_object(results), gather_object(tables)
         if config.log_completions_every and step % config.log_completions_every == 0:
@@ -86,6 +91,7 @@ class MemberRollout:
             rewards=np.array([result["rewards"] for result in results]),
             completions=len(members) * len(repeated),
             **{name: sum(result[name] for result in results) for name in ("tokens", "empty", "unfinished")},
+            parts=means([part for result in results for part in result["parts"]]),
         )
 
     def _answers(
@@ -118,19 +124,33 @@ class MemberRollout:
 
 
 def completion_rows(
-    step: int, member: int, rows: list[Row], texts: list[str], scores: list[float | None], reward: str
+    step: int,
+    member: int,
+    rows: list[Row],
+    texts: list[str],
+    scores: list[float | None],
+    reward: str,
+    parts: list[dict[str, float]],
 ) -> list[Row]:
     """Completions in the columns of TRL's GRPO tables (step, prompt, completion, one per reward), and the member."""
+    names = dict.fromkeys(name for part in parts for name in part)
     return [
         {
             "step": step,
             "prompt": row["prompt"],
             "completion": [{"role": "assistant", "content": text}],
+            **{name: part.get(name) for name in names},
             reward: score,
             "member": member,
         }
-        for row, text, score in zip(rows, texts, scores, strict=True)
+        for row, text, score, part in zip(rows, texts, scores, parts, strict=True)
     ]
+
+
+def means(parts: list[dict[str, float]]) -> dict[str, float]:
+    """By name the mean of what there is of it."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: fmean(part[name] for part in parts if name in part) for name in names}
 
 
 def prompt_indices(rows: int, per_step: int, seed: int, step: int) -> list[int]:

@@ -8,7 +8,7 @@ from the same seeds. evotorch's hooks and loggers work as with any of its algori
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ class Evaluation:
     """What the members of one step achieved.
 
     rewards: [members, prompts], NaN where a completion could not be scored. The counts are totals over the population.
+    parts: the mean of each reward function, where there are such.
     """
 
     rewards: np.ndarray
@@ -36,6 +37,7 @@ class Evaluation:
     tokens: int
     empty: int
     unfinished: int
+    parts: dict[str, float] = field(default_factory=dict)
 
 
 CPU = torch.device("cpu")

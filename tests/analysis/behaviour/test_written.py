@@ -13,6 +13,7 @@ from analysis.behaviour.written import (
 )
 from analysis.statistics import mcnemar
 from eval.completions import write_completions
+from eval.digests import file_digest
 from eval.errors import UserError
 from eval.intervals import wilson_interval
 
@@ -131,4 +132,5 @@ def test_a_run_without_the_files_has_no_section(tmp_path):
     write_completions(tmp_path / "completions" / "es.parquet", "t", [record], rows)
     file = tmp_path / "completions" / "es.parquet"
     assert written_section(tmp_path, {"t": {"es": file, "grpo": tmp_path / "none"}}) == {}
-    assert written_section(tmp_path, {"t": {"es": file}})["t"]["files"] == {"es": "completions/es.parquet"}
+    files = written_section(tmp_path, {"t": {"es": file}})["t"]["files"]
+    assert files == {"es": {"file": "completions/es.parquet", "sha256": file_digest(file)}}

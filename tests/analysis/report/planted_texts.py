@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from analysis.behaviour.written import files_of, written_section
+from analysis.behaviour.written import written_section
 from eval.completions import completions_file, write_completions
-from eval.digests import file_digest
 from eval.storage import write_json
 
 
@@ -41,8 +40,7 @@ def plant(run: Path, results: dict, tasks: Mapping[str, Mapping[str, Sequence[tu
             write_completions(file, task, records, rows)
             files.setdefault(task, {})[model] = file
     section = written_section(run, files)
-    digests = {name: file_digest(run / name) for name in files_of(section)}
-    write_json(run / "results.json", results | {"written": section, "digests": {"files": digests}})
+    write_json(run / "results.json", results | {"written": section})
 
 
 def problem(number: int) -> dict:

@@ -211,14 +211,14 @@ def test_no_file_outside_of_the_run_is_read(tmp_path):
     outside = tmp_path / "outside.parquet"
     (tmp_path / "run" / "completions" / "es" / "countdown.parquet").rename(outside)
     results = read_json(tmp_path / "run" / "results.json")
-    results["written"]["countdown"]["files"]["es"] = "../outside.parquet"
+    results["written"]["countdown"]["files"]["es"]["file"] = "../outside.parquet"
     write_json(tmp_path / "run" / "results.json", results)
     build(tmp_path / "run")
     assert "../outside.parquet is not in the run folder" in page_of(tmp_path / "run").text
 
 
 @pytest.mark.parametrize(
-    "place", ["", "files", "files/es", "compared", "kinds", "kinds/all", "pairs", "pairs/es|grpo"]
+    "place", ["", "files", "files/es", "files/es/file", "compared", "kinds", "kinds/all", "pairs", "pairs/es|grpo"]
 )
 @pytest.mark.parametrize("value", [None, "9" * 5000, "\x00", [1], {"a": 1}, -1])
 def test_damaged_results_are_a_page_or_one_line(tmp_path, place, value):

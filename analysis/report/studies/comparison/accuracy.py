@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from analysis.criteria import SIMILAR_ACCURACY
 from analysis.report.numbers import count, fixed, percent, points
-from analysis.report.results import BASE, Results, label, lookup, methods, models, tasks
+from analysis.report.results import BASE, Results, asked, label, lookup, methods, models, tasks
 from analysis.report.section import Section
 from analysis.report.sentences import join, sentence
 from analysis.report.style import INK, canvas, colour, write_beside
@@ -93,7 +93,12 @@ def figure(results: Results) -> Figure:
 
 def task_label(results: Results, task: str) -> str:
     """Of an axis: it says which task was trained."""
-    return f"{label(task)}\n(trained)" if task == lookup(results, "task") else label(task)
+    return f"{label(task)}\n(trained)" if is_trained(results, task) else label(task)
+
+
+def is_trained(results: Results, task: str) -> bool:
+    """Whether this is known to be the task that the models were trained on."""
+    return task == lookup(results, "task") and asked(results) is None
 
 
 def caption(results: Results) -> str:
@@ -111,9 +116,11 @@ def caption(results: Results) -> str:
 
 
 def table(results: Results) -> Table:
-    trained = lookup(results, "task")
     rows = [
-        ((f"{label(task)} (trained)" if task == trained else label(task), label(model)), ("evaluation", model, task))
+        (
+            (f"{label(task)} (trained)" if is_trained(results, task) else label(task), label(model)),
+            ("evaluation", model, task),
+        )
         for task in tasks(results)
         for model in models(results)
         if lookup(results, "evaluation", model, task)

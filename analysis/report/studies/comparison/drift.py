@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from analysis.report.numbers import count, significant
-from analysis.report.results import Results, label, lookup, methods, tasks
+from analysis.report.results import Results, asked, label, lookup, methods, tasks
 from analysis.report.section import Section, Terms
 from analysis.report.sentences import join, sentence
 from analysis.report.studies.comparison.accuracy import task_label, trained_task
@@ -119,8 +119,11 @@ def figure(results: Results) -> Figure:
 def trained_drift(results: Results) -> dict[str, Mapping[str, Any]]:
     """Forward divergence on the trained task by the method's label, where known."""
     task = lookup(results, "task")
-    if task is None:
-        return {}
+    return {} if task is None else forward_drift(results, task)
+
+
+def forward_drift(results: Results, task: str) -> dict[str, Mapping[str, Any]]:
+    """The same on any set of prompts."""
     rows = {label(method): lookup(results, "kl", method, task, "forward") for method in methods(results)}
     return {name: row for name, row in rows.items() if row and row["per_token"] is not None}
 
@@ -135,8 +138,11 @@ def caption(results: Results) -> str:
         off_task = {label(name): lookup(results, "kl", method, name, "forward", "per_token") for name in others}
         off_task = {name: number for name, number in off_task.items() if number is not None}
         furthest += [furthest_drift(label(method), off_task)] if off_task else []
-    if furthest:
-        clauses.append(f"the largest on a task nobody trained on is {join(furthest)}")
+    if furthest and clauses:
+        elsewhere = "a task nobody trained on" if asked(results) is None else "other prompts"
+        clauses.append(f"the largest on {elsewhere} is {join(furthest)}")
+    elif furthest:
+        clauses.append(f"the largest KL divergence in nats per token is {join(furthest)}")
     if not clauses:
         return "The forward direction was not measured."
     directions = {row["direction"]: None for row in rows.values()}

@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 
 from analysis.report.numbers import count, fixed, percent, points, significant, times
-from analysis.report.results import Results, label, lookup, method_pairs, methods, pair_label
+from analysis.report.results import Results, asked, label, lookup, method_pairs, methods, pair_label, tasks
 from analysis.report.section import Tile
 from analysis.report.sentences import capital, join
 from analysis.report.studies.comparison.accuracy import accuracy_change, gain_verdict, trained_accuracy
 from analysis.report.studies.comparison.directions import cosines, orientation, weights_verdict
-from analysis.report.studies.comparison.drift import trained_drift
+from analysis.report.studies.comparison.drift import forward_drift, trained_drift
 from analysis.report.studies.comparison.learning import budget
 from analysis.report.studies.comparison.lines import (
     OUTCOMES,
@@ -52,7 +52,11 @@ def title(results: Results) -> str:
         common(barrier_verdict(line) for line in method_lines(results).values()),
     ]
     said = ", ".join(verdict for verdict in verdicts if verdict)
-    return capital(said) or f"Comparison of {join([label(method) for method in methods(results)]) or 'models'}"
+    names = [label(method) for method in methods(results)]
+    if asked(results) is not None and len(names) == 1:
+        # One model has no verdict of its own beside its accuracy.
+        return capital(said) or f"What training changed in {names[0]}"
+    return capital(said) or f"Comparison of {join(names) or 'models'}"
 
 
 def headline(results: Results) -> str:
@@ -87,11 +91,10 @@ def context(results: Results) -> str:
     """What was trained on what."""
     task, model = lookup(results, "task"), lookup(results, "base_model")
     parameters = lookup(results, "geometry", "parameters")
-    words = [
-        f"Trained on {label(task)}" if task else "",
-        f"from {model}" if model else "",
-        f"({count(parameters)} parameters)" if parameters else "",
-    ]
+    size = f"({count(parameters)} parameters)" if parameters else ""
+    if asked(results) is not None:
+        return f"Trained from {model} {size}".strip() + (f", measured on {label(task)}" if task else "")
+    words = [f"Trained on {label(task)}" if task else "", f"from {model}" if model else "", size]
     return " ".join(word for word in words if word)
 
 
@@ -117,11 +120,13 @@ def tiles(results: Results) -> list[Tile]:
     for pair, line in method_lines(results).items():
         note = f"{pair_label(pair)}, reward: {OUTCOMES[reward_barrier(line)]}"
         shown.append(Tile("Largest gap on the line", points(line["reward_barrier"]), note))
-    rows = trained_drift(results)
+    where, rows = task, trained_drift(results)
+    if not rows and asked(results) is not None and (sets := tasks(results)):
+        where, rows = sets[0], forward_drift(results, sets[0])
     if rows:
         text = " / ".join(significant(row["per_token"], 2) for row in rows.values())
         direction = next(iter(rows.values()))["direction"]
-        shown.append(Tile(direction, text, f"{' / '.join(rows)} on {task}, nats per token"))
+        shown.append(Tile(direction, text, f"{' / '.join(rows)} on {where}, nats per token"))
     seconds = {label(method): lookup(results, "training", method, "seconds") for method in methods(results)}
     seconds = {name: number for name, number in seconds.items() if number is not None}
     if seconds:

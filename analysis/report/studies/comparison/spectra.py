@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from analysis.criteria import LIKE_RANDOM
 from analysis.report.numbers import count, fixed, percent, significant, times
-from analysis.report.results import Results, label, lookup, methods, pair_label
+from analysis.report.results import Results, label, lookup, methods, model_heading, pair_label
 from analysis.report.section import Section
 from analysis.report.sentences import join, sentence
 from analysis.report.style import (
@@ -155,7 +155,7 @@ def shape_table(results: Results) -> Table:
         for kind in kinds_of(shape)
     ]
     title = "Shape of the updates, means over the matrices of a kind"
-    return number_table(results, title, ["Method", "Kind of matrix"], SHAPE, rows)
+    return number_table(results, title, [model_heading(results), "Kind of matrix"], SHAPE, rows)
 
 
 def ranks_figure(results: Results) -> Figure:

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from analysis.criteria import SAME_LENGTH
 from analysis.report.numbers import count, percent, significant, times
-from analysis.report.results import Results, label, lookup, methods
+from analysis.report.results import Results, asked, label, lookup, methods, model_heading
 from analysis.report.section import Section, Terms
 from analysis.report.sentences import join, sentence
 from analysis.report.studies.comparison.layer_maps import layer_maps, log_scale
@@ -65,7 +65,8 @@ def terms(results: Results) -> Terms:
         "The length alpha * sqrt(T * d / N) that evolution strategies would move on a reward without any slope, after "
         "T steps with N members and d parameters (arXiv 2604.01499)."
     )
-    return [("Length of an update", length), ("Random walk", random_walk + "".join(settings)), CHANGED]
+    walked = [] if asked(results) is not None else [("Random walk", random_walk + "".join(settings))]
+    return [("Length of an update", length), *walked, CHANGED]
 
 
 def norms(results: Results) -> dict[str, float]:
@@ -200,6 +201,8 @@ def table(results: Results) -> Table:
         "Parameters changed": ("changed_share", percent),
         "Changed in bf16": ("changed_share_bf16", percent),
     }
+    if asked(results) is not None:
+        del columns["Random walk"]
     rows = []
     for method in methods(results):
         at, walk = ("geometry", "checkpoints", method), ("random_walk", method, "predicted_norm")
@@ -209,7 +212,7 @@ def table(results: Results) -> Table:
     parameters = count(lookup(results, "geometry", "parameters"))
     base_norm = significant(lookup(results, "geometry", "base_norm"))
     note = f"The model has {parameters} parameters; the base weights have length {base_norm}."
-    return Table("Size of the updates", ["Method", *columns], rows, note)
+    return Table("Size of the updates", [model_heading(results), *columns], rows, note)
 
 
 def table_by_kind(results: Results) -> Table:
