@@ -10,7 +10,7 @@ from pathlib import Path
 from analysis.report import html, markdown
 from analysis.report.compose import compose
 from analysis.report.gallery import render_gallery
-from analysis.report.results import Results, printable, read_results, reading
+from analysis.report.results import Results, names_of, printable, read_results, reading
 from analysis.report.runs_table import measured_sections
 from analysis.report.section import Chapter
 from analysis.report.studies.circuits import CHAPTER as CIRCUITS
@@ -50,7 +50,7 @@ def build(run: Path) -> Path:
     kind = kind_of(results)
     if kind not in CHAPTERS:
         raise UserError(f"{run} holds results of kind {kind}, which has no page; {', '.join(CHAPTERS)} have one")
-    with reading("what the models wrote"):
+    with reading("what the models wrote"), names_of(results):
         written = written_of(run, results)
     document = replace(compose(CHAPTERS[kind], results), written=written)
     with reading("the page"):

@@ -253,6 +253,17 @@ def test_any_number_of_models(tmp_path, names, kinds):
     assert lookup(read_json(tmp_path / "results.json"), "written", "countdown", "problems") == 260
 
 
+def test_names_stay_as_the_user_wrote_them(tmp_path):
+    """Of checkpoints trained elsewhere, nobody knows that `es` is an evolution strategy."""
+    chosen = {"asked": ["written"], "methods": ["es", "MINE"], "task": "countdown", "kind": "comparison"}
+    models = {"base": MODELS["base"], "es": MODELS["es"], "MINE": MODELS["grpo"]}
+    plant(tmp_path, chosen, {"countdown": models})
+    build(tmp_path)
+    page = page_of(tmp_path).text
+    assert "What the models wrote: countdown" in page and "only es" in page and "only MINE" in page
+    assert "only ES" not in page
+
+
 def test_a_run_without_texts_has_no_such_section(tmp_path):
     write_json(tmp_path / "results.json", about())
     build(tmp_path)
