@@ -137,6 +137,22 @@ def read_results(path: Path) -> Results:
     return read_results_file(path) if path.exists() else {}
 
 
+def without_other_checkpoints(results: Results, digests: dict[str, str]) -> Results:
+    """`results` without the sections that were measured on other checkpoints of the same names, such as shorter runs.
+
+    digests: of the checkpoints as they are now, by name.
+    """
+    other = [
+        section
+        for section, inputs in results.get("inputs", {}).items()
+        if any(digests.get(name, digest) != digest for name, digest in inputs["checkpoints"].items())
+    ]
+    kept = {key: value for key, value in results.items() if key not in other}
+    if other:
+        kept["inputs"] = {key: value for key, value in results["inputs"].items() if key not in other}
+    return kept
+
+
 def folder_digests(folders: dict[str, Path]) -> dict[str, str]:
     """SHA-256 over the weights, configuration and tokenizer of each checkpoint folder, of which base is the first.
 

@@ -15,18 +15,20 @@ from typing import Any
 from analysis.claims.comparison import MEASURED, ComparedOn, compare_models
 from analysis.report import build
 from analysis.report.terminal import results_text
-from analysis.resume import read_results
+from analysis.resume import read_results, without_other_checkpoints
 from eval.errors import UserError, exit_with_one_line
 from eval.results_file import write_results
 from eval.stages import Stages
-from eval.storage import read_json
+from eval.storage import read_json, read_yaml_mapping
 from eval.tasks import TASKS, get_task
 from trainers.arguments import as_flat_dict, check_between, parse
 from trainers.budget import es_at_budget, grpo_at_budget
 from trainers.chains import local_model
+from trainers.es.config import ESConfig
+from trainers.es.folder import may_grow
 from trainers.es.memory import model_shape
 from trainers.es.train import train_es
-from trainers.grpo import train_grpo
+from trainers.grpo import GRPOArguments, GRPOConfig, check_more_steps, train_grpo
 from trainers.launch import make_accelerator
 from trainers.options import NonNegativeInt, PositiveInt, Rows, Seed, check_bounds, check_held_out, check_rows, option
 from trainers.run_folder import start_run
@@ -111,7 +113,7 @@ def compare(config: CompareConfig) -> Path:
     )
     model_shape(config.model)
     accelerator = make_accelerator()
-    start_run(run, config, may_change=("report_to",))
+    start_run(run, config, may_change=("report_to", *more_completions(config, es, grpo)))
 
     # 1. Two trainings. A finished one returns at once.
     stages = Stages(["training es", "training grpo", *MEASURED, "report"], accelerator.is_main_process)
@@ -126,7 +128,8 @@ def compare(config: CompareConfig) -> Path:
     # 2. What the finished models can do, and how they differ.
     sections = compare_models(run, base, METHODS, config.task, config, accelerator.device, stages)
 
-    # 3. All numbers in one file, and the page made from it. What `python -m analysis` has added to the file stays.
+    # 3. All numbers in one file, and the page made from it. What `python -m analysis` has added to the file stays,
+    # unless the models are others now.
     environment = read_json(run / "environment.json")
     about = {
         "command": environment["command"],
@@ -135,7 +138,8 @@ def compare(config: CompareConfig) -> Path:
         "task": config.task,
         "base_model": config.model,
     }
-    write_results(run / "results.json", "comparison", read_results(run / "results.json") | about | sections)
+    earlier = without_other_checkpoints(read_results(run / "results.json"), sections["digests"]["models"])
+    write_results(run / "results.json", "comparison", earlier | about | sections)
     tracking = Tracking(trackers, run)
     tracking.summary(
         comparison_summary(sections), step=max(one["completions"] for one in sections["training"].values())
@@ -146,6 +150,29 @@ def compare(config: CompareConfig) -> Path:
     print(f"\n{results_text(run)}\n", flush=True)
     print(f"report: {page}")
     return base
+
+
+def more_completions(config: CompareConfig, es: ESConfig, grpo: tuple[GRPOArguments, GRPOConfig]) -> tuple[str, ...]:
+    """The options that may differ from those of the comparison in the folder, because it is given more completions.
+
+    Raises `UserError`, before anything is written, if one of the trainings cannot go on.
+    """
+    run = Path(config.output_dir)
+    if not (run / "config.yaml").exists():
+        return ()
+    before = read_yaml_mapping(run / "config.yaml")
+    budgets = [(one, before.get(one, 0)) for one in ("completions", "grpo_completions")]
+    for name, earlier in budgets:
+        if 0 < getattr(config, name) < earlier:
+            raise UserError(
+                f"{name} was {earlier}, now {getattr(config, name)}, but a comparison is made longer, never shorter; "
+                "give at least that, or choose another output_dir"
+            )
+    grown = tuple(name for name, earlier in budgets if getattr(config, name) != earlier)
+    if grown:
+        may_grow(run / "es", es)
+        check_more_steps(get_task(config.task), *grpo)
+    return grown
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ folder is that of `trainers.trl_run`, and besides
     adapter/                        with LoRA: the adapter, which the final model in model/ is merged with
 """
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,6 +41,7 @@ from trainers.earlier_tasks import EarlierTasks, MixedTask, check_replay, replay
 from trainers.ending import check_budgets
 from trainers.launch import is_main_process
 from trainers.lora import check_lora_patterns, check_lora_targets, read_lora_patterns
+from trainers.more_steps import goes_on, options_before, reopen
 from trainers.options import NonNegativeInt, Share, check_rows, option
 from trainers.run_folder import end_run, start_run
 from trainers.tracking import tracker_names
@@ -263,6 +265,28 @@ def problems_of_run(task: Task, arguments: GRPOArguments, config: GRPOConfig) ->
     )
 
 
+def check_more_steps(task: Task, arguments: GRPOArguments, config: GRPOConfig) -> tuple[str, ...]:
+    """The options that may differ from those of the run in the folder, because it is given more steps.
+
+    Raises `UserError` if the steps that are done would have been others in a run of that length.
+    """
+    before = options_before(run_folder(config), "max_steps", config)
+    if before is None:
+        return ()
+    shorter, earlier = copy.copy(config), copy.copy(arguments)
+    shorter.max_steps, earlier.train_size = before["max_steps"], before.get("train_size")
+    done, longer = (problems_of_run(task, *one) for one in ((earlier, shorter), (arguments, config)))
+    if done.to_list() != longer.select(range(min(len(done), len(longer)))).to_list():
+        hint = ""
+        if earlier.train_size is None and not arguments.replay:
+            hint = f" (without train_size they go by max_steps: give train_size: {len(done)} to go on with the same)"
+        raise UserError(
+            f"max_steps was {before['max_steps']}, now {config.max_steps}, but the run would have had other problems "
+            f"from its first step on{hint}; or choose another output_dir"
+        )
+    return "max_steps", "train_size"
+
+
 def with_prompts(problems: datasets.Dataset, prompts: list[Messages]) -> datasets.Dataset:
     """The problems with these prompts in place of their own; themselves where they are the same."""
     if prompts == list(problems["prompt"]):
@@ -293,13 +317,19 @@ class CountedReward:
 def train_grpo(arguments: GRPOArguments, config: GRPOConfig) -> dict[str, Any]:
     """Train by GRPO in `config.output_dir`, or go on where a killed run was; returns what stands in results.json.
 
-    A run that is complete returns at once. A run that was killed continues from its last complete checkpoint and ends
-    with the weights of an undisturbed run, bit for bit, when transformers generates the completions (vLLM's sampling
-    depends on a state of its own). Raises `UserError` for mistakes in the options and for a full disk.
+    A run that is complete returns at once, unless `max_steps` asks for more of it (see `check_more_steps`). A run that
+    was killed continues from its last complete checkpoint. Both end with the weights of an undisturbed run, bit for
+    bit, when transformers generates the completions (vLLM's sampling depends on a state of its own).
+
+    Raises `UserError` for mistakes in the options and for a full disk.
     """
     _check_run(arguments, config)
     task = get_task(arguments.task)
-    if (finished := results_of_finished_run(arguments, config)) is not None:
+    folder = run_folder(config)
+    growing = check_more_steps(task, arguments, config)
+    if (
+        finished := results_of_finished_run(arguments, config, lambda _: goes_on(folder, config.max_steps))
+    ) is not None:
         return finished
     # Loaded before the folder is touched: a wrong name leaves nothing behind.
     model, tokenizer = load_chat_model(arguments.model)
@@ -309,8 +339,10 @@ def train_grpo(arguments: GRPOArguments, config: GRPOConfig) -> dict[str, Any]:
     problems = problems_of_run(task, arguments, config)
     # TRL applies the template itself, to prompts that it takes.
     problems = with_prompts(problems, accepted_messages(tokenizer, problems["prompt"]))
-    folder = run_folder(config)
-    start_run(folder, arguments, config, may_change=MAY_CHANGE)
+    start_run(folder, arguments, config, may_change=(*MAY_CHANGE, *growing))
+    # In the middle of a generation, its completions would be lost.
+    accumulate = config.gradient_accumulation_steps
+    reopen(folder, config.max_steps, arguments.eval_every, lambda step: step * accumulate % config.generate_every == 0)
     checkpoint = last_checkpoint_of_run(
         folder, lambda newest: _train(arguments, config, task, model, tokenizer, problems, newest)
     )

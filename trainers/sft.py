@@ -10,8 +10,10 @@ The run folder is that of `trainers.trl_run`; besides, samples.jsonl has a row p
 kept.
 """
 
+import math
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from eval.storage import append_jsonl, read_json, read_jsonl, truncate_jsonl
 from eval.tasks import Task, get_task
 from trainers.ending import check_budgets
 from trainers.launch import is_main_process
+from trainers.more_steps import goes_on, options_before, reopen
 from trainers.options import PositiveFloat, PositiveInt, Rows, option
 from trainers.run_folder import end_run, start_run
 from trainers.step_line import step_line
@@ -118,19 +121,25 @@ class Sampled:
 def train_sft(arguments: SFTArguments, config: SFTConfig) -> dict[str, Any]:
     """Sample and train in `config.output_dir`, or go on where a killed run was; returns what stands in results.json.
 
-    A run that is complete returns at once. A run that was killed goes on from its last batch of samples or its last
-    complete checkpoint and ends with the weights of an undisturbed run, bit for bit. Raises `UserError` for mistakes
-    in the options, for a model that answers nothing right, and for a full disk.
+    A run that is complete returns at once, unless `num_train_epochs` asks for more passes. A run that was killed goes
+    on from its last batch of samples or its last complete checkpoint. Both end with the weights of an undisturbed run,
+    bit for bit. Raises `UserError` for mistakes in the options, for a model that answers nothing right, and for a full
+    disk.
     """
     check_run(arguments, config)
     task = get_task(arguments.task)
-    if (finished := results_of_finished_run(arguments, config)) is not None:
+    folder = run_folder(config)
+    growing = () if options_before(folder, "num_train_epochs", config) is None else ("num_train_epochs",)
+
+    def more(results: dict[str, Any]) -> bool:
+        return goes_on(folder, steps_of(results["kept"], config))
+
+    if (finished := results_of_finished_run(arguments, config, more)) is not None:
         return finished
     # Loaded before the folder is touched: a wrong name leaves nothing behind.
     model, tokenizer = load_chat_model(arguments.model)
     problems = task.load("train", arguments.problems, seed_of_problems(config))
-    folder = run_folder(config)
-    start_run(folder, arguments, config, may_change=MAY_CHANGE)
+    start_run(folder, arguments, config, may_change=(*MAY_CHANGE, *growing))
     model.to(config.device)  # pyright: ignore[reportArgumentType]  transformers' decorator hides that it is a method
     sampled = sample(folder, arguments, config, task, HFEngine(model, tokenizer), problems)
     if not sampled.kept:
@@ -138,6 +147,10 @@ def train_sft(arguments: SFTArguments, config: SFTConfig) -> dict[str, Any]:
             f"none of the {sampled.completions} answers of {arguments.model} on {arguments.task} is right and "
             "finished, so there is nothing to train on; raise samples or problems, or take another model"
         )
+    kept = len(sampled.kept)
+    # Where the answers do not fill the last step, a longer run fills it with those of the next pass.
+    whole = partial(ends_whole, kept, config)
+    reopen(folder, steps_of(kept, config), arguments.eval_every, whole)
     checkpoint = last_checkpoint_of_run(
         folder, lambda newest: _train(arguments, config, task, model, tokenizer, sampled, newest)
     )
@@ -146,6 +159,20 @@ def train_sft(arguments: SFTArguments, config: SFTConfig) -> dict[str, Any]:
     PartialState().wait_for_everyone()
     end_run(folder)
     return read_json(folder / "results.json")
+
+
+def steps_of(kept: int, config: SFTConfig) -> int:
+    """Optimiser steps of `num_train_epochs` passes over so many answers."""
+    return math.ceil(kept * int(config.num_train_epochs) / answers_per_step(config))
+
+
+def ends_whole(kept: int, config: SFTConfig, step: int) -> bool:
+    """Whether the last of `step` steps, with which whole passes end, is a full one."""
+    return step * answers_per_step(config) % kept == 0
+
+
+def answers_per_step(config: SFTConfig) -> int:
+    return config.per_device_train_batch_size * config.gradient_accumulation_steps * config.world_size
 
 
 def sample(

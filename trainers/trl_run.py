@@ -230,10 +230,15 @@ def seed_of_problems(config: TrainingArguments) -> int:
     return config.seed if config.data_seed is None else config.data_seed
 
 
-def results_of_finished_run(arguments: TRLArguments, config: TrainingArguments) -> dict[str, Any] | None:
-    """What stands in results.json of a complete run with these options; None if it is not complete."""
+def results_of_finished_run(
+    arguments: TRLArguments, config: TrainingArguments, goes_on: Callable[[dict[str, Any]], bool]
+) -> dict[str, Any] | None:
+    """What stands in results.json of a complete run with these options; None if it is not complete.
+
+    goes_on: whether a run with these results is to be given more steps.
+    """
     file = run_folder(config) / "results.json"
-    if not file.exists():
+    if not file.exists() or goes_on(read_json(file)):
         return None
     start_run(run_folder(config), arguments, config, may_change=MAY_CHANGE)
     end_run(run_folder(config))
@@ -409,7 +414,7 @@ class RunRecorder(TrainerCallback):
             write_marker(checkpoint, run_at(self.folder), [*files_in(checkpoint), MARKER])
             write_json(checkpoint / MARKER, marker)
             # Not by transformers, which would remove whatever has the name of a checkpoint.
-            for old in sorted(_complete_checkpoints(self.folder), key=_step_of)[: -self.keep if self.keep else 0]:
+            for old in sorted(complete_checkpoints(self.folder), key=step_of)[: -self.keep if self.keep else 0]:
                 remove_made(old)
 
     def _ended_by(self, args: TrainingArguments, state: TrainerState) -> str | None:
@@ -488,7 +493,7 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
             if _is_own(checkpoint) and not (checkpoint / MARKER).exists():
                 remove_made(checkpoint)
     PartialState().wait_for_everyone()
-    return max(_complete_checkpoints(folder), key=_step_of, default=None)
+    return max(complete_checkpoints(folder), key=step_of, default=None)
 
 
 def last_checkpoint_of_run(folder: Path, train: Callable[[Path | None], None]) -> Path:
@@ -642,7 +647,7 @@ def _checkpoints(folder: Path) -> list[Path]:
     return [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
 
 
-def _complete_checkpoints(folder: Path) -> list[Path]:
+def complete_checkpoints(folder: Path) -> list[Path]:
     return [path for path in _checkpoints(folder) if _is_own(path) and (path / MARKER).exists()]
 
 
@@ -654,7 +659,7 @@ def _is_own(checkpoint: Path) -> bool:
     return marker["run"] == run_at(checkpoint.absolute().parent) != ""
 
 
-def _step_of(checkpoint: Path) -> int:
+def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from analysis.report.html import fill
-from analysis.report.results import Results, printable
+from analysis.report.results import Results, names_of, printable
 from analysis.report.runs_table import TABLE_NOTE, cell_text, is_interval_end, measured_sections, runs_table
 from analysis.report.section import Chapter, Tile
 from eval.results_file import kind_of
@@ -51,12 +51,14 @@ def render_gallery(folder: Path, reported: Sequence[tuple[Path, Chapter, Results
 def card_of(folder: Path, run: Path, chapter: Chapter, results: Results) -> Card:
     name = str(run.relative_to(folder))
     figures = [figure for figure in chapter.thumbnails if (run / "report" / "figures" / f"{figure}.svg").is_file()]
-    titles = {section.name: section.title for section in chapter.sections(results)}
+    with names_of(results):
+        titles = {section.name: section.title for section in chapter.sections(results)}
+        title, tiles = chapter.title(results), chapter.tiles(results)
     return Card(
         name=printable(folder.resolve().name if name == "." else name),
         kind=kind_of(results),
-        title=chapter.title(results),
-        tiles=chapter.tiles(results),
+        title=title,
+        tiles=tiles,
         link=quote(os.fsencode(f"{name}/report/index.html")),
         thumbnails=[
             (titles[one], quote(os.fsencode(f"{name}/report/figures/{one}.svg"))) for one in figures[:FIGURES_PER_RUN]

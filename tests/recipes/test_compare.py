@@ -13,6 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from analysis.__main__ import main as analysis
 from eval.completions import read_completions
 from eval.digests import file_digest
 from eval.errors import UserError
@@ -45,6 +46,8 @@ GRPO = {
     "eval_every": 1,
     "eval_size": 10,
     "learning_rate": 3e-4,
+    "lr_scheduler_type": "constant",
+    "train_size": 24,
     "use_cpu": True,
     "bf16": False,
     "gradient_checkpointing": False,
@@ -156,6 +159,34 @@ def test_killed_anywhere_it_ends_with_the_same_models_and_numbers(finished, tmp_
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     for stage in ("evaluation", "geometry", "kl", "connectivity"):
         assert read_json(tmp_path / "run" / f"{stage}.json") == read_json(finished / f"{stage}.json")
+
+
+def test_analyse_gives_the_numbers_of_the_comparison(finished, tmp_path):
+    base, es, grpo = ROOT / MODEL, f"es={finished / 'es'}", f"grpo={finished / 'grpo' / 'model'}"
+    sizes = ["--size", "12", "--kl-prompts", "6", "--line-size", "12", "--points", "3", "--max-new-tokens", "50"]
+    shared = ["--task", "countdown", "--batch-size", "500", "--device", "cpu", "--output", str(tmp_path / "out")]
+    parts = ["--parts", "geometry", "evaluation", "kl", "lines"]
+    analysis(["analyse", "--base", str(base), "--checkpoints", es, grpo, *sizes, *shared, *parts])
+    ours, theirs = read_json(tmp_path / "out" / "results.json"), read_json(finished / "results.json")
+    assert ours["geometry"] == theirs["geometry"] and ours["connectivity"] == theirs["connectivity"]
+    for method in ("es", "grpo"):
+        assert ours["kl"][method] == {"countdown": theirs["kl"][method]["countdown"]}
+        assert ours["evaluation"][method]["countdown"] == theirs["evaluation"][method]["countdown"]
+
+
+def test_a_comparison_that_is_given_more_completions_is_one_of_that_length(finished, tmp_path):
+    run(command(tmp_path, completions=64))
+    config = (tmp_path / "run" / "config.yaml").read_bytes()
+    with pytest.raises(UserError, match="completions was 64, now 32, but a comparison is made longer"):
+        run(command(tmp_path, completions=32))
+    assert (tmp_path / "run" / "config.yaml").read_bytes() == config
+    run(command(tmp_path))
+    ours, theirs = (read_json(folder / "results.json") for folder in (tmp_path / "run", finished))
+    for section in ("geometry", "kl", "connectivity"):
+        assert ours[section] == theirs[section], section
+    for method in ("es", "grpo"):
+        assert ours["training"][method]["curve"] == theirs["training"][method]["curve"]
+        assert ours["training"][method]["evaluation"] == theirs["training"][method]["evaluation"]
 
 
 def test_a_finished_comparison_is_not_computed_again(finished, capsys):
