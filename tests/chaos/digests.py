@@ -13,6 +13,8 @@ OF_THE_MACHINE = re.compile(
     # A measurement keeps the digests of the finished runs that it was made of, and those hold their times.
     r"tokens_per|minutes|^trainings$"
 )
+# Of the digests in results.json: the configuration has the run's folder, the logs have times.
+OF_CONTENT = ("models", "data")
 LOGS = ("metrics.jsonl", "evaluations.jsonl", "seeds.jsonl", "validation.jsonl", "results.json", "chain.json")
 
 
@@ -44,7 +46,12 @@ def differences(one: dict[str, str], other: dict[str, str]) -> list[str]:
 
 def _kept(value: Any, run: str) -> Any:
     if isinstance(value, dict):
-        return {key: _kept(entry, run) for key, entry in value.items() if not OF_THE_MACHINE.search(key)}
+        kept = (
+            value | {"digests": {name: value["digests"].get(name) for name in OF_CONTENT}}
+            if "digests" in value
+            else value
+        )
+        return {key: _kept(entry, run) for key, entry in kept.items() if not OF_THE_MACHINE.search(key)}
     if isinstance(value, list):
         return [_kept(entry, run) for entry in value]
     return value.replace(run, "RUN") if isinstance(value, str) else value
