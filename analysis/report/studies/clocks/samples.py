@@ -18,6 +18,7 @@ CAPTION = (
     "orange ones are copies of training strings, grey ones break the rule."
 )
 KIND_COLOURS = {"novel": WINDOW_COLOUR, "copy": MEMORY_COLOUR, "invalid": "#b8b8b8"}
+KIND_NAMES = {"novel": "new and valid", "copy": "copies", "invalid": "that break the rule"}
 # Distance of one sample from the next, relative to its size; room for the steps, in samples.
 PITCH = 1.35
 MARGIN = 2.6
@@ -57,6 +58,8 @@ def draw_samples(axes: Axes, entry: Entry) -> None:
             frame = [left, left + width, left + width, left, left], [top, top, top + height, top + height, top]
             axes.plot(*frame, color=KIND_COLOURS[kind], linewidth=1.8)
         words = f"step {thousands(step)}"
+        drawn = [f"{entry['kinds'][y].count(kind)} {name}" for kind, name in KIND_NAMES.items()]
+        tell(axes, "Samples", (-0.6 * gap, top + height / 2), f"{words}: {join(drawn)}")
         axes.text(-0.6 * gap, top + height / 2, words, ha="right", va="center", fontsize=9.5)
     count = max(len(row) for row in entry["strings"])
     axes.set_xlim(-MARGIN * width, count * (width + gap))
