@@ -94,7 +94,7 @@ def panel_series(axes: Axes, names: dict[Any, str], several: bool) -> Iterator[S
         yield cells(axes, mesh, panel)
     across, upwards = intervals(axes)
     for container in axes.containers:
-        if isinstance(container, BarContainer):
+        if isinstance(container, BarContainer) and container.patches:
             yield bars(axes, container, joined(panel, name_of(container.patches[0], names, container)), upwards)
     dots: dict[str, list[Value]] = {}
     caps = {cap for bar in axes.containers if isinstance(bar, ErrorbarContainer) for cap in bar.lines[1]}

@@ -6,8 +6,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from analysis.clocks.sample_grids import SAMPLES
+from analysis.report.figure_values import tell
 from analysis.report.results import Results
 from analysis.report.section import Section
+from analysis.report.sentences import join
 from analysis.report.studies.clocks.labels import Entry, run_title
 from analysis.report.studies.clocks.panels import MEMORY_COLOUR, WINDOW_COLOUR, legend, thousands
 from analysis.report.style import WIDTH, canvas
