@@ -33,10 +33,12 @@ class Visit:
         """The value of an expression or of a function of `argument` in the page."""
         return self.page.evaluate(script, argument)
 
-    def violations(self) -> list[str]:
-        """What axe-core finds against its rules and best practices: 'rule: first elements'."""
-        self.page.evaluate(axe_source())
-        found = self.page.evaluate("() => axe.run(document, {resultTypes: ['violations']})")
+    def violations(self, rules: list[str] | None = None) -> list[str]:
+        """What axe-core finds against these rules, or all of its rules and best practices: 'rule: first elements'."""
+        if not self.page.evaluate("typeof axe === 'object'"):
+            self.page.evaluate(axe_source())
+        only = {} if rules is None else {"runOnly": {"type": "rule", "values": rules}}
+        found = self.page.evaluate("(only) => axe.run(document, {resultTypes: ['violations'], ...only})", only)
         return [
             f"{rule['id']}: {[node['html'][:160] + ' | ' + node['failureSummary'] for node in rule['nodes'][:3]]}"
             for rule in found["violations"]

@@ -72,7 +72,9 @@ def values_of(figure: Figure) -> list[Series]:
     names = colour_names(figure)
     # Scales of colours are axes too.
     bars = [mesh.colorbar.ax for axes in figure.axes for mesh in meshes(axes) if mesh.colorbar]
-    panels = [axes for axes in figure.axes if axes.get_visible() and axes not in bars and axes.axison]
+    told = [axes for axes, *_ in figure.__dict__.get("told_values", [])]
+    panels = [axes for axes in figure.axes if axes.get_visible() and axes not in bars]
+    panels = [axes for axes in panels if axes.axison or axes in told]
     panels = [axes for axes in panels if axes.get_label() != "<colorbar>"]
     found = [series for axes in panels for series in panel_series(axes, names, several=len(panels) > 1)]
     return [series for series in found if series.values]
@@ -92,7 +94,7 @@ def panel_series(axes: Axes, names: dict[Any, str], several: bool) -> Iterator[S
         yield cells(axes, mesh, panel)
     across, upwards = intervals(axes)
     for container in axes.containers:
-        if isinstance(container, BarContainer):
+        if isinstance(container, BarContainer) and container.patches:
             yield bars(axes, container, joined(panel, name_of(container.patches[0], names, container)), upwards)
     dots: dict[str, list[Value]] = {}
     caps = {cap for bar in axes.containers if isinstance(bar, ErrorbarContainer) for cap in bar.lines[1]}

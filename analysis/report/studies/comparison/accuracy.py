@@ -26,7 +26,8 @@ TERMS = (
         "Accuracy",
         "Share of examples that greedy decoding answers fully right, on problems that no training saw. Validation "
         "accuracy: on the problems that are asked again and again while training. Test accuracy: on other problems, "
-        "asked once, of the finished models. The interval is Wilson's, at 95 %. It covers the choice of examples, not what another training seed would give.",
+        "asked once, of the finished models. The interval is Wilson's, at 95 %. It covers the choice of examples, not "
+        "what another training seed would give.",
     ),
     (
         "Lifts, lowers, clearly",

@@ -71,10 +71,13 @@ def figure(results: Results) -> Figure:
 def over_chance(entry: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
     """{layer: {kind: cosine over its standard deviation for random directions}}; None where it is undefined."""
     chance = entry["null_std_per_layer_kind"]
+
+    def over(cosine: float | None, layer: str, kind: str) -> float | None:
+        spread = chance.get(layer, {}).get(kind)
+        return cosine / spread if cosine is not None and spread else None
+
     return {
-        layer: {
-            kind: c / chance[layer][kind] if c is not None and chance[layer][kind] else None for kind, c in row.items()
-        }
+        layer: {kind: over(cosine, layer, kind) for kind, cosine in row.items()}
         for layer, row in entry["per_layer_kind"].items()
     }
 

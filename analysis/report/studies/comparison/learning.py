@@ -61,7 +61,7 @@ def figure(results: Results) -> Figure:
             reward_ends.append((label(method), x[-1], y[-1], shade))
     accuracy.set_ylim(bottom=0)
     accuracy.set_ylabel("Validation accuracy (%)")
-    accuracy.set_title(f"{label(lookup(results, 'task') or 'task')}, {validation(results)}, with 95 % interval")
+    accuracy.set_title(f"{label(lookup(results, 'task') or 'task')}, {validation(results)}, 95 % interval")
     reward.set_title("Mean training reward of each step")
     reward.set_ylabel("Reward (0 to 1)")
     reward.set_xlabel("Completions generated for training")
