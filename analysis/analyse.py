@@ -15,7 +15,8 @@ from typing import Any
 
 from analysis.behaviour.kl import kl_drift, prompt_sets, read_prompts
 from analysis.behaviour.lines import part_lines, straight_lines, task_landscape
-from analysis.claims.comparison import ComparedOn, evaluate
+from analysis.behaviour.written import written_section
+from analysis.claims.comparison import ComparedOn, completions_of, evaluate
 from analysis.geometry.checkpoints import open_checkpoints
 from analysis.geometry.spectra import update_spectra
 from analysis.geometry.updates import update_geometry
@@ -157,13 +158,17 @@ def measurements(asked: Asked, output: Path) -> dict[str, Measurement]:
     def by(part: str) -> Callable[[], dict]:
         return lambda: part_lines(landscape(), part, on.line_points)
 
-    models = {"base": base, **checkpoints}
+    models, completions = {"base": base, **checkpoints}, output / "completions"
     every: dict[str, Measurement] = {
         "geometry": ({}, lambda: update_geometry(base, checkpoints)),
         "spectra": ({"top": asked.top}, lambda: update_spectra(base, checkpoints, asked.top, device or "cpu")),
         "evaluation": (
             {"tasks": source, "size": on.test_size} | sampled,
-            lambda: evaluate(output / "evaluation", models, on, device),
+            lambda: evaluate(completions, models, on, device),
+        ),
+        "written": (
+            {"tasks": source, "size": on.test_size} | sampled,
+            lambda: written_section(output, completions_of(completions, list(models), tasks)),
         ),
         "kl": (
             {"tasks": source, "prompts": on.kl_prompts} | on_texts | sampled,
@@ -173,7 +178,9 @@ def measurements(asked: Asked, output: Path) -> dict[str, Measurement]:
         "layers": (on_lines, by("layer")),
         "kinds": (on_lines, by("kind")),
     }
-    return {SECTIONS[part]: measurement for part, measurement in every.items() if part in asked.parts}
+    # What was written comes with its evaluation.
+    parts = {*asked.parts, *(["written"] if "evaluation" in asked.parts else [])}
+    return {SECTIONS.get(part, part): measurement for part, measurement in every.items() if part in parts}
 
 
 def require_own_results(output: Path, results: Results) -> None:

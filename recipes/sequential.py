@@ -22,16 +22,18 @@ import torch
 import yaml
 
 from analysis.behaviour.held_out import HeldOut
+from analysis.behaviour.written import written_section
 from analysis.continual.chain import evaluate, measure_chain
 from analysis.continual.summary import summarise
 from analysis.report import build
 from analysis.report.terminal import results_text
+from eval.completions import file_name
 from eval.digests import data_digests, run_digests
 from eval.errors import UserError, exit_with_one_line
 from eval.results_file import write_results
 from eval.stages import Stages
-from eval.storage import read_json, write_text
-from eval.tasks import own_data
+from eval.storage import new_folder, read_json, write_text
+from eval.tasks import get_task, own_data, task_name
 from trainers.arguments import as_flat_dict, check_between, parse, read_yaml
 from trainers.chains import SEEDS_BETWEEN_STAGES, Arm, Budget, Plan, check_arm, local_model, task_folder, train_chain
 from trainers.launch import make_accelerator
@@ -132,7 +134,8 @@ def main() -> None:
         for arm in config.arms:
             keep_settings(run, arm)
         stages.begin("evaluation of the base")
-        evaluate(plan.model, config.columns(), run / "evaluation", config, device)
+        with new_folder(run / "completions") as folder:
+            evaluate(plan.model, config.columns(), run / "evaluation", config, device, folder)
 
     # 2. The chains, those that give others their budget first. A finished one is left as it is.
     finished = [(plan.chain(arm.name, seed) / "chain.json").exists() for arm, seed in config.chains()]
@@ -166,6 +169,7 @@ def main() -> None:
     sizes = [(task, config.test_size) for task in config.columns()] + [
         (task, config.kl_prompts) for task in config.tasks
     ]
+    wrote = written_section(run, completions(config, plan))
     results = {
         "study": "sequential",
         "command": environment["command"],
@@ -186,12 +190,22 @@ def main() -> None:
             for arm in config.arms
         },
         "digests": run_digests(run, {"base": plan.model, **models}, data_digests(sizes, "test", config.data_seed)),
+        **({"written": wrote} if wrote else {}),
     }
     write_results(run / "results.json", "sequential", results | {"continual": summarise(results)})
     stages.begin("report")
     page = build(run)
     print(f"\n{results_text(run)}\n", flush=True)
     print(f"report: {page}")
+
+
+def completions(config: SequentialConfig, plan: Plan) -> dict[str, dict[str, Path]]:
+    """{task: {model: file}} of what the base and the last model of each arm's first chain wrote."""
+    folders = {"base": plan.folder} | {arm.name: plan.chain(arm.name, 0) for arm in config.arms}
+    return {
+        name: {model: folder / "completions" / f"{file_name(name)}.parquet" for model, folder in folders.items()}
+        for name in map(task_name, config.columns())
+    }
 
 
 def keep_settings(run: Path, arm: Arm) -> None:

@@ -20,6 +20,8 @@ os.environ["HF_DATASETS_CACHE"] = _datasets_cache.name
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+from tests.browser import chromium, open_page  # noqa: E402, F401
+
 
 torch.set_num_threads(1)
 

@@ -13,16 +13,18 @@ from analysis.behaviour.held_out import HeldOut
 from analysis.behaviour.kl import kl_drift
 from analysis.behaviour.lines import connectivity, task_landscape
 from analysis.behaviour.probes import probes
+from analysis.behaviour.written import written_section
 from analysis.geometry.updates import update_geometry
 from analysis.resume import folder_digests, measure_sections, stage
 from analysis.theory.random_walk import random_walk_norm
+from eval.completions import completions_file, write_completions
 from eval.digests import data_digests, run_digests
 from eval.harness import evaluate_task
 from eval.rollout.base import Sampling
 from eval.rollout.hf import HFEngine
 from eval.stages import Stages
-from eval.storage import append_jsonl, new_folder, read_json, read_jsonl, read_yaml_mapping
-from eval.tasks import get_task, task_name
+from eval.storage import new_folder, read_json, read_jsonl, read_yaml_mapping
+from eval.tasks import TaskSpec, get_task, task_name
 
 
 # The stages of `compare_models`.
@@ -53,7 +55,7 @@ def compare_models(
     """All sections about `methods`, whose trainings lie in `run`/<method>; "es" is evolution strategies.
 
     base: the checkpoint that they began with. task: what they were rewarded for, measured along the lines between the
-    models. What the models wrote goes to `run`/evaluation/. stages: where the command is; they have `MEASURED`.
+    models. What the models wrote goes to `run`/completions/. stages: where the command is; they have `MEASURED`.
     """
     models = {method: run / method / "model" for method in methods}
     files = {"checkpoints": folder_digests({"base": base, **models})}
@@ -61,11 +63,12 @@ def compare_models(
     generation = (measured_on.data_seed, measured_on.max_new_tokens, measured_on.batch_size, device)
     tasks, prompts = measured_on.test_tasks, measured_on.kl_prompts
     size, points = measured_on.line_size, measured_on.line_points
+    completions = run / "completions"
     evaluation = stage(
         run,
         "evaluation",
         sampled | {"tasks": tasks, "size": measured_on.test_size},
-        lambda: evaluate(run / "evaluation", {"base": base, **models}, measured_on, device),
+        lambda: evaluate(completions, {"base": base, **models}, measured_on, device),
         stages,
     )
     geometry = stage(run, "geometry", files, lambda: update_geometry(base, models), stages)
@@ -85,11 +88,13 @@ def compare_models(
     )
     sizes = [(name, rows) for rows in (measured_on.test_size, prompts) for name in tasks]
     data = data_digests([*sizes, (task, size)], "test", measured_on.data_seed)
+    wrote = written_section(run, completions_of(completions, ["base", *methods], tasks))
     walk = random_walk(run / "es", geometry["checkpoints"]["es"]["norm"], geometry["parameters"])
     return {
         "methods": list(methods),
         "training": {method: training_summary(run / method) for method in methods},
         "evaluation": evaluation,
+        **({"written": wrote} if wrote else {}),
         "geometry": geometry,
         "random_walk": {"es": walk},
         "kl": kl,
@@ -128,27 +133,28 @@ def add_probes(
     measure_sections(run, base, models, {"probes": (options, measure)}, recompute=False)
 
 
-def evaluate(answers: Path, models: dict[str, Path], measured_on: ComparedOn, device: Any) -> dict[str, Any]:
-    """{model: {task: greedy accuracy on held-out problems}}; what the models wrote goes to the folder `answers`."""
+def evaluate(completions: Path, models: dict[str, Path], measured_on: ComparedOn, device: Any) -> dict[str, Any]:
+    """{model: {task: greedy accuracy on held-out problems}}; what they wrote goes to the folder `completions`."""
     accuracy: dict[str, Any] = {}
-    with new_folder(answers) as folder:
+    sampling, rows = Sampling(measured_on.max_new_tokens), (measured_on.test_size, measured_on.data_seed)
+    with new_folder(completions) as folder:
         for name, path in models.items():
             engine = HFEngine.from_pretrained(path, device, base=models["base"])
             accuracy[name] = {}
-            for task in measured_on.test_tasks:
-                result = evaluate_task(
-                    engine,
-                    get_task(task),
-                    "test",
-                    measured_on.test_size,
-                    measured_on.data_seed,
-                    Sampling(measured_on.max_new_tokens),
-                    measured_on.batch_size,
-                )
-                for record in result.pop("records"):
-                    append_jsonl(folder / f"{name}-{task_name(task).replace('/', '-')}.jsonl", record)
-                accuracy[name][task_name(task)] = result
+            for test_task in measured_on.test_tasks:
+                task, called = get_task(test_task), task_name(test_task)
+                result = evaluate_task(engine, task, "test", *rows, sampling, measured_on.batch_size)
+                problems = task.load("test", *rows).to_list()
+                file = folder / completions_file(name, called)
+                write_completions(file, task.name, result.pop("records"), problems)
+                accuracy[name][called] = result
     return accuracy
+
+
+def completions_of(folder: Path, models: Sequence[str], tasks: Sequence[TaskSpec]) -> dict[str, dict[str, Path]]:
+    """{task: {model: file}} of what `evaluate` wrote into `folder`."""
+    names = [task_name(task) for task in tasks]
+    return {name: {model: folder / completions_file(model, name) for model in models} for name in names}
 
 
 def training_summary(run: Path) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from analysis.behaviour.held_out import HeldOut
 from analysis.behaviour.kl import kl_drift
 from analysis.geometry.updates import update_geometry
 from analysis.resume import stage
+from eval.completions import file_name, write_completions
 from eval.digests import file_digest
 from eval.harness import evaluate_task
 from eval.rollout.base import Sampling
 from eval.rollout.hf import HFEngine
-from eval.storage import read_json
-from eval.tasks import get_task
+from eval.storage import new_folder, read_json
+from eval.tasks import get_task, task_name
 
 
 # What a training's results.json says of its cost.
@@ -33,7 +34,8 @@ def measure_chain(
     """{"scores": {column: a row of values for each model, base first}, "stages": [one entry for each training]}.
 
     Measured once, and kept in `chain`/chain.json. trainings: the run folders in order, of `tasks`. columns: the tasks
-    that all models answer. base_evaluation: folder with what is known of the base's answers.
+    that all models answer. base_evaluation: folder with what is known of the base's answers. What the last model wrote
+    goes to `chain`/completions/.
     """
     inputs = {
         # A run that is finished does not change, and its results.json holds its time.
@@ -48,7 +50,9 @@ def measure_chain(
     def measure() -> dict[str, Any]:
         models = [base, *(folder / "model" for folder in trainings)]
         rows = [evaluate(base, columns, base_evaluation, held_out, device)]
-        rows += [evaluate(model, columns, chain / "evaluation", held_out, device) for model in models[1:]]
+        rows += [evaluate(model, columns, chain / "evaluation", held_out, device) for model in models[1:-1]]
+        with new_folder(chain / "completions") as folder:
+            rows.append(evaluate(models[-1], columns, chain / "evaluation", held_out, device, folder))
         stages = [
             {
                 "task": task,
@@ -66,16 +70,28 @@ def measure_chain(
 
 
 def evaluate(
-    model: Path, columns: Sequence[str], cache: Path, held_out: HeldOut, device: Any
+    model: Path,
+    columns: Sequence[str],
+    cache: Path,
+    held_out: HeldOut,
+    device: Any,
+    completions: Path | None = None,
 ) -> dict[str, list[float | None]]:
-    """The value of the model's greedy answer to each held-out problem, by task."""
+    """The value of the model's greedy answer to each held-out problem, by task.
+
+    completions: a folder that takes what it wrote, one file for each task.
+    """
     engine = HFEngine.from_pretrained(model, device)
-    sampling = Sampling(held_out.max_new_tokens)
-    options = ("test", held_out.test_size, held_out.data_seed, sampling, held_out.batch_size, cache)
-    return {
-        column: [record["value"] for record in evaluate_task(engine, get_task(column), *options)["records"]]
-        for column in columns
-    }
+    rows, sampling = (held_out.test_size, held_out.data_seed), Sampling(held_out.max_new_tokens)
+    values: dict[str, list[float | None]] = {}
+    for column in columns:
+        task = get_task(column)
+        records = evaluate_task(engine, task, "test", *rows, sampling, held_out.batch_size, cache)["records"]
+        values[column] = [record["value"] for record in records]
+        if completions is not None:
+            file = completions / f"{file_name(task_name(column))}.parquet"
+            write_completions(file, task.name, records, task.load("test", *rows).to_list())
+    return values
 
 
 def distance(one: Path, other: Path) -> float:

@@ -69,7 +69,8 @@ def update_geometry(base: Path, checkpoints: dict[str, Path]) -> dict:
                                 "per_kind": {kind: {"norm", "relative_norm"}},
                                 "per_layer": {layer: {"norm", "relative_norm"}},
                                 "per_layer_kind": {layer: {kind: {"norm", "relative_norm"}}}}},
-         "cosine": {"a|b": {"total", "per_layer_kind": {layer: {kind: cosine}}, "null_std"}}}
+         "cosine": {"a|b": {"total", "per_layer_kind": {layer: {kind: cosine}}, "null_std",
+                          "null_std_per_layer_kind": {layer: {kind: null_std}}}}}
 
     for every pair a, b in the order of `checkpoints`. Thresholds are THRESHOLDS as strings, absolute, in units of the
     weights. Layers are strings; parameters outside of the layers stand under
@@ -90,7 +91,8 @@ def update_geometry(base: Path, checkpoints: dict[str, Path]) -> dict:
     total = sum_up(updates.values())
     per_kind = group(updates, lambda layer, kind: kind)
     per_layer = group(updates, lambda layer, kind: layer)
-    per_layer_kind = group(updates, lambda layer, kind: (layer, kind))
+    tensors_per_layer_kind = members_of(updates, lambda layer, kind: (layer, kind))
+    per_layer_kind = {key: sum_up(members) for key, members in tensors_per_layer_kind.items()}
     return {
         "parameters": total.scalars,
         "base_norm": math.sqrt(total.base_square),
@@ -114,6 +116,9 @@ def update_geometry(base: Path, checkpoints: dict[str, Path]) -> dict:
                 "total": cosine(total, i, j),
                 "per_layer_kind": _nest({key: cosine(update, i, j) for key, update in per_layer_kind.items()}),
                 "null_std": null_cosine_std(updates.values(), i, j),
+                "null_std_per_layer_kind": _nest(
+                    {key: null_cosine_std(members, i, j) for key, members in tensors_per_layer_kind.items()}
+                ),
             }
             for (i, a), (j, b) in combinations(enumerate(checkpoints), 2)
         },
@@ -172,12 +177,19 @@ def sum_up(updates: Iterable[TensorUpdate]) -> TensorUpdate:
 
 def group(updates: dict[str, TensorUpdate], key_of: Callable[[str, str], Hashable]) -> dict[Hashable, TensorUpdate]:
     """Sum the updates of the parameters with the same `key_of(layer, kind)`; numbered layers come first, in order."""
+    return {key: sum_up(members) for key, members in members_of(updates, key_of).items()}
+
+
+def members_of(
+    updates: dict[str, TensorUpdate], key_of: Callable[[str, str], Hashable]
+) -> dict[Hashable, list[TensorUpdate]]:
+    """The updates of the parameters with the same `key_of(layer, kind)`; numbered layers come first, in order."""
     parsed = [(*parse_name(name), update) for name, update in updates.items()]
     parsed.sort(key=lambda entry: (entry[0] is None, entry[0] or 0))
     groups: dict[Hashable, list[TensorUpdate]] = {}
     for layer, kind, update in parsed:
         groups.setdefault(key_of(NO_LAYER if layer is None else str(layer), kind), []).append(update)
-    return {key: sum_up(members) for key, members in groups.items()}
+    return groups
 
 
 def cosine(update: TensorUpdate, i: int, j: int) -> float | None:

@@ -4,12 +4,13 @@ Needs neither a model nor a GPU, and every number it shows stands in `results.js
 decides which chapter of `studies/` they make.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from analysis.report import html, markdown
 from analysis.report.compose import compose
 from analysis.report.gallery import render_gallery
-from analysis.report.results import Results, printable, read_results, reading
+from analysis.report.results import Results, names_of, printable, read_results, reading
 from analysis.report.runs_table import measured_sections
 from analysis.report.section import Chapter
 from analysis.report.studies.circuits import CHAPTER as CIRCUITS
@@ -17,6 +18,7 @@ from analysis.report.studies.claims import CHAPTER as CLAIMS
 from analysis.report.studies.clocks import CHAPTER as CLOCKS
 from analysis.report.studies.comparison import CHAPTER as COMPARISON
 from analysis.report.studies.sequential import CHAPTER as SEQUENTIAL
+from analysis.report.written import written_of
 from eval.errors import UserError
 from eval.ownership import claim_files
 from eval.results_file import kind_of
@@ -48,7 +50,9 @@ def build(run: Path) -> Path:
     kind = kind_of(results)
     if kind not in CHAPTERS:
         raise UserError(f"{run} holds results of kind {kind}, which has no page; {', '.join(CHAPTERS)} have one")
-    document = compose(CHAPTERS[kind], results)
+    with reading("what the models wrote"), names_of(results):
+        written = written_of(run, results)
+    document = replace(compose(CHAPTERS[kind], results), written=written)
     with reading("the page"):
         page, text = html.render(document), markdown.render(document)
         figures = {part.name: part.drawing for part in document.parts if part.drawing is not None}

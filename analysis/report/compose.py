@@ -1,13 +1,11 @@
 """From a chapter and a results.json to the document that becomes HTML and Markdown."""
 
-from dataclasses import replace
-
 from analysis.report.document import Document, Part
-from analysis.report.provenance import functions_of
+from analysis.report.provenance import function_of, with_sources
 from analysis.report.results import Results, absent, lookup, names_of, printable, reading
 from analysis.report.section import Chapter, Section
 from analysis.report.style import draw
-from analysis.report.tables import Table, digests, settings
+from analysis.report.tables import digests, settings
 from eval.results_file import kind_of
 
 
@@ -51,11 +49,6 @@ def document_of(chapter: Chapter, results: Results) -> Document:
     )
 
 
-def with_sources(table: Table, kind: str) -> Table:
-    """The table, naming the functions that computed its numbers."""
-    return replace(table, computed_by=functions_of(kind, table))
-
-
 def is_measured(section: Section, results: Results) -> bool:
     return any(lookup(results, *location) for location in section.needs)
 
@@ -75,4 +68,6 @@ def part_of(section: Section, results: Results, kind: str) -> Part:
     with reading(f'the section "{section.title}"'):
         drawing = draw(section.name, lambda: section.figure(results))
         table = with_sources(section.table(results), kind) if section.table else None
-        return Part(section.name, section.title, drawing, section.caption(results), missing, table)
+        sources = [location for location in section.needs if lookup(results, *location)]
+        functions = list(dict.fromkeys(filter(None, (function_of(kind, location) for location in sources))))
+        return Part(section.name, section.title, drawing, section.caption(results), missing, table, sources, functions)

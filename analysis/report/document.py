@@ -7,6 +7,7 @@ from analysis.report.results import Location
 from analysis.report.section import Tile
 from analysis.report.style import Drawing
 from analysis.report.tables import Table
+from analysis.report.written import Written
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,8 @@ class Part:
     """One figure.
 
     drawing: None when all numbers are missing. sentence: what it shows. missing: what is not there. table: stands
-    under the figure instead of among the numbers at the end.
+    under the figure instead of among the numbers at the end. sources: where what is drawn stands in `results.json`.
+    computed_by: full names of the functions that computed it.
     """
 
     name: str
@@ -23,6 +25,8 @@ class Part:
     sentence: str
     missing: Sequence[Location]
     table: Table | None = None
+    sources: Sequence[Location] = ()
+    computed_by: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,8 @@ class Document:
     title, headline: the answer, in a few words and in a sentence or two. context: what was trained on what.
     missing: everything that `results.json` lacks. budget: None where nothing was spent. measured: digests of models,
     data and options. resumable: whether the
-    command that wrote the results goes on where it stopped when it is started again.
+    command that wrote the results goes on where it stopped when it is started again. written: what the models wrote on
+    each task.
     """
 
     title: str
@@ -49,6 +54,7 @@ class Document:
     config: Table
     command: str | None
     resumable: bool = False
+    written: Sequence[Written] = ()
 
 
 def missing_words(document: Document) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from analysis.report.html import fill
 from analysis.report.results import Results, names_of, printable
 from analysis.report.runs_table import TABLE_NOTE, cell_text, is_interval_end, measured_sections, runs_table
 from analysis.report.section import Chapter, Tile
+from eval.results_file import kind_of
 
 
 FIGURES_PER_RUN = 2
@@ -17,9 +18,10 @@ FIGURES_PER_RUN = 2
 
 @dataclass(frozen=True)
 class Card:
-    """A run with a page. thumbnails: (name, address) of figures; addresses are relative to the gallery."""
+    """A run with a page. thumbnails: (what it shows, address) of figures; addresses are relative to the gallery."""
 
     name: str
+    kind: str
     title: str
     tiles: Sequence[Tile]
     link: str
@@ -36,6 +38,7 @@ def render_gallery(folder: Path, reported: Sequence[tuple[Path, Chapter, Results
     return fill(
         "gallery.html.j2",
         ["style.css", "gallery.css"],
+        ["tables.js", "gallery.js"],
         name=printable(folder.resolve().name),
         cards=[card_of(folder, *one) for one in reported],
         columns=shown,
@@ -49,13 +52,15 @@ def card_of(folder: Path, run: Path, chapter: Chapter, results: Results) -> Card
     name = str(run.relative_to(folder))
     figures = [figure for figure in chapter.thumbnails if (run / "report" / "figures" / f"{figure}.svg").is_file()]
     with names_of(results):
+        titles = {section.name: section.title for section in chapter.sections(results)}
         title, tiles = chapter.title(results), chapter.tiles(results)
     return Card(
         name=printable(folder.resolve().name if name == "." else name),
+        kind=kind_of(results),
         title=title,
         tiles=tiles,
         link=quote(os.fsencode(f"{name}/report/index.html")),
         thumbnails=[
-            (one, quote(os.fsencode(f"{name}/report/figures/{one}.svg"))) for one in figures[:FIGURES_PER_RUN]
+            (titles[one], quote(os.fsencode(f"{name}/report/figures/{one}.svg"))) for one in figures[:FIGURES_PER_RUN]
         ],
     )

@@ -3,15 +3,24 @@
 A page names below each table the functions that computed it, so that a reader can go from a number to its definition.
 """
 
-from analysis.report.results import Location
+from collections.abc import Iterable
+from dataclasses import replace
+
+from analysis.report.results import Location, pointer
 from analysis.report.tables import Table
 
 
+# What models wrote, in every kind that keeps it.
+WRITTEN = {
+    "written/*": "analysis.behaviour.written.written",
+    "written/*/pairs/*": "analysis.behaviour.written.agreement",
+}
 # {kind: {beginning of a location, "*" for any one key: function}}; of several that fit, the longest.
 FUNCTIONS: dict[str, dict[str, str]] = {
     "comparison": {
         "training/*": "analysis.claims.comparison.training_summary",
         "evaluation": "eval.harness.evaluate_task",
+        **WRITTEN,
         "geometry": "analysis.geometry.updates.update_geometry",
         "random_walk/*/predicted_norm": "analysis.theory.random_walk.random_walk_norm",
         "spectra": "analysis.geometry.spectra.update_spectra",
@@ -30,6 +39,7 @@ FUNCTIONS: dict[str, dict[str, str]] = {
         "claims/claims/*/conditions/*": "analysis.claims.judge.judge_condition",
     },
     "sequential": {
+        **WRITTEN,
         "continual": "analysis.continual.summary.summarise",
         "continual/matrix": "analysis.continual.metrics.matrix_estimate",
         "continual/metrics": "analysis.continual.metrics.metric_estimates",
@@ -59,6 +69,10 @@ FUNCTIONS: dict[str, dict[str, str]] = {
 }
 
 
+# Of the keys that differ between places of one form, so many are named.
+SHOWN = 6
+
+
 def function_of(kind: str, location: Location) -> str | None:
     """Full name of the function that computed the number at `location`; None where none did, as for a setting."""
     fitting = [pattern.split("/") for pattern in FUNCTIONS.get(kind, {}) if fits(pattern.split("/"), location)]
@@ -70,7 +84,39 @@ def fits(pattern: list[str], location: Location) -> bool:
     return begins and all(part in ("*", key) for part, key in zip(pattern, location, strict=False))
 
 
+def patterns(locations: Iterable[Location]) -> list[str]:
+    """JSON pointers of many places in a few: what differs between places of one form stands in braces.
+
+    [("kl", "es", "x"), ("kl", "grpo", "x")] -> ["/kl/{es,grpo}/x"].
+    """
+    forms: dict[tuple[int, str, str], list[Location]] = {}
+    for location in locations:
+        forms.setdefault((len(location), location[0], location[-1]), []).append(location)
+    return ["".join(f"/{alternatives(keys)}" for keys in zip(*alike, strict=True)) for alike in forms.values()]
+
+
+def alternatives(keys: Iterable[str]) -> str:
+    """One key of a pointer, or those that stand there."""
+    names = [pointer((key,))[1:] for key in dict.fromkeys(keys)]
+    shown = [*names[:SHOWN], *(["\N{HORIZONTAL ELLIPSIS}"] if len(names) > SHOWN else [])]
+    return names[0] if len(names) == 1 else f"{{{','.join(shown)}}}"
+
+
+def sources_of(table: Table) -> list[tuple[str, str]]:
+    """(heading of a column, where its numbers stand), of the columns with numbers."""
+    found = []
+    for column, cells in zip(table.columns, zip(*table.rows, strict=True), strict=True):
+        locations = [cell.location for cell in cells if cell.location is not None]
+        found += [(column, pattern) for pattern in patterns(locations)]
+    return found
+
+
 def functions_of(kind: str, table: Table) -> list[str]:
     """The functions that computed the numbers of a table, each once, in the order of its cells."""
     locations = [cell.location for row in table.rows for cell in row if cell.location is not None]
     return list(dict.fromkeys(name for location in locations if (name := function_of(kind, location)) is not None))
+
+
+def with_sources(table: Table, kind: str) -> Table:
+    """The table, naming the functions that computed its numbers."""
+    return replace(table, computed_by=functions_of(kind, table))

@@ -29,10 +29,11 @@ SECTIONS = (
     "theory",
 )
 TABLE_NOTE = """
-Accuracy: greedy decoding on held-out examples of the trained task. KL: exact over the vocabulary, in nats per token,
-at completions that the model before the bars sampled at temperature 1; on-task over prompts of the trained task,
-off-task the plain mean over all other tasks and texts of the run. Norms: Euclidean, of the whole update. Barriers: on
-the straight line, reward as a share of 1, loss in nats per token. In brackets: 95 % intervals within one run.
+Accuracy: of the finished models, greedy decoding on the test problems of the trained task. KL: exact over the
+vocabulary, in nats per token, at completions that the model before the bars sampled at temperature 1; on-task over
+prompts of the trained task, off-task the plain mean over all other tasks and texts of the run. Norms: Euclidean, of
+the whole update. Barriers: on the straight line, reward as a share of 1, loss in nats per token. In brackets: 95 %
+intervals within one run.
 """
 
 

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from analysis.report.figure_values import Series, values_of
 from analysis.report.results import BASE
 
 
@@ -67,10 +68,11 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Drawing:
-    """One figure as the text of an SVG file and the bytes of a PNG file."""
+    """One figure as the text of an SVG file and the bytes of a PNG file. series: the values that it shows."""
 
     svg: str
     png: bytes
+    series: Sequence[Series] = ()
 
 
 def colour(name: str, names: Sequence[str]) -> str:
@@ -90,12 +92,13 @@ def draw(name: str, painter: Callable[[], Figure]) -> Drawing:
         figure = painter()
         text, image = io.StringIO(), io.BytesIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+        series = values_of(figure)
         # The PNG keeps the places that the SVG gave to everything.
         figure.set_layout_engine("none")
         figure.savefig(image, format="png", dpi=RESOLUTION, metadata={"Software": None})
     svg = re.sub(r'\bid="', f'id="{name}-', text.getvalue())
     svg = re.sub(r'href="#', f'href="#{name}-', svg)
-    return Drawing(re.sub(r"url\(#", f"url(#{name}-", svg), image.getvalue())
+    return Drawing(re.sub(r"url\(#", f"url(#{name}-", svg), image.getvalue(), series)
 
 
 def canvas(

@@ -1,7 +1,8 @@
 """Let a model answer the rows of tasks.
 
 Greedily, unless a temperature is given. Writes results.json, with the accuracy of each task and its 95 % interval, and
-TASK.jsonl for each task, with every prompt, completion and score.
+TASK.jsonl for each task, with every prompt, completion and score; completions/TASK.parquet has them with the columns
+of the problems, in TRL's form.
 """
 
 import argparse
@@ -98,13 +99,15 @@ def run(arguments: argparse.Namespace) -> None:
     check_writable(arguments.output, "--output")
     # A reasoning-gym task has a slash in its name.
     records = {name: f"{name.replace('/', '-')}.jsonl" for name in names}
-    from eval.digests import data_digests, model_digest
+    from eval.completions import file_name, write_completions
+    from eval.digests import data_digests, file_digest, model_digest
     from eval.harness import evaluate_task
     from eval.rollout.base import Sampling
     from eval.rollout.hf import HFEngine
 
     engine = HFEngine.from_pretrained(arguments.model)
-    claim_files(arguments.output, ["results.json", *records.values()])
+    tables = {name: f"completions/{file_name(name)}.parquet" for name in names}
+    claim_files(arguments.output, ["results.json", *records.values(), *tables.values()])
     sampling = Sampling(arguments.max_new_tokens, arguments.temperature, arguments.samples, arguments.seed)
     results_file = arguments.output / "results.json"
     results_file.unlink(missing_ok=True)
@@ -129,13 +132,17 @@ def run(arguments: argparse.Namespace) -> None:
             arguments.batch_size,
             arguments.cache,
         )
-        write_jsonl(arguments.output / records[task.name], result.pop("records"))
+        answers = result.pop("records")
+        write_jsonl(arguments.output / records[task.name], answers)
+        problems = task.load(arguments.split, arguments.size, arguments.seed).to_list()
+        write_completions(arguments.output / tables[task.name], task.name, answers, problems)
         results["tasks"][task.name] = result
     sizes = [(spec, arguments.size) for spec in specs]
     results |= own_data(specs)
     results["digests"] = {
         "models": {"model": model_digest(arguments.model)},
         "data": data_digests(sizes, arguments.split, arguments.seed),
+        "files": {table: file_digest(arguments.output / table) for table in tables.values()},
     }
     write_json(results_file, results)
     for name, result in results["tasks"].items():

@@ -80,7 +80,7 @@ def page(report: Report, kind: str, mutated: Any, said: list[str], draw: bool) -
 
     def only_made(name: str, painter: Any) -> drawings.Drawing:
         painter()
-        return drawings.Drawing("<svg></svg>", b"")
+        return drawings.Drawing('<svg viewBox="0 0 1 1"></svg>', b"")
 
     try:
         # As a file holds it.

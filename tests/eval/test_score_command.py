@@ -13,7 +13,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from eval.__main__ import main
-from eval.digests import data_digests, folder_digest
+from eval.completions import read_completions
+from eval.digests import data_digests, file_digest, folder_digest
 from eval.errors import UserError
 from eval.intervals import wilson_interval
 from eval.ownership import MARKER
@@ -308,11 +309,16 @@ def test_evaluate_as_a_command(tmp_path, model_folder):
         "yes_no           accuracy 0.000, 95 % interval 0.000 to 0.278, 10 rows scored, 0 unscorable",
         f"results in {output}/results.json",
     ]
-    assert sorted(os.listdir(output)) == [MARKER, "countdown.jsonl", "results.json", "yes_no.jsonl"]
+    assert sorted(os.listdir(output)) == [MARKER, "completions", "countdown.jsonl", "results.json", "yes_no.jsonl"]
+    tables = [f"completions/{name}.parquet" for name in ("countdown", "yes_no")]
     results = json.loads((output / "results.json").read_text())
     by_task, digests = results.pop("tasks"), results.pop("digests")
     assert digests["models"] == {"model": folder_digest(model_folder)}
     assert digests["data"] == data_digests([("countdown", 10), ("yes_no", 10)], "test", 3)
+    assert digests["files"] == {table: file_digest(output / table) for table in tables}
+    for table, name in zip(tables, ("countdown", "yes_no"), strict=True):
+        lines = [json.loads(line) for line in (output / f"{name}.jsonl").read_text().splitlines()]
+        assert [row["text"] for row in read_completions(output / table)] == [line["completion"] for line in lines]
     assert results == {
         "model": str(model_folder),
         "split": "test",
@@ -379,10 +385,10 @@ def test_an_evaluation_cut_short_leaves_no_results_of_another(tmp_path, monkeypa
         "--tasks",
     )
     run(monkeypatch, *arguments, "countdown")
-    assert sorted(os.listdir(output)) == [MARKER, "countdown.jsonl", "results.json"]
+    assert sorted(os.listdir(output)) == [MARKER, "completions", "countdown.jsonl", "results.json"]
     with pytest.raises(RuntimeError, match="a bug"):
         run(monkeypatch, *arguments, "countdown,broken_task:task")
-    assert sorted(os.listdir(output)) == [MARKER, "countdown.jsonl"]
+    assert sorted(os.listdir(output)) == [MARKER, "completions", "countdown.jsonl"]
 
 
 def test_evaluate_replaces_no_files_of_others(tmp_path, monkeypatch, model_folder):

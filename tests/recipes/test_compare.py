@@ -14,8 +14,10 @@ import yaml
 from safetensors.torch import load_file
 
 from analysis.__main__ import main as analysis
+from eval.completions import read_completions
+from eval.digests import file_digest
 from eval.errors import UserError
-from eval.storage import read_json, read_jsonl
+from eval.storage import read_json
 from tests.recipe_files import ROOT, load_script
 
 
@@ -119,8 +121,12 @@ def test_every_section_is_there(finished):
     assert set(results["kl"]) == {"es", "grpo"} and len(results["kl"]["es"]) == 4
     walk = results["random_walk"]["es"]
     assert walk["steps"] == 3 and walk["measured_norm"] == results["geometry"]["checkpoints"]["es"]["norm"]
-    records = read_jsonl(finished / "evaluation" / "es-countdown.jsonl")
+    records = read_completions(finished / "completions" / "es" / "countdown.parquet")
     assert len(records) == 12
+    assert sum(record["value"] == 1.0 for record in records) == results["evaluation"]["es"]["countdown"]["correct"]
+    assert results["written"]["countdown"]["problems"] == 12
+    file = {"file": "completions/es/yes_no.parquet", "sha256": file_digest(finished / "completions/es/yes_no.parquet")}
+    assert len(results["written"]) == 4 and results["written"]["yes_no"]["files"]["es"] == file
     page = (finished / "report" / "index.html").read_text()
     assert "<svg" in page and (finished / "report" / "report.md").exists()
 

@@ -13,6 +13,7 @@ import yaml
 from datasets import Dataset
 from safetensors.torch import load_file
 
+from eval.completions import read_completions
 from eval.errors import UserError
 from eval.harness import evaluate_task
 from eval.rollout.base import Sampling
@@ -183,6 +184,17 @@ def test_results_hold_every_score_and_what_each_training_did(files, finished):
             assert second["kl"][direction]["value"] != second["kl_step"][direction]["value"]
     assert results["continual"].keys() >= {"matrix", "metrics", "pairs"}
     assert "countdown" not in (folder / "report" / "index.html").read_text()
+
+
+def test_what_base_and_last_models_wrote_is_kept(finished):
+    folder, results = finished
+    for name in TASKS:
+        files = {model: row["file"] for model, row in results["written"][name]["files"].items()}
+        scores = {model: [row["value"] for row in read_completions(folder / file)] for model, file in files.items()}
+        rows = {arm: entry["seeds"]["0"]["scores"][name] for arm, entry in results["arms"].items()}
+        assert scores == {"base": rows["es"][0], "es": rows["es"][-1], "grpo": rows["grpo"][-1]}
+    page = (folder / "report" / "index.html").read_text()
+    assert f"What the models wrote: {TASKS[0]}" in page and page.count('type="application/json"') == 2
 
 
 def test_each_task_and_each_seed_has_its_own_randomness(finished):

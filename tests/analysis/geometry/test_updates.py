@@ -81,6 +81,12 @@ def test_planted_norms_shares_and_cosines(tmp_path, writer):
         "1": {"q_proj": None, "down_proj": 0.0},
         "-": {"norm": None},
     }
+    # Of one tensor 1 / sqrt(d), whatever its norms; undefined where one update is 0.
+    assert cosine["null_std_per_layer_kind"] == {
+        "0": {"q_proj": pytest.approx(1 / 4, abs=1e-12)},
+        "1": {"q_proj": None, "down_proj": pytest.approx(1 / math.sqrt(10), abs=1e-12)},
+        "-": {"norm": None},
+    }
     # |a_t|^2 |b_t|^2 / d_t: 9 * 2 / 16 in layer 0 and 16 * 4 / 10 in layer 1
     assert cosine["null_std"] == pytest.approx(math.sqrt(9 * 2 / 16 + 16 * 4 / 10) / (5 * math.sqrt(6)), abs=1e-12)
 

@@ -141,6 +141,7 @@ def _evaluated(share: float, total: int, mean_tokens: float, unfinished: int) ->
 
 def _geometry(rng) -> dict:
     cells = {str(layer): KINDS for layer in range(3)} | {"-": ["embed_tokens", "norm"]}
+    sizes = {kind: 128 if "norm" in kind else 128 * 128 for kind in [*KINDS, "embed_tokens", "norm"]}
 
     def lengths(method: str) -> dict:
         relative = RELATIVE[method] * math.exp(rng.normal(0, 0.25 if method == "es" else 0.9))
@@ -165,6 +166,10 @@ def _geometry(rng) -> dict:
             "es|grpo": {
                 "total": 0.0134,
                 "null_std": 0.0016,
+                "null_std_per_layer_kind": {
+                    layer: {kind: None if kind == "norm" else sizes[kind] ** -0.5 for kind in row}
+                    for layer, row in cells.items()
+                },
                 "per_layer_kind": {
                     layer: {kind: None if kind == "norm" else float(rng.normal(0.015, 0.02)) for kind in row}
                     for layer, row in cells.items()

@@ -200,7 +200,7 @@ def test_the_gallery_links_every_report_and_builds_those_that_lack_one(full, jud
     path = build_gallery(tmp_path)
     assert path == tmp_path / "gallery.html"
     page = path.read_text()
-    assert page.count('<article class="run">') == 2
+    assert page.count('<article class="run"') == 2
     for name in ("a/seed%200", "claims"):
         assert f'href="{name}/report/index.html"' in page
         assert (tmp_path / name.replace("%20", " ") / "report" / "index.html").is_file()
@@ -229,5 +229,5 @@ def test_a_training_that_was_never_evaluated_has_its_curve_all_the_same(full, tm
         results["training"][method]["evaluation"] = empty | {"total": 0}
     write_json(tmp_path / "results.json", results)
     build(tmp_path)
-    assert "accuracy on held-out examples was not recorded" in page_of(tmp_path).text
+    assert "accuracy on validation problems was not recorded" in page_of(tmp_path).text
     assert (tmp_path / "report" / "figures" / "learning.svg").is_file()

@@ -94,7 +94,7 @@ def test_the_table_of_many_runs(tmp_path):
         "loss barrier (es, grpo)": "",
     }
     table, note = as_markdown(columns, table_rows).split("\n\n")
-    assert note.startswith("Accuracy: greedy decoding")
+    assert note.startswith("Accuracy: of the finished models, greedy decoding")
     header, rule, *lines = table.splitlines()
     assert len(lines) == 6 and rule.count("---") == 17
     assert header.startswith("| run | status | task | seed | accuracy base | accuracy es | norm es |")

@@ -12,6 +12,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
+from analysis.report.figure_values import tell
+from analysis.report.numbers import significant
 from analysis.report.results import Results, label
 from analysis.report.section import Section
 from analysis.report.studies.circuits.labels import models_of_change, of_tasks, task_label
@@ -34,14 +36,14 @@ def figure(results: Results, task: str) -> Figure:
     shades = ScalarMappable(Normalize(-strongest_node, strongest_node), "RdBu_r")
     drawing, panels = canvas(1.6 + 0.62 * layers, 1, len(models), sharex=True, sharey=True, squeeze=False)
     for axes, model in zip(panels.flat, models, strict=True):
+        axes.set_title(label(model), weight="bold")
         place = partial(_place, layers=layers, heads=heads)
         _draw_edges(axes, place, {edge: score / strongest_edge for edge, score in edges[model].items()})
-        _draw_nodes(axes, place, {name: shades.to_rgba(score) for name, score in scores[model].items()})
+        _draw_nodes(axes, place, scores[model], shades)
         axes.set_xlim(-1.5, heads + 1.3)
         axes.set_ylim(-1.3, layers + 0.35)
         axes.set_xticks([])
         axes.set_yticks(range(layers), [str(layer) for layer in range(layers)])
-        axes.set_title(label(model), weight="bold")
         without_frame(axes)
     drawing.axes[0].set_ylabel("Layer")
     colour_bar(drawing, shades, "Score of the node")
@@ -91,17 +93,20 @@ def _draw_edges(axes: Axes, place: Callable[[str], tuple[float, float]], edges: 
         axes.add_patch(FancyArrowPatch(place(writer), place(reader), **bow, **look))
 
 
-def _draw_nodes(axes: Axes, place: Callable[[str], tuple[float, float]], shades: dict[str, Any]) -> None:
-    """shades: colour of each node. `input` and `logits` are words in boxes."""
+def _draw_nodes(
+    axes: Axes, place: Callable[[str], tuple[float, float]], scores: dict[str, float], shades: ScalarMappable
+) -> None:
+    """shades: the scale of colours for scores. `input` and `logits` are words in boxes."""
     box = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": INK, "linewidth": 0.8}
     edge = {"markeredgecolor": GREY, "markeredgewidth": 0.7}
-    for name in [*shades, "logits"]:
+    for name in [*scores, "logits"]:
         x, y = place(name)
         if name in ("input", "logits"):
             axes.text(x, y, name, ha="center", va="center", fontsize=9, zorder=3, bbox=box)
         else:
             marker = "o" if name.startswith("a") else "s"
-            axes.plot(x, y, marker, color=shades[name], markersize=8, zorder=2, **edge)
+            axes.plot(x, y, marker, color=shades.to_rgba(scores[name]), markersize=8, zorder=2, **edge)
+            tell(axes, axes.get_title(loc="left"), (x, y), f"{name}: score {significant(scores[name])}")
 
 
 def caption(results: Results, task: str) -> str:

@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
+from analysis.report.figure_values import tell
 from analysis.report.numbers import count, significant
 from analysis.report.results import Results, label, lookup
 from analysis.report.section import Section, Terms
@@ -95,7 +96,14 @@ def figure(results: Results) -> Figure:
     drawing, axes = canvas(1.5 + 0.36 * len(shown), width=max(WIDTH, 2.2 + 0.85 * len(columns)))
     for y in range(len(shown)):
         for x, condition in enumerate(columns):
-            draw_cell(axes, x, y, cells.get((y, condition)))
+            entry = cells.get((y, condition))
+            draw_cell(axes, x, y, entry)
+            if entry is not None:
+                numbers = f"{significant(entry['mean'])} ({significant(entry['low'])} to {significant(entry['high'])})"
+                told = (
+                    f"{shown[y]['key']}, {', '.join(map(label, condition))}: {NAMES[entry['verdict']]}, mean {numbers}"
+                )
+                tell(axes, shown[y]["key"], (x + 0.5, y + 0.5), told)
     axes.set_xlim(0, len(columns))
     axes.set_yticks([y + 0.5 for y in range(len(shown))], [claim["key"] for claim in shown])
     names = ["\n".join(map(label, condition)) for condition in columns]
@@ -111,7 +119,8 @@ def draw_cell(axes: Axes, x: int, y: int, entry: dict[str, Any] | None) -> None:
     shade = NO_VALUE if entry is None else COLOURS[entry["verdict"]]
     axes.add_patch(Rectangle((x + 0.03, y + 0.04), 0.94, 0.92, color=shade, linewidth=0))
     if entry is not None:
-        axes.text(x + 0.5, y + 0.5, significant(entry["mean"], 2), ha="center", va="center", fontsize=9)
+        number = significant(entry["mean"], 2)
+        axes.text(x + 0.5, y + 0.5, number, ha="center", va="center", fontsize=9.5, color="black")
 
 
 def table(results: Results) -> Table:

@@ -5,11 +5,12 @@ from matplotlib.figure import Figure
 
 from analysis.clocks.claims import CLAIMS
 from analysis.criteria import AGREEMENT, BASIN_FACTOR, INVARIANT_FACTOR, NEARLY_LINEAR
+from analysis.report.figure_values import tell
 from analysis.report.numbers import count, percent
 from analysis.report.results import Results
 from analysis.report.section import Section, Terms
 from analysis.report.studies.clocks.labels import model_label
-from analysis.report.style import canvas, name_rows, only_cells
+from analysis.report.style import INK, canvas, name_rows, only_cells
 from analysis.report.tables import Cell, Table, value
 
 
@@ -60,7 +61,18 @@ def figure(results: Results) -> Figure:
         axes.barh(y, width, 0.94, left=left, color=VERDICT_COLOURS[verdict], edgecolor="white", linewidth=2)
         word = "\N{EN DASH}" if verdict == "not measured" else verdict
         weight = "bold" if verdict in JUDGED else "normal"
-        axes.text(left + width / 2, y, word, ha="center", va="center", fontsize=9.5, weight=weight)
+        axes.text(
+            left + width / 2,
+            y,
+            word,
+            ha="center",
+            va="center",
+            fontsize=9.5,
+            weight=weight,
+            color="black" if verdict in JUDGED else INK,
+        )
+        words = f"{entry['claim']} {SHORT_CLAIMS[entry['claim']]}, {model_label(entry['model'])}: {verdict}"
+        tell(axes, entry["claim"], (left + width / 2, y), words)
     axes.xaxis.tick_top()
     axes.set_xticks(np.arange(len(models)) + 0.5, [model_label(model) for model in models], weight="bold")
     axes.set_xlim(0, len(models))

@@ -6,8 +6,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from analysis.clocks.sample_grids import SAMPLES
+from analysis.report.figure_values import tell
 from analysis.report.results import Results
 from analysis.report.section import Section
+from analysis.report.sentences import join
 from analysis.report.studies.clocks.labels import Entry, run_title
 from analysis.report.studies.clocks.panels import MEMORY_COLOUR, WINDOW_COLOUR, legend, thousands
 from analysis.report.style import WIDTH, canvas
@@ -18,6 +20,7 @@ CAPTION = (
     "orange ones are copies of training strings, grey ones break the rule."
 )
 KIND_COLOURS = {"novel": WINDOW_COLOUR, "copy": MEMORY_COLOUR, "invalid": "#b8b8b8"}
+KIND_NAMES = {"novel": "new and valid", "copy": "copies", "invalid": "that break the rule"}
 # Distance of one sample from the next, relative to its size; room for the steps, in samples.
 PITCH = 1.35
 MARGIN = 2.6
@@ -57,6 +60,8 @@ def draw_samples(axes: Axes, entry: Entry) -> None:
             frame = [left, left + width, left + width, left, left], [top, top, top + height, top + height, top]
             axes.plot(*frame, color=KIND_COLOURS[kind], linewidth=1.8)
         words = f"step {thousands(step)}"
+        drawn = [f"{entry['kinds'][y].count(kind)} {name}" for kind, name in KIND_NAMES.items()]
+        tell(axes, "Samples", (-0.6 * gap, top + height / 2), f"{words}: {join(drawn)}")
         axes.text(-0.6 * gap, top + height / 2, words, ha="right", va="center", fontsize=9.5)
     count = max(len(row) for row in entry["strings"])
     axes.set_xlim(-MARGIN * width, count * (width + gap))

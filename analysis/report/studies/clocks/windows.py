@@ -10,6 +10,7 @@ from matplotlib.patches import Patch
 
 from analysis.clocks.measure import MAIN_CLOCKS
 from analysis.clocks.striking import CLOCKS, MEMORY, RULE_NOVEL
+from analysis.report.figure_values import tell
 from analysis.report.numbers import count, fixed, percent
 from analysis.report.results import Results
 from analysis.report.section import Section
@@ -109,7 +110,10 @@ def window_map(results: Results) -> Figure:
             row, column = names.index(map_row(setting)), sizes.index(setting["N"])
             width, word = shown_width(setting)
             values[row, column] = np.nan if width is None else width
-            axes.text(column + 0.5, row + 0.5, word, ha="center", va="center", fontsize=9.5, linespacing=1.15)
+            style = {"fontsize": 9.5, "linespacing": 1.15, "color": INK if width is None else "black"}
+            axes.text(column + 0.5, row + 0.5, word, ha="center", va="center", **style)
+            where = f"{model_label(model)}, {names[row]}, N = {setting['N']}: width in factors of 10 {word}"
+            tell(axes, model_label(model), (column + 0.5, row + 0.5), " ".join(where.split()))
         image = axes.pcolormesh(values, norm=scale, cmap=shades, edgecolors="white", linewidth=1.5)
         axes.set_facecolor(NO_VALUE)
         axes.set_xticks(np.arange(len(sizes)) + 0.5, [f"{size}" for size in sizes])

@@ -24,8 +24,10 @@ Row = Mapping[str, Any]
 TERMS = (
     (
         "Accuracy",
-        "Share of held-out examples that greedy decoding answers fully right. Its interval is Wilson's, at 95 %. "
-        "It covers the choice of examples, not what another training seed would give.",
+        "Share of examples that greedy decoding answers fully right, on problems that no training saw. Validation "
+        "accuracy: on the problems that are asked again and again while training. Test accuracy: on other problems, "
+        "asked once, of the finished models. The interval is Wilson's, at 95 %. It covers the choice of examples, not "
+        "what another training seed would give.",
     ),
     (
         "Lifts, lowers, clearly",
@@ -47,7 +49,7 @@ COLUMNS = (
 def section(results: Results) -> Section:
     return Section(
         name="accuracy",
-        title="Accuracy on every task",
+        title="Test accuracy on every task",
         needs=[("evaluation", model, task) for model in models(results) for task in tasks(results)]
         or [("evaluation",)],
         figure=figure,
@@ -83,7 +85,7 @@ def figure(results: Results) -> Figure:
         tick.set(fontsize=10.5, weight="bold" if task == trained else "normal")
     axes.tick_params(axis="x", length=0)
     axes.set_ylim(0, 105 if top > 90 else 1.15 * top)
-    axes.set_ylabel("Accuracy (%)")
+    axes.set_ylabel("Test accuracy (%)")
     axes.grid(axis="y")
     handles = {"handlelength": 0.9, "handleheight": 0.9, "borderaxespad": 0.2}
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(shown), **handles)
@@ -124,7 +126,7 @@ def table(results: Results) -> Table:
         for model in models(results)
         if lookup(results, "evaluation", model, task)
     ]
-    return number_table(results, "Accuracy on held-out examples", ("Task", "Model"), COLUMNS, rows)
+    return number_table(results, "Test accuracy of the finished models", ("Task", "Model"), COLUMNS, rows)
 
 
 def trained_task(results: Results) -> str:

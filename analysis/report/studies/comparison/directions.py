@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from operator import itemgetter
+from typing import Any
 
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -16,14 +18,16 @@ from analysis.report.style import colour_bar
 from analysis.report.tables import Table, number_table
 
 
-# The scale of cosines reaches at least this far, so that chance does not look like structure.
+# The scales reach at least this far, so that chance does not look like structure: cosines, and standard deviations.
 SMALLEST_COSINE_SCALE = 0.1
+SMALLEST_CHANCE_SCALE = 2 * CHANCE
 COSINE = (
     "Of the angle between two updates: 1 the same direction, 0 orthogonal. Chance is the standard deviation "
     f"of the cosine of two random updates with the same length matrix by matrix; within {CHANCE:g} of it a "
     "cosine is called no more than random. Otherwise it is called nearly orthogonal under "
     f"{NEARLY_ORTHOGONAL:g}, weak under {PARTLY_ALIGNED:g} and partial under {ALIGNED:g}. A single matrix has "
-    "fewer parameters than the model, so that chance moves its cosine further. A small cosine alone does not "
+    "fewer parameters than the model, so that chance moves its cosine further: the map shows each cosine over the "
+    "standard deviation of chance for its matrix, 1 / sqrt(d) with d parameters. A small cosine alone does not "
     "show two solutions: an update that is mostly random has a small cosine with everything."
 )
 
@@ -47,14 +51,35 @@ def cosines(results: Results) -> dict[str, float | None]:
 
 
 def figure(results: Results) -> Figure:
-    """Cosine between the updates of two methods by layer and kind of matrix."""
-    pairs = lookup(results, "geometry", "cosine")
-    maps = {pair_label(pair): entry["per_layer_kind"] for pair, entry in pairs.items() if entry}
+    """Cosine between the updates of two methods by layer and kind of matrix, in standard deviations of chance.
+
+    Results that do not say what chance is for a single matrix are drawn as plain cosines.
+    """
+    pairs = {pair: entry for pair, entry in lookup(results, "geometry", "cosine").items() if entry}
+    in_chance = all(entry.get("null_std_per_layer_kind") for entry in pairs.values())
+    of_pair = over_chance if in_chance else itemgetter("per_layer_kind")
+    maps = {pair_label(pair): of_pair(entry) for pair, entry in pairs.items()}
     sizes = [abs(c) for cells in maps.values() for row in cells.values() for c in row.values() if c is not None]
-    limit = max([SMALLEST_COSINE_SCALE, *sizes])
-    drawing, image = layer_maps(maps, Normalize(-limit, limit), "RdBu_r", partial(fixed, decimals=2))
-    colour_bar(drawing, image, "Cosine between the two updates (\N{MINUS SIGN}1 to 1)")
+    limit = max([SMALLEST_CHANCE_SCALE if in_chance else SMALLEST_COSINE_SCALE, *sizes])
+    write = partial(fixed, decimals=1 if in_chance else 2)
+    drawing, image = layer_maps(maps, Normalize(-limit, limit), "RdBu_r", write)
+    words = f"Cosine in standard deviations of chance (up to \N{PLUS-MINUS SIGN}{CHANCE:g}: no more than random)"
+    colour_bar(drawing, image, words if in_chance else "Cosine between the two updates (\N{MINUS SIGN}1 to 1)")
     return drawing
+
+
+def over_chance(entry: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
+    """{layer: {kind: cosine over its standard deviation for random directions}}; None where it is undefined."""
+    chance = entry["null_std_per_layer_kind"]
+
+    def over(cosine: float | None, layer: str, kind: str) -> float | None:
+        spread = chance.get(layer, {}).get(kind)
+        return cosine / spread if cosine is not None and spread else None
+
+    return {
+        layer: {kind: over(cosine, layer, kind) for kind, cosine in row.items()}
+        for layer, row in entry["per_layer_kind"].items()
+    }
 
 
 def caption(results: Results) -> str:

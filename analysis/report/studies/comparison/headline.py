@@ -105,7 +105,9 @@ def tiles(results: Results) -> list[Tile]:
     shown = []
     if before and after:
         text = " / ".join(percent(row["accuracy"], 0) for row in after.values())
-        shown.append(Tile(f"Accuracy on {task}", text, f"{' / '.join(after)}, from {percent(before['accuracy'], 0)}"))
+        shown.append(
+            Tile(f"Test accuracy on {task}", text, f"{' / '.join(after)}, from {percent(before['accuracy'], 0)}")
+        )
     if lengths:
         text, shortest = " / ".join(significant(length) for length in lengths.values()), min(lengths.values())
         ratio = f", ratio {times(max(lengths.values()) / shortest)}" if len(lengths) > 1 and shortest > 0 else ""

@@ -41,7 +41,7 @@ def section(results: Results) -> Section:
 
 
 def figure(results: Results) -> Figure:
-    """Held-out accuracy with its interval (top) and training reward (bottom) against generated completions."""
+    """Validation accuracy with its interval (top) and training reward (bottom) against generated completions."""
     drawing, (accuracy, reward) = canvas(5.2, 2, sharex=True, height_ratios=(3, 2))
     accuracy_ends, reward_ends = [], []
     for method in methods(results):
@@ -60,8 +60,8 @@ def figure(results: Results) -> Figure:
             reward.plot(x, y, color=shade, linewidth=1.6)
             reward_ends.append((label(method), x[-1], y[-1], shade))
     accuracy.set_ylim(bottom=0)
-    accuracy.set_ylabel("Accuracy (%)")
-    accuracy.set_title(f"Held-out {label(lookup(results, 'task') or 'task')}: accuracy with 95 % interval")
+    accuracy.set_ylabel("Validation accuracy (%)")
+    accuracy.set_title(f"{label(lookup(results, 'task') or 'task')}, {validation(results)}, 95 % interval")
     reward.set_title("Mean training reward of each step")
     reward.set_ylabel("Reward (0 to 1)")
     reward.set_xlabel("Completions generated for training")
@@ -72,6 +72,13 @@ def figure(results: Results) -> Figure:
         axes.grid(axis="y")
         label_ends(axes, ends, line_height)
     return drawing
+
+
+def validation(results: Results) -> str:
+    """ "200 validation problems": those on which the accuracy was measured while training."""
+    records = [lookup(results, "training", method, "evaluation", "total") for method in methods(results)]
+    sizes = list(dict.fromkeys(count(total) for total in records if total))
+    return f"{join(sizes)} validation problems" if sizes else "validation problems"
 
 
 def numbers(values: Sequence[float | None]) -> np.ndarray:
@@ -101,13 +108,13 @@ def dead_signals(results: Results) -> list[str]:
 
 
 def learned(results: Results) -> str:
-    """Where each method's held-out accuracy began and ended."""
+    """Where each method's validation accuracy began and ended."""
     evaluations = {label(m): lookup(results, "training", m, "evaluation") for m in methods(results)}
     evaluations = {name: evaluation for name, evaluation in evaluations.items() if evaluation}
     evaluations = {name: evaluation for name, evaluation in evaluations.items() if evaluation["completions"]}
     if not evaluations:
-        return "The reward of each training step; accuracy on held-out examples was not recorded."
-    return sentence([f"On held-out {trained_task(results)} examples {rises(evaluations)}"])
+        return "The reward of each training step; accuracy on validation problems was not recorded."
+    return sentence([f"On {validation(results)} of {trained_task(results)} {rises(evaluations)}"])
 
 
 def rises(evaluations: Mapping[str, Mapping[str, Sequence[Any]]]) -> str:
@@ -126,7 +133,7 @@ def rises(evaluations: Mapping[str, Mapping[str, Sequence[Any]]]) -> str:
 
 
 def fall_from_peak(name: str, evaluation: Mapping[str, Sequence[Any]]) -> str | None:
-    """That the held-out accuracy ended clearly below its highest value; None when it did not."""
+    """That the validation accuracy ended clearly below its highest value; None when it did not."""
     accuracy, low, high = evaluation["accuracy"], evaluation["low"], evaluation["high"]
     measured = [i for i in range(len(accuracy)) if None not in (accuracy[i], low[i], high[i])]
     if not measured:

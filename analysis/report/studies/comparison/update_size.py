@@ -89,16 +89,18 @@ def figure(results: Results) -> Figure:
     axes.set_xscale("log")
     for y, (method, length) in enumerate(lengths.items()):
         shade, walk = colour(method, list(lengths)), predicted[method]
-        axes.barh(y, length, 0.5, left=0, color=shade)
+        # A length has no interval within one run; on a logarithmic axis, where bars have no beginning, it is a dot.
+        if length > 0:
+            axes.plot(length, y, "o", color=shade, markersize=10, label=label(method))
         beyond = (max(length, walk or 0, low), y)
-        write_beside(axes, significant(length), beyond, (9, 0), va="center", color=shade, weight="bold")
+        write_beside(axes, significant(length), beyond, (11, 0), va="center", color=shade, weight="bold")
         if walk:
             axes.plot([walk, walk], [y - 0.37, y + 0.37], color=INK, linewidth=2.4)
             words = f"random walk: {significant(walk)}"
-            write_beside(axes, words, (walk, y - 0.37), (4, 2), ha="right", va="bottom", fontsize=10)
+            write_beside(axes, words, (walk, y - 0.37), (4, 2), ha="right", va="bottom", fontsize=10.5)
     axes.set_xlim(low, high)
     logarithmic(axes.xaxis, low, high)
-    name_rows(axes, [label(method) for method in lengths])
+    name_rows(axes, [label(method) for method in lengths], grid="x")
     axes.set_ylim(len(lengths) - 0.5, -0.85)
     for tick, method in zip(axes.get_yticklabels(), lengths, strict=True):
         tick.set(fontsize=12, weight="bold", color=colour(method, list(lengths)))

@@ -58,7 +58,9 @@ def results() -> dict:
 def undrawn(monkeypatch) -> None:
     """What is said and listed does not hang on the drawing, which takes a second a page."""
     monkeypatch.setattr(
-        import_module("analysis.report.compose"), "draw", lambda name, painter: Drawing("<svg></svg>", b"")
+        import_module("analysis.report.compose"),
+        "draw",
+        lambda name, painter: Drawing('<svg viewBox="0 0 1 1"></svg>', b""),
     )
 
 

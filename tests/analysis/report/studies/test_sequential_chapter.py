@@ -311,7 +311,9 @@ SECTIONS = {
 def test_a_missing_section_is_named_in_its_place(monkeypatch, name):
     """Composed without drawing: what is said and listed does not hang on the figures."""
     monkeypatch.setattr(
-        import_module("analysis.report.compose"), "draw", lambda name, painter: Drawing("<svg></svg>", b"")
+        import_module("analysis.report.compose"),
+        "draw",
+        lambda name, painter: Drawing('<svg viewBox="0 0 1 1"></svg>', b""),
     )
     heading, key = SECTIONS[name]
     results = summarised(full_run())
@@ -335,7 +337,9 @@ def test_a_missing_section_is_named_in_its_place(monkeypatch, name):
 def test_arms_that_were_planned_and_not_run_are_missed(monkeypatch, form):
     """Also in the form of older files: one string for each arm, its name first."""
     monkeypatch.setattr(
-        import_module("analysis.report.compose"), "draw", lambda name, painter: Drawing("<svg></svg>", b"")
+        import_module("analysis.report.compose"),
+        "draw",
+        lambda name, painter: Drawing('<svg viewBox="0 0 1 1"></svg>', b""),
     )
     results = two_arms({"es": [0.0, 0.1], "grpo": [0.0, 0.3]}, seeds=1)
     arms = [{"name": arm, "method": arm, "config": f"recipes/tiny/{arm}.yaml"} for arm in ("es", "grpo", "sft")]
