@@ -33,7 +33,7 @@ from eval.errors import UserError, exit_with_one_line
 from eval.results_file import write_results
 from eval.stages import Stages
 from eval.storage import new_folder, read_json, write_text
-from eval.tasks import get_task, own_data, task_name
+from eval.tasks import own_data, task_name
 from trainers.arguments import as_flat_dict, check_between, parse, read_yaml
 from trainers.chains import SEEDS_BETWEEN_STAGES, Arm, Budget, Plan, check_arm, local_model, task_folder, train_chain
 from trainers.launch import make_accelerator
