@@ -23,11 +23,23 @@ from eval.tasks import TASKS, get_task
 from trainers.arguments import as_flat_dict, check_between, parse
 from trainers.budget import es_at_budget, grpo_at_budget
 from trainers.chains import local_model
+from trainers.dry_run import announce, folder_line, held_out_line, print_memory_plan, training_lines
+from trainers.es.config import ESConfig
 from trainers.es.memory import model_shape
 from trainers.es.train import train_es
-from trainers.grpo import train_grpo
+from trainers.grpo import GRPOArguments, GRPOConfig, train_grpo
 from trainers.launch import make_accelerator
-from trainers.options import NonNegativeInt, PositiveInt, Rows, Seed, check_bounds, check_held_out, check_rows, option
+from trainers.options import (
+    NonNegativeInt,
+    PositiveInt,
+    Rows,
+    Seed,
+    StartOptions,
+    check_bounds,
+    check_held_out,
+    check_rows,
+    option,
+)
 from trainers.run_folder import start_run
 
 
@@ -74,12 +86,43 @@ def check_comparison(config: ComparedOn) -> None:
         raise UserError("test_tasks is empty; give one at least")
 
 
-CONFIG_TYPES = (CompareConfig,)
+CONFIG_TYPES = (CompareConfig, StartOptions)
 
 
 def main() -> None:
-    (config,) = parse(*CONFIG_TYPES)
-    compare(config)
+    config, start = parse(*CONFIG_TYPES)
+    if start.dry_run:
+        say_plan(config)
+    else:
+        compare(config)
+
+
+def trainings(config: CompareConfig) -> tuple[ESConfig, tuple[GRPOArguments, GRPOConfig]]:
+    """Both trainings with their options, checked before either begins."""
+    run, budget, longest = Path(config.output_dir), config.completions, config.max_new_tokens
+    shared = {"model": config.model, "task": config.task, "seed": config.seed, "data_seed": config.data_seed}
+    es = es_at_budget(config.es_config, budget, longest, output_dir=str(run / "es"), **shared)
+    grpo = grpo_at_budget(
+        config.grpo_config, config.grpo_completions or budget, longest, output_dir=str(run / "grpo"), **shared
+    )
+    model_shape(config.model)
+    return es, grpo
+
+
+def say_plan(config: CompareConfig) -> None:
+    """What a dry run says."""
+    es, grpo = trainings(config)
+    announce("es, the first of two trainings", training_lines("es", es))
+    print_memory_plan(es)
+    announce("grpo, the second", training_lines("grpo", *grpo))
+    announce(
+        "compare",
+        {
+            "test": held_out_line(config.test_tasks, config.test_size, config.data_seed),
+            "lines": f"{config.line_points} models along each, {config.line_size:,} problems for each model",
+            "folder": folder_line(config.output_dir, config),
+        },
+    )
 
 
 def compare(config: CompareConfig) -> Path:
@@ -90,14 +133,7 @@ def compare(config: CompareConfig) -> Path:
     disable_progress_bar()  # transformers' bar for each file it reads or writes
     run = Path(config.output_dir)
 
-    # Both trainings are checked before either begins.
-    shared = {"model": config.model, "task": config.task, "seed": config.seed, "data_seed": config.data_seed}
-    budget, longest = config.completions, config.max_new_tokens
-    es = es_at_budget(config.es_config, budget, longest, output_dir=str(run / "es"), **shared)
-    grpo = grpo_at_budget(
-        config.grpo_config, config.grpo_completions or budget, longest, output_dir=str(run / "grpo"), **shared
-    )
-    model_shape(config.model)
+    es, grpo = trainings(config)
     accelerator = make_accelerator()
     start_run(run, config)
 

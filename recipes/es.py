@@ -5,6 +5,7 @@ accelerate launch --config_file accelerate_configs/cpu.yaml recipes/es.py --conf
 
 from eval.errors import exit_with_one_line
 from trainers.arguments import parse
+from trainers.dry_run import announce, print_memory_plan, training_lines
 from trainers.es.config import ESConfig
 from trainers.es.train import train_es
 
@@ -14,9 +15,11 @@ CONFIG_TYPES = (ESConfig,)
 
 def main():
     (config,) = parse(*CONFIG_TYPES)
-    results = train_es(config)
     if config.dry_run:
+        announce("es", training_lines("es", config))
+        print_memory_plan(config)
         return
+    results = train_es(config)
     print(
         f"{config.output_dir}/model: {results['steps']} steps, {results['completions']:,} completions, "
         f"{results['seconds']:.0f} s"

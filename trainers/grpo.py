@@ -215,7 +215,7 @@ class GRPOConfig(trl.GRPOConfig):
             )
 
 
-def _check_run(arguments: GRPOArguments, config: GRPOConfig) -> None:
+def check_grpo_run(arguments: GRPOArguments, config: GRPOConfig) -> None:
     """Raise `UserError` for options that do not fit each other or this machine, before a model loads."""
     check_run(arguments, config)
     if config.use_vllm and not is_vllm_available():
@@ -297,7 +297,7 @@ def train_grpo(arguments: GRPOArguments, config: GRPOConfig) -> dict[str, Any]:
     with the weights of an undisturbed run, bit for bit, when transformers generates the completions (vLLM's sampling
     depends on a state of its own). Raises `UserError` for mistakes in the options and for a full disk.
     """
-    _check_run(arguments, config)
+    check_grpo_run(arguments, config)
     task = get_task(arguments.task)
     if (finished := results_of_finished_run(arguments, config)) is not None:
         return finished
