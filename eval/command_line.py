@@ -10,6 +10,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -23,8 +24,36 @@ class OneLineParser(argparse.ArgumentParser):
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         return super().parse_args(expand_words(sys.argv[1:] if args is None else args), namespace)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Every word must be known; argparse would hand a command's unknown ones up to where nobody knows its options.
+
+        Dashes and underscores in the name of an option are the same.
+        """
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        spelt = {flag.replace("_", "-"): flag for flag in flags}
+        words = [_respelt(word, spelt) for word in args]
+        namespace, unknown = super().parse_known_args(words, namespace)
+        if unknown:
+            close = get_close_matches(unknown[0].partition("=")[0], flags, n=1)
+            hint = f"; did you mean {close[0]}" if close else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return namespace, unknown
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            choices = list(map(str, action.choices))
+            close = get_close_matches(str(value), choices, n=1)
+            hint = f"did you mean {close[0]!r}" if close else f"choose from {', '.join(choices)}"
+            raise argparse.ArgumentError(action, f"invalid choice: {value!r}; {hint}")
+
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; `{self.prog} --help` explains every option")
+
+
+def _respelt(word: str, spelt: dict[str, str]) -> str:
+    """The word, with the name of an option as it was declared. spelt: {name with dashes: as declared}."""
+    name, equals, value = word.partition("=")
+    return spelt.get(name.replace("_", "-"), name) + equals + value if word.startswith("--") else word
 
 
 def command_parser(

@@ -37,11 +37,12 @@ from trainers.arguments import (
     parse,
 )
 from trainers.budget import es_at_budget, grpo_at_budget
+from trainers.dry_run import announce, finished_line, folder_line
 from trainers.es.memory import model_shape
 from trainers.es.train import train_es
 from trainers.grpo import train_grpo
 from trainers.launch import make_accelerator
-from trainers.options import check_processes, check_rows
+from trainers.options import StartOptions, check_processes, check_rows
 from trainers.pretrain import PretrainConfig, pretrain
 from trainers.run_folder import start_run
 
@@ -142,17 +143,20 @@ class CircuitsConfig(StudyOptions):
         } | {one.name: one.source or str(run / "change" / one.name / "model") for one in self.post_trained}
 
 
-CONFIG_TYPES = (CircuitsConfig,)
+CONFIG_TYPES = (CircuitsConfig, StartOptions)
 
 
 def main() -> None:
-    (config,) = parse(*CONFIG_TYPES)
+    config, start = parse(*CONFIG_TYPES)
     run = Path(config.output_dir)
     # Every training is checked before the first begins.
     pretraining, post_training = pretrainings(config), post_trainings(config)
     for source in [one.source for one in (*config.models, *config.post_trained)]:
         if source is not None and not source.endswith(".yaml"):
             model_shape(source)
+    if start.dry_run:
+        announce("circuits", lines_of_plan(config, pretraining))
+        return
     accelerator = make_accelerator()
     start_run(run, config, may_change=MAY_CHANGE)
     names = [f"training {name}" for name in post_training]
@@ -177,6 +181,23 @@ def main() -> None:
         page = build(run)
         print(f"\n{results_text(run)}\n", flush=True)
         print(f"report: {page}")
+
+
+def lines_of_plan(config: CircuitsConfig, pretraining: list[PretrainConfig]) -> dict[str, str]:
+    """What a dry run says; the examples that judge are drawn."""
+    drawn = {
+        task: len(get_circuit_task(task).examples("test", config.test_examples, config.seed))
+        for task in config.every_task()
+    }
+    trained = [one.name for one in config.post_trained if one.config]
+    return {
+        "models": ", ".join(f"{model.name} ({model.source})" for model in config.models),
+        "trainings": finished_line((Path(one.output_dir) for one in pretraining), "models from nothing")
+        + f"; {', '.join(trained) or 'none'} after post-training, {config.completions:,} completions of each",
+        "transfers": ", ".join(f"{one.small} to {one.large}" for one in config.transfers) or "none",
+        "data": ", ".join(f"{task}: {count} test examples" for task, count in drawn.items()),
+        "folder": folder_line(config.output_dir, config, may_change=MAY_CHANGE),
+    }
 
 
 def circuit_data(config: CircuitsConfig) -> dict[str, str]:

@@ -42,11 +42,12 @@ from trainers.arguments import (
     read_yaml,
 )
 from trainers.chains import AT_BUDGET
+from trainers.dry_run import announce, folder_line, held_out_line, model_line
 from trainers.es.config import ESConfig
 from trainers.es.memory import model_shape
 from trainers.grpo import GRPOArguments, GRPOConfig
 from trainers.launch import make_accelerator
-from trainers.options import PositiveInt, Processes, Rows, check_bounds, option
+from trainers.options import PositiveInt, Processes, Rows, StartOptions, check_bounds, option
 from trainers.run_folder import start_run
 from trainers.side_by_side import side_by_side
 from trainers.task_options import TaskOptionList, rewarded_task
@@ -120,17 +121,20 @@ class Job:
         return {"task": self.task, "budget": self.budget, "precision": self.precision}
 
 
-CONFIG_TYPES = (ClaimsConfig,)
+CONFIG_TYPES = (ClaimsConfig, StartOptions)
 
 
 def main() -> None:
-    (config,) = parse(*CONFIG_TYPES)
+    config, start = parse(*CONFIG_TYPES)
     if make_accelerator().num_processes > 1:
         raise UserError("start the sweep in one process; its option processes says how many comparisons run at a time")
     sweep = Path(config.output_dir)
     planned = list(jobs(config))
     model_shape(config.model)
     settings = method_settings(config)
+    if start.dry_run:
+        announce("claims", lines_of_plan(config, planned))
+        return
     start_run(sweep, config, may_change=MAY_CHANGE)
     for name, options in settings.items():
         write_text(sweep / "configs" / f"{name}.yaml", yaml.safe_dump(without_secrets(options), sort_keys=False))
@@ -173,6 +177,19 @@ def main() -> None:
     print(f"\n{results_text(sweep)}\n", flush=True)
     print(f"gallery: {gallery}")
     print(f"report: {page}")
+
+
+def lines_of_plan(config: ClaimsConfig, planned: list[Job]) -> dict[str, str]:
+    """What a dry run says."""
+    done = sum(is_finished(Path(config.output_dir) / job.folder) for job in planned)
+    published = f", {config.published_grpo_completions:,} of GRPO where published" * ("published" in config.budgets)
+    return {
+        "model": model_line(config.model),
+        "comparisons": f"{len(planned)}, {done} of them finished; {config.processes} at a time",
+        "length": f"{config.completions:,} completions of each method{published}",
+        "data": held_out_line(config.tasks, config.test_size, config.data_seed),
+        "folder": folder_line(config.output_dir, config, may_change=MAY_CHANGE),
+    }
 
 
 def jobs(config: ClaimsConfig) -> Iterator[Job]:

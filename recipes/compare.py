@@ -25,13 +25,24 @@ from eval.tasks import TASKS, TaskSpec, get_task, is_own, own_data
 from trainers.arguments import as_flat_dict, check_between, parse
 from trainers.budget import es_at_budget, grpo_at_budget
 from trainers.chains import local_model
+from trainers.dry_run import announce, folder_line, held_out_line, print_memory_plan, training_lines
 from trainers.es.config import ESConfig
 from trainers.es.folder import may_grow
 from trainers.es.memory import model_shape
 from trainers.es.train import train_es
 from trainers.grpo import GRPOArguments, GRPOConfig, check_more_steps, train_grpo
 from trainers.launch import make_accelerator
-from trainers.options import NonNegativeInt, PositiveInt, Rows, Seed, check_bounds, check_held_out, check_rows, option
+from trainers.options import (
+    NonNegativeInt,
+    PositiveInt,
+    Rows,
+    Seed,
+    StartOptions,
+    check_bounds,
+    check_held_out,
+    check_rows,
+    option,
+)
 from trainers.run_folder import start_run
 from trainers.task_options import TaskOption, TaskOptionList, TaskOptions, fold_task, rewarded_task
 from trainers.tracking import Tracking, comparison_summary, tracker_names
@@ -94,12 +105,45 @@ def check_comparison(config: ComparedOn) -> None:
         raise UserError("test_tasks is empty; give one at least")
 
 
-CONFIG_TYPES = (CompareConfig,)
+CONFIG_TYPES = (CompareConfig, StartOptions)
 
 
 def main() -> None:
-    (config,) = parse(*CONFIG_TYPES)
-    compare(config)
+    config, start = parse(*CONFIG_TYPES)
+    if start.dry_run:
+        say_plan(config)
+    else:
+        compare(config)
+
+
+def trainings(config: CompareConfig) -> tuple[ESConfig, tuple[GRPOArguments, GRPOConfig]]:
+    """Both trainings with their options, checked before either begins."""
+    run, budget, longest = Path(config.output_dir), config.completions, config.max_new_tokens
+    shared: dict[str, Any] = {name: getattr(config, name) for name in ("model", "task", "seed", "data_seed")}
+    if trackers := tracker_names(config.report_to):
+        shared["report_to"] = trackers
+    es = es_at_budget(config.es_config, budget, longest, output_dir=str(run / "es"), **shared)
+    grpo = grpo_at_budget(
+        config.grpo_config, config.grpo_completions or budget, longest, output_dir=str(run / "grpo"), **shared
+    )
+    model_shape(config.model)
+    return es, grpo
+
+
+def say_plan(config: CompareConfig) -> None:
+    """What a dry run says."""
+    es, grpo = trainings(config)
+    announce("es, the first of two trainings", training_lines("es", es))
+    print_memory_plan(es)
+    announce("grpo, the second", training_lines("grpo", *grpo))
+    announce(
+        "compare",
+        {
+            "test": held_out_line(config.test_tasks, config.test_size, config.data_seed),
+            "lines": f"{config.line_points} models along each, {config.line_size:,} problems for each model",
+            "folder": folder_line(config.output_dir, config),
+        },
+    )
 
 
 def compare(config: CompareConfig) -> Path:
@@ -109,16 +153,7 @@ def compare(config: CompareConfig) -> Path:
     """
     run = Path(config.output_dir)
 
-    # Both trainings are checked before either begins.
-    shared: dict[str, Any] = {name: getattr(config, name) for name in ("model", "task", "seed", "data_seed")}
-    if trackers := tracker_names(config.report_to):
-        shared["report_to"] = trackers
-    budget, longest = config.completions, config.max_new_tokens
-    es = es_at_budget(config.es_config, budget, longest, output_dir=str(run / "es"), **shared)
-    grpo = grpo_at_budget(
-        config.grpo_config, config.grpo_completions or budget, longest, output_dir=str(run / "grpo"), **shared
-    )
-    model_shape(config.model)
+    es, grpo = trainings(config)
     accelerator = make_accelerator()
     start_run(run, config, may_change=("report_to", *more_completions(config, es, grpo)))
 
@@ -148,7 +183,7 @@ def compare(config: CompareConfig) -> Path:
     }
     earlier = without_other_checkpoints(read_results(run / "results.json"), sections["digests"]["models"])
     write_results(run / "results.json", "comparison", earlier | about | sections)
-    tracking = Tracking(trackers, run)
+    tracking = Tracking(tracker_names(config.report_to), run)
     tracking.summary(comparison_summary(sections), step=config.completions)
     tracking.close()
     stages.begin("report")

@@ -5,6 +5,7 @@ accelerate launch --config_file accelerate_configs/cpu.yaml recipes/es.py --conf
 
 from eval.errors import exit_with_one_line
 from trainers.arguments import parse
+from trainers.dry_run import announce, print_memory_plan, training_lines
 from trainers.es import ESConfig, ESTrainer
 from trainers.launch import is_main_process
 
@@ -14,9 +15,13 @@ CONFIG_TYPES = (ESConfig,)
 
 def main():
     (config,) = parse(*CONFIG_TYPES)
+    if config.dry_run:
+        announce("es", training_lines("es", config))
+        print_memory_plan(config)
+        return
     trainer = ESTrainer(args=config)
     trainer.train()
-    if config.dry_run or not is_main_process():
+    if not is_main_process():
         return
     results = trainer.results
     print(

@@ -8,15 +8,20 @@ killed run goes on from its last complete checkpoint. What lies in the run folde
 
 from eval.errors import exit_with_one_line
 from trainers.arguments import parse
+from trainers.dry_run import announce, training_lines
 from trainers.grpo import GRPOArguments, GRPOConfig, train_grpo
 from trainers.launch import is_main_process
+from trainers.options import StartOptions
 
 
-CONFIG_TYPES = (GRPOArguments, GRPOConfig)
+CONFIG_TYPES = (GRPOArguments, GRPOConfig, StartOptions)
 
 
 def main() -> None:
-    arguments, config = parse(*CONFIG_TYPES)
+    arguments, config, start = parse(*CONFIG_TYPES)
+    if start.dry_run:
+        announce("grpo", training_lines("grpo", arguments, config))
+        return
     results = train_grpo(arguments, config)
     if is_main_process():
         print(

@@ -26,11 +26,12 @@ from eval.errors import UserError, exit_with_one_line
 from eval.results_file import write_results
 from eval.storage import write_text
 from trainers.arguments import check_between, parse
+from trainers.dry_run import announce, folder_line
 from trainers.es.memory import model_shape
 from trainers.es.noise import Noise
 from trainers.es.rounding_study import WITHOUT_UPDATE, Steps, round_in_every_way
 from trainers.launch import make_accelerator
-from trainers.options import PositiveFloat, PositiveInt, Processes, Rows, Seed, check_bounds, option
+from trainers.options import PositiveFloat, PositiveInt, Processes, Rows, Seed, StartOptions, check_bounds, option
 from trainers.run_folder import start_run
 
 
@@ -68,15 +69,20 @@ class PrecisionConfig:
             raise UserError(f"two models are called {twice[0]}; give folders of different names")
 
 
-CONFIG_TYPES = (PrecisionConfig,)
+CONFIG_TYPES = (PrecisionConfig, StartOptions)
 
 
 def main() -> None:
-    (config,) = parse(*CONFIG_TYPES)
+    config, start = parse(*CONFIG_TYPES)
     run = Path(config.output_dir)
     sources = {Path(folder).name: Checkpoint(Path(folder)) for folder in config.models}
     if config.simulated:
         shapes = model_shape(config.simulated).shapes
+    if start.dry_run:
+        length = f"{config.steps:,} updates of {config.population:,} members, with independent and with shared noise"
+        models = ", ".join([*sources, *[f"simulated {config.simulated}"] * bool(config.simulated)])
+        announce("precision", {"models": models, "length": length, "folder": folder_line(run, config)})
+        return
     accelerator = make_accelerator()
     start_run(run, config)
     if not accelerator.is_main_process:

@@ -6,15 +6,20 @@
 
 from eval.errors import exit_with_one_line
 from trainers.arguments import parse
+from trainers.dry_run import announce, training_lines
 from trainers.launch import is_main_process
+from trainers.options import StartOptions
 from trainers.pretrain import PretrainConfig, pretrain
 
 
-CONFIG_TYPES = (PretrainConfig,)
+CONFIG_TYPES = (PretrainConfig, StartOptions)
 
 
 def main():
-    (config,) = parse(*CONFIG_TYPES)
+    config, start = parse(*CONFIG_TYPES)
+    if start.dry_run:
+        announce("pretrain", training_lines("pretrain", config))
+        return
     results = pretrain(config)
     if not is_main_process():
         return

@@ -5,15 +5,20 @@ accelerate launch --config_file accelerate_configs/cpu.yaml recipes/rules.py --c
 
 from eval.errors import exit_with_one_line
 from trainers.arguments import parse
+from trainers.dry_run import announce, training_lines
 from trainers.launch import is_main_process
+from trainers.options import StartOptions
 from trainers.rules import RulesConfig, train_rules
 
 
-CONFIG_TYPES = (RulesConfig,)
+CONFIG_TYPES = (RulesConfig, StartOptions)
 
 
 def main():
-    (config,) = parse(*CONFIG_TYPES)
+    config, start = parse(*CONFIG_TYPES)
+    if start.dry_run:
+        announce("rules", training_lines("rules", config))
+        return
     results = train_rules(config)
     if not is_main_process():
         return

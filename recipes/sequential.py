@@ -36,8 +36,9 @@ from eval.storage import new_folder, read_json, write_text
 from eval.tasks import own_data, task_name
 from trainers.arguments import as_flat_dict, check_between, parse, read_yaml
 from trainers.chains import SEEDS_BETWEEN_STAGES, Arm, Budget, Plan, check_arm, local_model, task_folder, train_chain
+from trainers.dry_run import announce, finished_line, folder_line, held_out_line, model_line
 from trainers.launch import make_accelerator
-from trainers.options import NonNegativeInt, PositiveInt, Processes, check_bounds, check_held_out, option
+from trainers.options import NonNegativeInt, PositiveInt, Processes, StartOptions, check_bounds, check_held_out, option
 from trainers.run_folder import start_run
 from trainers.side_by_side import side_by_side
 from trainers.task_options import TaskOptionList, rewarded_task
@@ -100,11 +101,11 @@ class SequentialConfig(HeldOut):
         return [(arm, seed) for seed in range(self.seeds) for arm in self.arms]
 
 
-CONFIG_TYPES = (SequentialConfig,)
+CONFIG_TYPES = (SequentialConfig, StartOptions)
 
 
 def main() -> None:
-    (config,) = parse(*CONFIG_TYPES)
+    config, start = parse(*CONFIG_TYPES)
     run = Path(config.output_dir)
     plan = Plan(
         run,
@@ -117,6 +118,9 @@ def main() -> None:
     )
     for arm in config.arms:
         check_arm(plan, arm)
+    if start.dry_run:
+        announce("sequential", lines_of_plan(config, plan))
+        return
     accelerator = make_accelerator()
     device, is_main = accelerator.device, accelerator.is_main_process
     if accelerator.num_processes > 1 and config.processes > 1:
@@ -205,6 +209,21 @@ def completions(config: SequentialConfig, plan: Plan) -> dict[str, dict[str, Pat
     return {
         name: {model: folder / "completions" / f"{file_name(name)}.parquet" for model, folder in folders.items()}
         for name in map(task_name, config.columns())
+    }
+
+
+def lines_of_plan(config: SequentialConfig, plan: Plan) -> dict[str, str]:
+    """What a dry run says."""
+    stages = [folder for arm, seed in config.chains() for folder in plan.stages(arm.name, seed)]
+    budget = (
+        f"{config.budget:,g} {config.match}" if not config.reference else f"the {config.match} of {config.reference}"
+    )
+    return {
+        "model": model_line(config.model),
+        "arms": ", ".join(f"{arm.name} ({arm.method})" for arm in config.arms) + f"; {config.seeds} seeds of each",
+        "trainings": f"{finished_line(stages, 'trainings')}; each has {budget}",
+        "test": held_out_line(config.columns(), config.test_size, config.data_seed),
+        "folder": folder_line(config.output_dir, config, may_change=MAY_CHANGE),
     }
 
 

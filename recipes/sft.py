@@ -9,15 +9,20 @@ stands in trainers/sft.py.
 
 from eval.errors import exit_with_one_line
 from trainers.arguments import parse
+from trainers.dry_run import announce, training_lines
 from trainers.launch import is_main_process
+from trainers.options import StartOptions
 from trainers.sft import SFTArguments, SFTConfig, train_sft
 
 
-CONFIG_TYPES = (SFTArguments, SFTConfig)
+CONFIG_TYPES = (SFTArguments, SFTConfig, StartOptions)
 
 
 def main() -> None:
-    arguments, config = parse(*CONFIG_TYPES)
+    arguments, config, start = parse(*CONFIG_TYPES)
+    if start.dry_run:
+        announce("sft", training_lines("sft", arguments, config))
+        return
     results = train_sft(arguments, config)
     if is_main_process():
         print(

@@ -18,7 +18,7 @@ from accelerate.commands.launch import launch_command_parser
 from transformers import TrainingArguments
 
 from analysis.__main__ import build_parser as analysis_parser
-from cli.__main__ import ANALYSIS, EVAL, OWN
+from cli.__main__ import ALIASES, ANALYSIS, EVAL, OWN
 from cli.places import recipes
 from eval.__main__ import build_parser as eval_parser
 from eval.command_line import command_parser
@@ -27,7 +27,7 @@ from trainers.arguments import parse
 from trainers.es.replay import build_parser as replay_parser
 
 
-PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md"]
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md", "examples/notebooks/README.md"]
 PAGES += sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))
 ROOMS = ("recipes", "trainers", "eval", "analysis", "cli", "tests", "docs", "examples", "accelerate_configs")
 # What stands for something of the reader's.
@@ -134,7 +134,8 @@ def check_extras(words: list[str]) -> None:
 def check_own(words: list[str]) -> None:
     if words == [] or "--help" in words:
         return
-    name = words[0]
+    name = ALIASES.get(words[0], words[0])
+    words = [name, *words[1:]]
     if name in recipes():
         if "--launcher" in words:
             at = words.index("--launcher")

@@ -48,8 +48,7 @@ def parse(*dataclass_types: type, arguments: list[str] | None = None) -> tuple:
     with its `metadata={"help": ...}`.
     """
     arguments = expand_words(sys.argv[1:] if arguments is None else arguments)
-    parser = _Parser(dataclass_types, allow_abbrev=False)
-    _add_config_option(parser)
+    parser = option_parser(*dataclass_types)
     config_only = _Parser(add_help=False, allow_abbrev=False)
     _add_config_option(config_only)
     config_files = config_only.parse_known_args(arguments)[0].config or []
@@ -73,6 +72,13 @@ def parse(*dataclass_types: type, arguments: list[str] | None = None) -> tuple:
         if isinstance(folder := getattr(instance, "output_dir", None), str):
             check_writable(folder, "output_dir")
     return tuple(instances)
+
+
+def option_parser(*dataclass_types: type) -> "_Parser":
+    """The parser of `parse`: one option per field, and --config."""
+    parser = _Parser(dataclass_types, allow_abbrev=False)
+    _add_config_option(parser)
+    return parser
 
 
 def from_yaml(path: str | Path, dataclass_types: tuple[type, ...], overrides: dict[str, Any]) -> tuple:

@@ -223,7 +223,7 @@ class GRPOConfig(trl.GRPOConfig):
             )
 
 
-def _check_run(arguments: GRPOArguments, config: GRPOConfig) -> None:
+def check_grpo_run(arguments: GRPOArguments, config: GRPOConfig) -> None:
     """Raise `UserError` for options that do not fit each other or this machine, before a model loads."""
     check_run(arguments, config)
     if config.use_vllm and not is_vllm_available():
@@ -363,7 +363,7 @@ def train_grpo(arguments: GRPOArguments, config: GRPOConfig) -> dict[str, Any]:
     Raises `UserError` for mistakes in the options and for a full disk.
     """
     fit_generation(arguments, config)
-    _check_run(arguments, config)
+    check_grpo_run(arguments, config)
     task = get_task(arguments.task)
     folder = run_folder(config)
     growing = check_more_steps(task, arguments, config)

@@ -1,7 +1,7 @@
 """Options of a run as dataclass fields: declared in one line, with the bounds that their types name."""
 
 from copy import copy
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Annotated, Any, get_type_hints
 
 from trainers.arguments import (
@@ -65,6 +65,15 @@ def option(default: Any, help: str) -> Any:
     if isinstance(default, list | dict):
         return field(default_factory=lambda: copy(default), metadata={"help": help})
     return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class StartOptions:
+    """Options of one start, which are none of the run: no config.yaml holds them."""
+
+    dry_run: bool = option(
+        False, "check all options, load the data, say what would be run, and stop; nothing is trained or written"
+    )
 
 
 def check_held_out(options: Any) -> None:

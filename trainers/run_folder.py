@@ -84,6 +84,13 @@ def start_run(
     wait_for_everyone()
 
 
+def check_start(folder: Path, *configs: Any, may_change: Collection[str] = ()) -> None:
+    """Raise `UserError` where `start_run` would, but for another run that is in the folder now; nothing is written."""
+    text = yaml.safe_dump(as_flat_dict(*configs), sort_keys=False, allow_unicode=True)
+    _refuse_another_config(Path(folder) / "config.yaml", yaml.safe_load(text), may_change)
+    _refuse_foreign_files(Path(folder))
+
+
 def end_run(folder: Path) -> None:
     """Let go of the folder's lock: the run is complete."""
     if (adviser := _advisers.pop(Path(folder), None)) is not None:

@@ -359,7 +359,7 @@ def test_a_chain_that_fails_is_one_line_with_the_reason(files, tmp_path):
 
 
 def test_the_tiny_study_is_four_tasks_three_seeds_and_both_methods():
-    (config,) = parse(*sequential.CONFIG_TYPES, arguments=["--config", "recipes/tiny/sequential.yaml"])
+    config, _ = parse(*sequential.CONFIG_TYPES, arguments=["--config", "recipes/tiny/sequential.yaml"])
     assert len(config.columns()) == 4 and config.seeds == 3
     assert {"es", "grpo"} <= {arm.method for arm in config.arms}
     assert Path(config.model).is_dir()
