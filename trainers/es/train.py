@@ -132,7 +132,7 @@ class ESRun:
                 self.progress = read_json(checkpoint_folder(self.folder, done) / "progress.json")
             for log in LOGS:
                 truncate_jsonl(self.folder / log, done)
-            self.signal = DeadSignal.resumed(self.folder / "metrics.jsonl")
+            self.signal.resume(self.folder / "metrics.jsonl")
         done, self.progress = broadcast_object_list([done, self.progress])
         return done
 
