@@ -218,6 +218,8 @@ def test_every_command_is_taken_by_what_it_is_typed_to(monkeypatch):
     )
     wrong = []
     for file, command in commands():
+        if file == "README.md" and "--data rows.jsonl" in command:
+            continue  # tests/test_own_folder.py types these, in a folder that has the files
         try:
             check(command)
         except (Exception, SystemExit) as error:

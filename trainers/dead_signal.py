@@ -21,14 +21,13 @@ SHOWN = 3
 class DeadSignal:
     """Counts the steps in a row whose rewards are all equal, and warns once per stretch, on the main process."""
 
-    def __init__(self, equal_steps: int = 0):
-        self.equal_steps = equal_steps
+    def __init__(self):
+        self.equal_steps = 0
 
-    @classmethod
-    def resumed(cls, metrics: Path) -> "DeadSignal":
-        """As it was at the last row of metrics.jsonl."""
+    def resume(self, metrics: Path) -> None:
+        """Go on from the last row of metrics.jsonl."""
         rows = read_jsonl(metrics)
-        return cls(rows[-1].get("equal_rewards", 0) if rows else 0)
+        self.equal_steps = rows[-1].get("equal_rewards", 0) if rows else 0
 
     def step(self, rewards: Sequence[float | None], examples: Sequence[tuple[str, float | None]]) -> None:
         """Take the rewards of one step, of all processes; None and NaN are completions without a reward.

@@ -331,7 +331,7 @@ class CountedReward:
         self.__name__ = self.reward.__name__
         self.completions = 0
         self.tokens = 0
-        self.signal: DeadSignal | None = DeadSignal()
+        self.signal = DeadSignal()
 
     def __call__(self, completions: list, completion_ids: list[list[int]], **columns: Any) -> list[float | None]:
         counts = torch.tensor([len(completions), sum(map(len, completion_ids))], device=PartialState().device)
@@ -339,7 +339,6 @@ class CountedReward:
         self.completions += completions_everywhere
         self.tokens += tokens_everywhere
         rewards = self.reward(completions=completions, completion_ids=completion_ids, **columns)
-        assert self.signal is not None
         texts = [completion_text(completion) for completion in completions[:SHOWN]]
         self.signal.step(_extremes(rewards), list(zip(texts, rewards, strict=False)))
         return rewards
@@ -349,8 +348,7 @@ def _extremes(rewards: list[float | None]) -> list[float]:
     """The lowest and the highest reward of each process; NaN where one has none."""
     given = [reward for reward in rewards if reward is not None]
     extremes = [min(given), max(given)] if given else [math.nan, math.nan]
-    own = torch.tensor(extremes, dtype=torch.float64 if PartialState().device.type == "cpu" else torch.float32)
-    return torch.as_tensor(gather(own.to(PartialState().device))).tolist()
+    return torch.as_tensor(gather(torch.tensor(extremes, device=PartialState().device))).tolist()
 
 
 def train_grpo(arguments: GRPOArguments, config: GRPOConfig) -> dict[str, Any]:

@@ -130,7 +130,6 @@ class Sampled:
     seconds: float
     correct: int
     kept: list[tuple[list[int], list[int]]]
-    signal: None = None
 
 
 def train_sft(arguments: SFTArguments, config: SFTConfig) -> dict[str, Any]:

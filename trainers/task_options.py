@@ -1,7 +1,7 @@
 """What a run is rewarded for, as options: a task by name, or data and rewards of one's own (docs/own-data.md)."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from eval.errors import UserError
 from eval.tasks import OwnTask, Task, TaskSpec, get_task, is_own, own_mapping, task_spec
@@ -9,8 +9,11 @@ from eval.tasks.own import say
 from trainers.options import option
 
 
-# What the parser takes for a task, and for a list of tasks.
-TaskOption = str | dict[str, Any]
+# What the parser takes for a task, and for a list of tasks. To a type checker it is what `fold_task` makes of it.
+if TYPE_CHECKING:
+    TaskOption = str
+else:
+    TaskOption = str | dict[str, Any]
 TaskOptionList = list[TaskOption]
 
 

@@ -134,7 +134,6 @@ class Generated(Protocol):
 
     completions: int
     tokens: int
-    signal: DeadSignal | None  # of the rewards so far, where there are rewards
 
 
 # Of transformers and TRL, by what they take; those that a trainer does not have are left out.
@@ -333,6 +332,8 @@ class RunRecorder(TrainerCallback):
         self.seconds, self.left_out, self.keep = seconds, left_out, keep
         self.method, self.rows, self.seconds_before = method, rows, seconds
         self.ended_by: str | None = None
+        # Of the rewards so far, where there are rewards.
+        self.signal: DeadSignal | None = getattr(generated, "signal", None)
         last_step = -1
         if checkpoint is not None:
             reached = read_json(checkpoint / MARKER)
@@ -341,8 +342,8 @@ class RunRecorder(TrainerCallback):
         if is_main_process():
             truncate_jsonl(folder / "metrics.jsonl", last_step)
             truncate_jsonl(folder / "evaluations.jsonl", last_step)
-            if generated.signal is not None:
-                generated.signal = DeadSignal.resumed(folder / "metrics.jsonl")
+            if self.signal is not None:
+                self.signal.resume(folder / "metrics.jsonl")
         self.tracking = Tracking(trackers if is_main_process() else [], folder)
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -388,7 +389,7 @@ class RunRecorder(TrainerCallback):
             return
         # NaN (the reward of a step without a scorable completion, say) is not JSON.
         logged = {name: None if value is None or math.isnan(value) else value for name, value in logs.items()}
-        flags = {} if self.generated.signal is None else self.generated.signal.flags()
+        flags = {} if self.signal is None else self.signal.flags()
         row = {**self._reached(state), **logged, **flags}
         append_jsonl(self.folder / "metrics.jsonl", row)
         self.tracking.log(row)

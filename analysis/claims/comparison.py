@@ -7,7 +7,7 @@ options (`analysis.resume.stage`).
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from analysis.behaviour.held_out import HeldOut
 from analysis.behaviour.kl import kl_drift
@@ -61,7 +61,7 @@ def compare_models(
     files = {"checkpoints": folder_digests({"base": base, **models})}
     sampled = files | {"seed": measured_on.data_seed, "max_new_tokens": measured_on.max_new_tokens}
     generation = (measured_on.data_seed, measured_on.max_new_tokens, measured_on.batch_size, device)
-    tasks, prompts = measured_on.test_tasks, measured_on.kl_prompts
+    tasks, prompts = cast(list[str], measured_on.test_tasks), measured_on.kl_prompts
     size, points = measured_on.line_size, measured_on.line_points
     completions = run / "completions"
     evaluation = stage(

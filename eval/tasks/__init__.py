@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -94,6 +94,7 @@ def get_task(spec: TaskSpec) -> Task:
     """
     if is_own(spec):
         return _own(own_mapping(spec))
+    spec = cast(str, spec)
     known = {**TASKS, **PAPER_TASKS}
     if spec in known:
         return known[spec]

@@ -106,7 +106,7 @@ class OwnTask:
         }
         scores = []
         for index, text in enumerate(completions):
-            parts = {name: values[index] for name, values in by_reward.items() if values[index] is not None}
+            parts = {name: value for name, values in by_reward.items() if (value := values[index]) is not None}
             weighted = [reward.weight * parts[reward.name] for reward in self.rewards if reward.name in parts]
             scores.append(Score(sum(weighted) if weighted else None, extract_answer(text), parts))
         return scores

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import pyarrow as pa
@@ -215,14 +215,14 @@ def _parquet(path: Path, bad: BadRows) -> Iterator[Placed]:
 def _hub(source: str) -> Iterator[Placed]:
     name, _, configuration = source.partition(":")
     try:
-        sets = datasets.load_dataset(name, configuration or None)
+        sets = cast(datasets.DatasetDict, datasets.load_dataset(name, configuration or None))
     except Exception as error:  # of several libraries: offline, not there, gated, a configuration that has to be named
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"data: {name} cannot be read from the hub here ({type(error).__name__}: {reason}); turn the network on "
             "(unset HF_HUB_OFFLINE), name a configuration as hub/name:configuration, or give a file"
         ) from error
-    for split, rows in sets.items():
+    for split, rows in ((str(split), rows.to_list()) for split, rows in sets.items()):
         if ALIASES.get(split, split) in SPLITS:
             for number, row in enumerate(rows, start=1):
                 yield Placed({**row, SPLIT_COLUMN: split} if len(sets) > 1 else dict(row), f"{split} row {number}")

@@ -23,7 +23,8 @@ def test_three_equal_steps_in_a_row_are_one_warning_a_stretch(capsys):
 def test_a_resumed_run_goes_on_counting(tmp_path):
     metrics = tmp_path / "metrics.jsonl"
     metrics.write_text(json.dumps({"step": 1, "equal_rewards": 2}) + "\n")
-    signal = DeadSignal.resumed(metrics)
+    signal = DeadSignal()
+    signal.resume(metrics)
     signal.step([0.0], [])
     assert signal.flags() == {"equal_rewards": 3, "dead_signal": True}
 

@@ -273,7 +273,7 @@ class ESTrainer:
                 self.progress = read_json(checkpoint / "progress.json")
                 saved = self._read_weights(checkpoint)
             truncate_logs(self.folder, done)
-            self.signal = DeadSignal.resumed(self.folder / "metrics.jsonl")
+            self.signal.resume(self.folder / "metrics.jsonl")
             recorded = [row["fitness"] for row in read_jsonl(self.folder / VectorSearch.log)]
         done, self.progress, recorded = broadcast_object_list([done, self.progress, recorded])
         names = tracker_names(config.report_to) if accelerator.is_main_process else []
