@@ -10,8 +10,8 @@ Each round runs, one after the other and each in a process of its own, with the 
     grpo         recipes/grpo.py
 
 without evaluations, saved at the end alone. Printed are medians over the rounds: seconds of training (first to last
-step) and of the whole process, with the ratios, which should be at most 1.02. Both runs of a pair must end with the
-same rewards, which is checked.
+step) and of the whole process, with the ratios, which should be at most 1.02. Rewards in
+which the runs of a pair differ are printed.
 """
 
 import argparse
