@@ -146,6 +146,7 @@ MODEL_ROWS = [(command, damage, words) for command in OPENING for damage, (_, wo
 MODEL_ROWS = [row for row in MODEL_ROWS if row[0] not in WEIGHTS_ALONE or row[2] in ("model.norm.weight", WEIGHTS)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "damage", "words"), MODEL_ROWS, ids=names(MODEL_ROWS))
 def test_damaged_models(command, damage, words, model, tmp_path, monkeypatch):
     MODELS[damage][0](model)
@@ -176,6 +177,7 @@ DAMAGED_RUNS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "file", "content", "words"),
     DAMAGED_RUNS,

@@ -179,6 +179,7 @@ def check_python(words: list[str]) -> None:
         assert [word for word in options if word.startswith("--") and f'"{word}"' not in source] == []
 
 
+@pytest.mark.slow
 def test_commands_are_found_in_every_kind_of_place():
     files = {file for file, _ in commands()}
     assert {"README.md", "CONTRIBUTING.md", "docs/comparison.md", "recipes/es.py", "recipes/tiny/es.yaml"} <= files

@@ -111,6 +111,7 @@ def test_one_checkpoint_has_a_report_without_cosine(folders, tmp_path):
     assert "figures/update-size.svg" in page and "figures/cosine.svg" not in page
 
 
+@pytest.mark.slow
 def test_kl_and_connectivity_share_one_results_file(commands, tmp_path):
     output = shutil.copytree(commands[1], tmp_path / "out")
     results = json.loads((output / "results.json").read_text())

@@ -106,7 +106,7 @@ def test_a_command_without_what_it_needs_explains_itself_and_ends_with_2(name, m
 def test_the_help_of_a_recipe_has_the_libraries_own_words(monkeypatch, capsys):
     run(monkeypatch, "grpo", "--help")
     shown = " ".join(capsys.readouterr().out.split())
-    assert shown.index("options of the lab") < shown.index("options of trl") and "--task TEXT" in shown
+    assert shown.index("options of the lab") < shown.index("options of trl") and "--task VALUE" in shown
     declared = {field.name: field for field in dataclasses.fields(trl.GRPOConfig)}
     for name in ("num_generations", "beta", "learning_rate"):
         assert " ".join(declared[name].metadata["help"].split())[:60] in shown.replace("- ", "-"), name
@@ -168,6 +168,7 @@ def test_a_recipe_runs_from_a_foreign_folder_with_a_copied_config(foreign_folder
     assert mistake.returncode != 0 and "absent.yaml" in mistake.stderr and "Traceback" not in mistake.stderr
 
 
+@pytest.mark.slow
 def test_analysis_and_scores_run_from_a_foreign_folder(foreign_folder):
     (foreign_folder / "rows.jsonl").write_text('{"completion": "Yes", "answer": "yes"}\n')
     scored = typed("score", "--task", "yes_no", "--input", "rows.jsonl", "--output", "s.jsonl", cwd=foreign_folder)

@@ -86,6 +86,7 @@ def test_a_mistake_as_a_command(tmp_path):
     assert os.listdir(tmp_path) == ["rows.jsonl"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_old_scores(tmp_path):
     (tmp_path / "rows.jsonl").write_text(row("\\boxed{3+4}") * 1000)
     (tmp_path / "scores.jsonl").write_text("old\n")

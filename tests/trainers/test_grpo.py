@@ -209,6 +209,7 @@ def test_evaluation_does_not_disturb_training(model, tmp_path, options):
     assert not (tmp_path / "silent" / "evaluations.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_there_is_an_evaluation_after_the_last_step(model, tmp_path):
     train(tmp_path, model=model, eval_every=3)
     assert [row["step"] for row in read_jsonl(tmp_path / "evaluations.jsonl")] == [0, 3, 4]
@@ -327,6 +328,7 @@ def test_a_run_killed_after_the_step_that_ended_it_is_only_finished(model, tmp_p
     assert same_bits(weights(tmp_path), before)
 
 
+@pytest.mark.slow
 def test_a_budget_of_seconds_ends_the_run(model, tmp_path):
     results = train(tmp_path, model=model, max_steps=1000, stop_at_seconds=0.2, save_steps=1000)
     seconds = [row["seconds"] for row in read_jsonl(tmp_path / "metrics.jsonl")]
@@ -433,6 +435,7 @@ def test_complete_run_returns_at_once_but_not_with_other_options(model, tmp_path
         train(tmp_path / "run", model=base, learning_rate=0.02)
 
 
+@pytest.mark.slow
 def test_old_checkpoints_are_removed(model, tmp_path):
     train(tmp_path, model=model, save_steps=1, save_total_limit=2)
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
@@ -792,6 +795,7 @@ def hostile(model, folder):
     return folder, constraints
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"lora_rank": 4}], ids=["full", "lora"])
 def test_constraints_of_a_generation_config_reach_no_completion_and_stay_in_the_model(model, tmp_path, options):
     other, constraints = hostile(model, tmp_path / "hostile")
@@ -806,6 +810,7 @@ def test_constraints_of_a_generation_config_reach_no_completion_and_stay_in_the_
     assert kept == kept | constraints
 
 
+@pytest.mark.slow
 def test_special_tokens_stay_in_the_text_that_is_rewarded(model, tmp_path, monkeypatch):
     special = tmp_path / "special"
     shutil.copytree(model, special)

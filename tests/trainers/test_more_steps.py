@@ -49,6 +49,7 @@ def test_a_run_that_ended_amid_its_completions_goes_on_from_before_them(model, t
     assert rows(tmp_path / "grown") == rows(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_what_would_change_the_past_of_grpo_is_refused_and_nothing_is_written(model, tmp_path):
     grpo.train(tmp_path / "run", model=model, **CONSTANT, max_steps=2)
     grpo.train(tmp_path / "linear", model=model, lr_scheduler_type="linear", max_steps=1, train_size=2)

@@ -74,6 +74,7 @@ def without_times(rows):
     return [{key: value for key, value in row.items() if "seconds" not in key} for row in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", KINDS)
 def test_the_same_config_gives_the_same_bits_and_another_seed_does_not(tmp_path, model):
     train_rules(config(tmp_path / "a", model=model), progress=False)
@@ -217,6 +218,7 @@ def test_the_shares_of_a_step_make_up_the_step(tmp_path):
     assert not torch.equal(batch(model, options, 4)[0], rows)
 
 
+@pytest.mark.slow
 def test_a_small_rule_is_learned_and_a_small_set_is_copied(tmp_path):
     learned = config(
         tmp_path / "rule",

@@ -219,6 +219,7 @@ def test_training_ends_with_the_step_that_reaches_the_seconds(model, tmp_path):
     assert (results["completions"], results["steps"], results["ended_by"]) == (64, 1, "seconds")
 
 
+@pytest.mark.slow
 def test_evaluation_before_between_and_after(model, undisturbed, tmp_path):
     results = train(tmp_path, model=model, eval_every=1000)
     assert same_bits(weights(tmp_path), weights(undisturbed))

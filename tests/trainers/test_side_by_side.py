@@ -16,6 +16,10 @@ from tests.recipe_files import ROOT
 from trainers.side_by_side import side_by_side
 
 
+# Its pages or models take seconds to make.
+pytestmark = pytest.mark.slow
+
+
 def meet(folder: Path, number: int) -> int:
     """Wait until two jobs are there, then leave; returns the largest number that were there together."""
     mine = folder / f"{number}.here"
@@ -96,7 +100,6 @@ def test_a_killed_job_is_one_line(tmp_path):
         side_by_side({tmp_path / "job": partial(os._exit, 9)}, 1, "job")
 
 
-@pytest.mark.slow
 def test_a_job_ends_with_the_process_that_started_it(tmp_path):
     ticks = tmp_path / "ticks"
     starter = (

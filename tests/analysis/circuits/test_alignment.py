@@ -64,6 +64,7 @@ def scores_of(nodes: int, examples: int = 6, seed: int = 0) -> Scores:
     return Scores(per_example.double().mean(0), per_example)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_training_finds_planted_nodes_if_and_only_if_it_is_corrected(name):
     found = []

@@ -16,6 +16,10 @@ from analysis.circuits.transfer import REGIMES, ROW_TITLES, measure, transfer_ta
 from eval.errors import UserError
 
 
+# Its pages or models take seconds to make.
+pytestmark = pytest.mark.slow
+
+
 IN_TARGET = ("m0", "a1.h1", "a2.h3", "a0.h2", "m2")
 SHORT = {name: replace(preset, epochs=2, batch_size=4) for name, preset in PRESETS.items()}
 
@@ -49,7 +53,6 @@ def table(source, target, tasks) -> dict:
     return transfer_table(source, target, tasks, SHORT, (0, 1), {"a": "b"}, random_rankings=4, resamples=50)
 
 
-@pytest.mark.slow
 def test_zero_shot_transfer_finds_planted_nodes_if_corrected(source, target, tasks):
     planted = torch.tensor([node in IN_TARGET for node in target.nodes[1:]])
     two = {task: tasks[task] for task in ("a", "c")}

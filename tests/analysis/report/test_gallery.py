@@ -23,6 +23,10 @@ from tests.analysis.report.conftest import synthetic_results
 from tests.analysis.report.test_report_build import Page
 
 
+# Its pages or models take seconds to make.
+pytestmark = pytest.mark.slow
+
+
 rule_run = clocks_fixtures.write_run
 
 

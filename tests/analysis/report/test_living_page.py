@@ -15,6 +15,10 @@ from tests.analysis.report.studies.planted_circuits import planted_study
 from tests.analysis.report.test_gallery import rule_run, runs  # noqa: F401
 
 
+# Its pages or models take seconds to make.
+pytestmark = pytest.mark.slow
+
+
 KINDS = ("circuits", "claims", "clocks", "compare", "sequential")
 PAGES = (*KINDS, "gallery")
 SMALLEST_TEXT = 11
@@ -188,7 +192,6 @@ BEYOND = "() => document.documentElement.scrollWidth - document.documentElement.
 
 
 @pytest.mark.browser
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", PAGES)
 def test_no_error_no_request_and_accessible_at_every_width_and_in_the_dark(pages, kind, open_page):
     visit = open_page(pages[kind], width=1400)
@@ -210,7 +213,6 @@ def test_no_error_no_request_and_accessible_at_every_width_and_in_the_dark(pages
 
 
 @pytest.mark.browser
-@pytest.mark.slow
 def test_tables_sort_numbers_as_numbers_and_what_is_missing_last(pages, open_page):
     page = open_page(pages["compare"]).page
     table = page.locator("table", has=page.locator("caption", has_text="Size of the updates"))
@@ -232,7 +234,6 @@ def test_tables_sort_numbers_as_numbers_and_what_is_missing_last(pages, open_pag
 
 
 @pytest.mark.browser
-@pytest.mark.slow
 def test_values_show_under_the_pointer_and_at_the_keyboard(pages, open_page):
     page = open_page(pages["compare"]).page
     places, tip = page.locator("#accuracy .values [tabindex]"), page.locator(".tip")
@@ -254,7 +255,6 @@ def test_values_show_under_the_pointer_and_at_the_keyboard(pages, open_page):
 
 
 @pytest.mark.browser
-@pytest.mark.slow
 def test_contents_stay_in_sight_and_mark_the_section_that_is_read(pages, open_page):
     page = open_page(pages["compare"]).page
     page.locator(".contents a", has_text="How far the behaviour drifted").click()
@@ -269,7 +269,6 @@ def test_contents_stay_in_sight_and_mark_the_section_that_is_read(pages, open_pa
 
 
 @pytest.mark.browser
-@pytest.mark.slow
 def test_without_script_all_is_there(pages, open_page):
     page = open_page(pages["compare"], script=False).page
     assert page.locator(".contents a").first.is_visible() and page.locator("th button").count() == 0
@@ -279,7 +278,6 @@ def test_without_script_all_is_there(pages, open_page):
 
 
 @pytest.mark.browser
-@pytest.mark.slow
 def test_the_gallery_is_filtered_and_sorted(pages, open_page):
     page = open_page(pages["gallery"]).page
     names = lambda: page.locator(".run:not([hidden]) h2").all_inner_texts()  # noqa: E731

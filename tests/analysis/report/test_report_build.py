@@ -352,6 +352,7 @@ def test_missing_parts_of_sections_are_named(run, results):
     assert "barrier between them" not in text
 
 
+@pytest.mark.slow
 def test_almost_nothing_is_still_a_page_and_replaces_an_older_report(run):
     build(run)
     assert (run / "report" / "figures" / "connectivity.svg").exists()
@@ -516,6 +517,7 @@ def test_what_is_damaged_is_named_in_one_line(tmp_path, results, location, value
     assert "\n" not in str(error.value) and not (tmp_path / "report").exists()
 
 
+@pytest.mark.slow
 def test_names_that_no_page_can_show_are_replaced_and_are_no_formulas(tmp_path, results):
     for model in ("$x_2$", "half \ud800 of a pair", "bell \x07", r"$\frac{"):
         results["task"] = results["base_model"] = model

@@ -23,6 +23,10 @@ from tests.analysis.report.test_report_build import at_pointer, check_number, ma
 from tests.analysis.theory.test_predictions import write_run
 
 
+# Its pages or models take seconds to make.
+pytestmark = pytest.mark.slow
+
+
 FIGURES = {
     "spectra": ["spectra", "ranks", "subspaces"],
     "trajectory": ["trajectory"],
@@ -192,7 +196,6 @@ def test_the_claims_have_a_page(judged):
     assert "grpo-probe" in svg and "published" in svg
 
 
-@pytest.mark.slow
 def test_the_gallery_links_every_report_and_builds_those_that_lack_one(full, judged, tmp_path):
     for name, run in (("a/seed 0", full), ("claims", judged)):
         write_json(tmp_path / name / "results.json", read_json(run / "results.json"))
@@ -221,7 +224,6 @@ def test_a_folder_without_anything_to_report(tmp_path):
         build_gallery(tmp_path)
 
 
-@pytest.mark.slow
 def test_a_training_that_was_never_evaluated_has_its_curve_all_the_same(full, tmp_path):
     results = read_json(full / "results.json")
     for method in ("es", "grpo"):

@@ -62,6 +62,7 @@ def test_training_lowers_the_loss_and_samples_are_strings(tiny, name, rule):
         assert vectors.shape == (20, rule.dimension)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL_MODELS)
 def test_weights_survive_the_disk(tiny, name, tmp_path):
     rule = RULES[0]

@@ -162,6 +162,7 @@ def test_the_replay_command(whole, base, tmp_path):
     assert same(load_file(tmp_path / "model" / "model.safetensors"), weights(whole))
 
 
+@pytest.mark.slow
 def test_sampling_and_options_are_reproducible_too(base, tmp_path):
     options = {
         "temperature": 1.0,

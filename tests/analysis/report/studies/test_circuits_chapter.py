@@ -18,6 +18,10 @@ from tests.analysis.report.studies.planted_circuits import planted_study
 from tests.analysis.report.test_report_build import Page, at_pointer, check_number, markdown_tables
 
 
+# Its pages or models take seconds to make.
+pytestmark = pytest.mark.slow
+
+
 SECTIONS: dict[str, tuple[str, list[Location]]] = {
     "scores-small": ("Which nodes matter in small", [("circuits", "small", "tasks")]),
     "scores-medium": ("Which nodes matter in medium", [("circuits", "medium", "tasks")]),

@@ -17,6 +17,10 @@ from tests.analysis.continual.planted_sequence import TASKS, full_run, planted_m
 from tests.analysis.report.test_report_build import Page, at_pointer, check_number, markdown_tables, page_of
 
 
+# Its pages or models take seconds to make.
+pytestmark = pytest.mark.slow
+
+
 FIGURES = ["matrices", "control-matrices", "metrics", "differences", "retention", "drift"]
 
 
@@ -215,7 +219,6 @@ def test_long_names_stand_below_each_other(tmp_path):
     assert svg.count(">before<") == 3
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("columns", [6, 10])
 def test_many_columns(tmp_path, columns):
     """More columns than fit beside each other, and more than have room for intervals."""
@@ -232,7 +235,6 @@ def test_many_columns(tmp_path, columns):
     assert svg.count("\N{EN DASH}") == (3 * columns if columns <= 8 else 0)
 
 
-@pytest.mark.slow
 def test_missing_sections_are_named(tmp_path):
     text = page_of(written(tmp_path / "a", full_run())).text
     assert "Tasks in sequence" in text and "Missing from results.json: continual." in text
@@ -246,7 +248,6 @@ def test_missing_sections_are_named(tmp_path):
     assert (run / "report" / "figures" / "matrices.svg").exists()
 
 
-@pytest.mark.slow
 def test_incomplete_chains_are_named(tmp_path):
     results = full_run()
     results["arms"]["es"]["seeds"]["2"]["stages"].pop()
@@ -257,7 +258,6 @@ def test_incomplete_chains_are_named(tmp_path):
     assert "2 to 3 seeds each" in text
 
 
-@pytest.mark.slow
 def test_unmeasured_divergences(tmp_path):
     results = full_run()
     for arm in results["arms"].values():
@@ -291,7 +291,6 @@ def test_gallery_shows_a_sequential_run(built):
     assert "report/figures/matrices.svg" in page and "report/figures/drift.svg" in page
 
 
-@pytest.mark.slow
 def test_the_same_results_give_the_same_page(built, tmp_path):
     again = written(tmp_path, read_json(built / "results.json"))
     for name in ("index.html", "report.md", *(f"figures/{figure}.png" for figure in FIGURES)):
