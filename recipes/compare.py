@@ -133,6 +133,7 @@ def trainings(config: CompareConfig) -> tuple[ESConfig, tuple[GRPOArguments, GRP
 def say_plan(config: CompareConfig) -> None:
     """What a dry run says."""
     es, grpo = trainings(config)
+    may_change = may_differ(config, es, grpo)
     announce("es, the first of two trainings", training_lines("es", es))
     print_memory_plan(es)
     announce("grpo, the second", training_lines("grpo", *grpo))
@@ -141,7 +142,7 @@ def say_plan(config: CompareConfig) -> None:
         {
             "test": held_out_line(config.test_tasks, config.test_size, config.data_seed),
             "lines": f"{config.line_points} models along each, {config.line_size:,} problems for each model",
-            "folder": folder_line(config.output_dir, config),
+            "folder": folder_line(config.output_dir, config, may_change=may_change),
         },
     )
 
@@ -155,7 +156,7 @@ def compare(config: CompareConfig) -> Path:
 
     es, grpo = trainings(config)
     accelerator = make_accelerator()
-    start_run(run, config, may_change=("report_to", *more_completions(config, es, grpo)))
+    start_run(run, config, may_change=may_differ(config, es, grpo))
 
     # 1. Two trainings. A finished one returns at once.
     stages = Stages(["training es", "training grpo", *MEASURED, "report"], accelerator.is_main_process)
@@ -191,6 +192,11 @@ def compare(config: CompareConfig) -> Path:
     print(f"\n{results_text(run)}\n", flush=True)
     print(f"report: {page}")
     return base
+
+
+def may_differ(config: CompareConfig, es: ESConfig, grpo: tuple[GRPOArguments, GRPOConfig]) -> tuple[str, ...]:
+    """The options that may differ from those of the comparison in the folder."""
+    return "report_to", *more_completions(config, es, grpo)
 
 
 def more_completions(config: CompareConfig, es: ESConfig, grpo: tuple[GRPOArguments, GRPOConfig]) -> tuple[str, ...]:

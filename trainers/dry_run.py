@@ -4,7 +4,7 @@ Whatever would refuse the run before its first step refuses it here: options, a 
 folder that holds another run. Each function returns the words for one line.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,26 +13,19 @@ from eval.circuit_tasks import CIRCUIT_TASKS
 from eval.tasks import get_task
 from trainers.es.config import ESConfig
 from trainers.es.engine import check_memory
+from trainers.es.folder import MAY_CHANGE as ES_MAY_CHANGE
+from trainers.es.folder import may_grow
 from trainers.es.memory import model_shape
-from trainers.grpo import GRPOArguments, GRPOConfig, check_grpo_run
+from trainers.grpo import GRPOArguments, GRPOConfig, check_grpo_run, check_more_steps
 from trainers.launch import is_main_process, make_accelerator
+from trainers.pretrain import MAY_CHANGE as PRETRAIN_MAY_CHANGE
 from trainers.pretrain import PretrainConfig
 from trainers.rules import MAY_CHANGE as RULES_MAY_CHANGE
 from trainers.rules import RulesConfig
 from trainers.run_folder import check_start, last_complete_step
-from trainers.sft import SFTArguments, SFTConfig
+from trainers.sft import SFTArguments, SFTConfig, more_passes
 from trainers.trl_run import MAY_CHANGE as TRL_MAY_CHANGE
 from trainers.trl_run import check_run, seed_of_problems
-
-
-# What may differ from the run that a folder holds; the last two of es say for what the plan is made.
-MAY_CHANGE = {
-    "es": ("report_to", "dry_run", "memory_gb"),
-    "grpo": TRL_MAY_CHANGE,
-    "sft": TRL_MAY_CHANGE,
-    "pretrain": (),
-    "rules": RULES_MAY_CHANGE,
-}
 
 
 def announce(method: str, lines: dict[str, str]) -> None:
@@ -60,9 +53,11 @@ def held_out_line(tasks: Iterable[Any], size: int, seed: int) -> str:
     return "; ".join(data_line(task, {"test": size}, seed) for task in tasks)
 
 
-def folder_line(folder: str | Path, *configs: Any, may_change: Collection[str] = ()) -> str:
+def folder_line(
+    folder: str | Path, *configs: Any, may_change: Collection[str] = (), may_grow: Mapping[str, float] | None = None
+) -> str:
     """Whether a run there is new, goes on or is finished. Raises `UserError` if it could not start there."""
-    check_start(Path(folder), *configs, may_change=may_change)
+    check_start(Path(folder), *configs, may_change=may_change, may_grow=may_grow)
     return f"{folder}: {state_of(Path(folder))}"
 
 
@@ -86,8 +81,17 @@ def finished_line(folders: Iterable[Path], what: str) -> str:
 def training_lines(method: str, *configs: Any) -> dict[str, str]:
     """The lines of one training, with its configs as the trainer takes them."""
     lines = LINES[method](*configs)
-    folder = folder_line(configs[-1].output_dir, *configs, may_change=MAY_CHANGE[method])
-    return lines | {"folder": folder}
+    folder, growing = Path(configs[-1].output_dir), {}
+    if method == "es":
+        # The last two say for what the plan is made.
+        may_change, growing = (*ES_MAY_CHANGE, "dry_run", "memory_gb"), may_grow(folder, *configs)
+    elif method == "grpo":
+        may_change = (*TRL_MAY_CHANGE, *check_more_steps(get_task(configs[0].task), *configs))
+    elif method == "sft":
+        may_change = (*TRL_MAY_CHANGE, *more_passes(configs[-1]))
+    else:
+        may_change = {"pretrain": PRETRAIN_MAY_CHANGE, "rules": RULES_MAY_CHANGE}[method]
+    return lines | {"folder": folder_line(folder, *configs, may_change=may_change, may_grow=growing)}
 
 
 def print_memory_plan(config: ESConfig) -> None:

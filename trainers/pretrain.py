@@ -73,6 +73,9 @@ from trainers.tracking import Tracking, tracker_names
 PART = 64
 Tasks = Sequence[GeneratedTask | CircuitTask]
 
+# What may differ between two starts of a run: who is told of it.
+MAY_CHANGE = ("report_to", *HUB_OPTIONS)
+
 
 @dataclass
 class PretrainConfig(HubOptions):
@@ -143,7 +146,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     block = 3 * config.hidden_size * config.intermediate_size + 2 * config.hidden_size**2
     require_training_memory(config.layers * block, "hidden_size, intermediate_size or layers")
     check_hub(config)
-    start_run(run, config, may_change=("report_to", *HUB_OPTIONS))
+    start_run(run, config, may_change=MAY_CHANGE)
     training = _Pretraining(config, accelerator)
     parameters = training.model.num_parameters()
     require_free_space(run, 4 * 4 * parameters, "the checkpoints and the model of this run")

@@ -84,10 +84,12 @@ def start_run(
     wait_for_everyone()
 
 
-def check_start(folder: Path, *configs: Any, may_change: Collection[str] = ()) -> None:
+def check_start(
+    folder: Path, *configs: Any, may_change: Collection[str] = (), may_grow: Mapping[str, float] | None = None
+) -> None:
     """Raise `UserError` where `start_run` would, but for another run that is in the folder now; nothing is written."""
-    text = yaml.safe_dump(as_flat_dict(*configs), sort_keys=False, allow_unicode=True)
-    _refuse_another_config(Path(folder) / "config.yaml", yaml.safe_load(text), may_change)
+    config = yaml.safe_load(yaml.safe_dump(as_flat_dict(*configs), sort_keys=False, allow_unicode=True))
+    _refuse_another_config(Path(folder) / "config.yaml", config, may_change, may_grow or {}, _defaults(*configs))
     _refuse_foreign_files(Path(folder))
 
 

@@ -132,6 +132,11 @@ class Sampled:
     kept: list[tuple[list[int], list[int]]]
 
 
+def more_passes(config: SFTConfig) -> tuple[str, ...]:
+    """The option that may differ from the run in the folder, because it is given more passes; none if it is not."""
+    return () if options_before(run_folder(config), "num_train_epochs", config) is None else ("num_train_epochs",)
+
+
 def train_sft(arguments: SFTArguments, config: SFTConfig) -> dict[str, Any]:
     """Sample and train in `config.output_dir`, or go on where a killed run was; returns what stands in results.json.
 
@@ -143,7 +148,7 @@ def train_sft(arguments: SFTArguments, config: SFTConfig) -> dict[str, Any]:
     check_run(arguments, config)
     task = get_task(arguments.task)
     folder = run_folder(config)
-    growing = () if options_before(folder, "num_train_epochs", config) is None else ("num_train_epochs",)
+    growing = more_passes(config)
 
     def more(results: dict[str, Any]) -> bool:
         return goes_on(folder, steps_of(results["kept"], config))

@@ -49,14 +49,15 @@ def takes_names_of_grpo(config_type: Config) -> Config:
 
     The fields stay as they are: YAML files, --help and config.yaml know the names of the fields alone.
     """
-    declared: Any = config_type.__init__
+    changed: Any = config_type
+    declared = changed.__init__
 
     @functools.wraps(declared)
     def make(self, model: str = "", output_dir: str = "", *values: Any, **options: Any) -> None:
         known = {*config_type.__dataclass_fields__}
         declared(self, model, output_dir, *values, **own_names(options, known))
 
-    config_type.__init__ = make
+    changed.__init__ = make
     return config_type
 
 

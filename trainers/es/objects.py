@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import datasets
 from peft import PeftConfig, PeftModel
@@ -63,12 +63,12 @@ def resolve_model(
     if not name:
         raise UserError("model is missing; give a checkpoint folder, the name of a hub model, or a loaded model")
     if config is None:
-        config = ESConfig()
+        config = ESConfig(model="", output_dir="")
     config = replace(config, model=name, output_dir=config.output_dir or f"{name.rstrip('/').split('/')[-1]}-ES")
     return config, loaded, None if loaded is None else weights_hash(dict(loaded.named_parameters()))
 
 
-def is_task(thing: Any) -> bool:
+def is_task(thing: Any) -> TypeGuard[Task]:
     return not isinstance(thing, type) and all(hasattr(thing, member) for member in MEMBERS)
 
 

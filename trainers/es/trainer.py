@@ -399,7 +399,7 @@ class ESTrainer:
         self.events.evaluated(metrics)
 
     def _greedy(self, prefix: str) -> dict[str, Any]:
-        config, metrics = self.args, None
+        config, metrics = self.args, {}
         if self.accelerator.is_main_process:
             # No more completions at once than the plan reckons with.
             at_once = min(1024, self.plan.rows) if hasattr(self, "plan") else config.prompts_per_step
