@@ -63,7 +63,7 @@ from trainers.options import (
     check_bounds,
     option,
 )
-from trainers.run_folder import checkpoint_folder, end_run, last_complete_step, save_checkpoint, start_run
+from trainers.run_folder import checkpoint_folder, end_run, keep_newest, last_complete_step, save_checkpoint, start_run
 from trainers.step_line import step_line
 from trainers.tiny_tokenizer import CHAT_TEMPLATE, PLAIN_TEMPLATE, character_tokenizer
 from trainers.tracking import Tracking, tracker_names
@@ -274,6 +274,8 @@ class _Pretraining:
         """Steps and seconds of the newest checkpoint, to which all is set back, the logs too; 0 without any."""
         step, seconds = last_complete_step(run) or 0, 0.0
         if step:
+            if self.accelerator.is_main_process:
+                keep_newest(run, 1)
             folder = checkpoint_folder(run, step)
             weights = load_file(folder / "model.safetensors")
             with torch.no_grad():

@@ -171,8 +171,13 @@ def save_checkpoint(folder: Path, step: int, save: Callable[[Path], None], keep:
         with new_folder(target) as unfinished:
             save(unfinished)
     if keep is not None:
-        for old in sorted(complete_steps(folder))[:-keep]:
-            remove_made(checkpoint_folder(folder, old))
+        keep_newest(folder, keep)
+
+
+def keep_newest(folder: Path, keep: int) -> None:
+    """Remove all but the `keep` newest complete checkpoints, also what a kill between naming and removing has left."""
+    for old in sorted(complete_steps(folder))[:-keep]:
+        remove_made(checkpoint_folder(folder, old))
 
 
 def describe_environment() -> dict[str, Any]:

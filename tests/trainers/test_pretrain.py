@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,6 +75,18 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path):
     subprocess.run(command, check=True, capture_output=True)
     assert same(model_weights(tmp_path / "killed"), model_weights(tmp_path / "whole"))
     assert [row["step"] for row in read_jsonl(tmp_path / "killed" / "metrics.jsonl")] == list(range(1, 31))
+
+
+@pytest.mark.slow
+def test_an_older_checkpoint_that_a_kill_left_is_removed_by_the_next_start(tmp_path):
+    run = tmp_path / "run"
+    pretrain(config(run, steps=20, save_every=10))
+    (run / "results.json").unlink()
+    (left,) = (run / "checkpoints").iterdir()
+    older = run / "checkpoints" / "step_5"
+    shutil.copytree(left, older)
+    pretrain(config(run, steps=20, save_every=10))
+    assert [path.name for path in (run / "checkpoints").iterdir()] == [left.name]
 
 
 def test_the_shares_of_a_step_make_up_the_step():

@@ -57,7 +57,7 @@ from trainers.es.vector_search import VectorSearch
 from trainers.finish import finish_training
 from trainers.hub import check_hub, push
 from trainers.launch import make_accelerator, refuse_sharded_launch, refuse_sharding
-from trainers.run_folder import checkpoint_folder, end_run, save_checkpoint, start_run
+from trainers.run_folder import checkpoint_folder, end_run, keep_newest, save_checkpoint, start_run
 from trainers.step_line import step_line
 from trainers.tracking import Tracking, tracker_names
 from trainers.watch import watch_processes
@@ -272,6 +272,7 @@ class ESTrainer:
                 checkpoint = checkpoint_folder(self.folder, done)
                 self.progress = read_json(checkpoint / "progress.json")
                 saved = self._read_weights(checkpoint)
+                keep_newest(self.folder, config.keep)
             truncate_logs(self.folder, done)
             self.signal.resume(self.folder / "metrics.jsonl")
             recorded = [row["fitness"] for row in read_jsonl(self.folder / VectorSearch.log)]
