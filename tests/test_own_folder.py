@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mine")
     rows = [{"question": f"{number}+45", "answer": str(number + 45)} for number in range(50)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    [reward] = re.findall(r"^```python\n(.*?)^```", chapter(), re.DOTALL | re.MULTILINE)
+    reward, _ = re.findall(r"^```python\n(.*?)^```", chapter(), re.DOTALL | re.MULTILINE)
     (folder / "reward.py").write_text(reward)
     for name in ("analysis", "eval", "cli", "recipes", "trainers"):
         (folder / name).mkdir()
@@ -93,7 +93,8 @@ def test_the_chapter_works_as_it_is_written(folder, monkeypatch):
     compared = read_json(folder / "runs" / "compare" / "results.json")
     assert set(compared["evaluation"]["es"]) == {"rows", "countdown"} and compared["connectivity"]["task"] == "rows"
     assert len(compared["own_data"]["rows"]["sha256"]) == 64
-    assert "rows" in (folder / "runs" / "compare" / "report" / "index.html").read_text(encoding="utf-8")
+    page = (folder / "runs" / "compare" / "report" / "index.html").read_text(encoding="utf-8")
+    assert "rows" in page and "What the models wrote" in page and "+45" in page
     evaluated = read_json(folder / "runs" / "es-evaluated" / "results.json")
     assert evaluated["tasks"]["rows"]["total"] == evaluated["own_data"]["rows"]["rows"]["test"]
 

@@ -437,9 +437,9 @@ def test_a_card_says_what_the_run_was(whole, base, monkeypatch):
         trainer.push_to_hub()
 
 
-def test_the_script_of_the_manual(base, tmp_path, monkeypatch):
-    manual = (ROOT / "docs" / "estrainer.md").read_text(encoding="utf-8")
-    [script] = re.findall(r"```python\n(.*?)```", manual, re.DOTALL)
+def test_the_script_of_the_readme(base, tmp_path, monkeypatch):
+    manual = (ROOT / "README.md").read_text(encoding="utf-8")
+    script = next(code for code in re.findall(r"```python\n(.*?)```", manual, re.DOTALL) if "ESTrainer" in code)
     assert len(script.strip().splitlines()) <= 15
     rows = [{"prompt": f"Write {index}.", "answer": str(index % 10)} for index in range(50)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
