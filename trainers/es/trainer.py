@@ -354,6 +354,7 @@ class ESTrainer:
             "empty_completions": evaluation.empty,
             "unfinished_completions": evaluation.unfinished,
             "mean_tokens": evaluation.tokens / evaluation.completions,
+            "max_tokens": evaluation.longest,
             **{f"rewards/{name}/mean": value for name, value in evaluation.parts.items()},
         }
         if self.accelerator.is_main_process:
