@@ -53,7 +53,6 @@ from eval.storage import (
     append_jsonl,
     new_folder,
     read_json,
-    read_jsonl,
     require_free_space,
     truncate_jsonl,
     write_json,
@@ -70,11 +69,11 @@ from trainers.arguments import (
 )
 from trainers.dead_signal import DeadSignal
 from trainers.ending import diverged, ended_by
-from trainers.finish import finish_training
+from trainers.finish import finish_again, finish_training
 from trainers.hub import HUB_OPTIONS, check_hub
 from trainers.launch import is_main_process
 from trainers.options import NonNegativeInt, Rows, check_bounds, check_not_negative, check_share, option
-from trainers.run_folder import end_run, start_run
+from trainers.run_folder import end_run, first_and_last_evaluation, start_run
 from trainers.step_line import step_line
 from trainers.task_options import TaskOption, TaskOptions, fold_task
 from trainers.tracking import Tracking, tracker_names
@@ -238,12 +237,15 @@ def results_of_finished_run(
 ) -> dict[str, Any] | None:
     """What stands in results.json of a complete run with these options; None if it is not complete.
 
+    With `push_to_hub` its model is uploaded, again or for the first time.
+
     goes_on: whether a run with these results is to be given more steps.
     """
     file = run_folder(config) / "results.json"
     if not file.exists() or goes_on(read_json(file)):
         return None
     start_run(run_folder(config), arguments, config, may_change=MAY_CHANGE)
+    finish_again(run_folder(config), config)
     end_run(run_folder(config))
     return read_json(file)
 
@@ -632,7 +634,6 @@ def write_finished_run(
     reached["steps"] = reached.pop("step")
     if ended_early_by is not None:
         reached["ended_by"] = ended_early_by
-    evaluations = read_jsonl(folder / "evaluations.jsonl")
     data = {f"{arguments.task}, {len(problems)} rows of train": rows_digest(problems)}
     if arguments.eval_every:
         data |= data_digests([(arguments.task, arguments.eval_size)], "validation", seed_of_problems(config))
@@ -642,8 +643,7 @@ def write_finished_run(
         "parameters": model.num_parameters(),
         **own,
         **reached,
-        "first_evaluation": evaluations[0] if evaluations else None,
-        "last_evaluation": evaluations[-1] if evaluations else None,
+        **first_and_last_evaluation(folder),
         **own_data([arguments.task]),
         "digests": run_digests(folder, {"start": arguments.model, "model": folder / "model"}, data),
     }
