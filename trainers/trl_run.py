@@ -43,7 +43,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from eval.digests import data_digests, rows_digest, run_digests
 from eval.errors import UserError
 from eval.harness import evaluate_task
-from eval.ownership import files_in, read_marker, remove_made, require_ours, run_at, write_marker
+from eval.ownership import files_in, make_marked, read_marker, remove_made, require_ours, run_at, write_marker
 from eval.rollout.base import Sampling
 from eval.rollout.chat import end_token_ids, padding_id
 from eval.rollout.hf import HFEngine
@@ -218,7 +218,8 @@ def check_run(arguments: TRLArguments, config: TrainingArguments) -> None:
         raise UserError("training on the CPU would run in half precision; write bf16: false (and no fp16)")
     if arguments.optimizer_from:
         optimizer_file(arguments.optimizer_from)
-    foreign = [path for path in _checkpoints(run_folder(config)) if not _is_own(path)]
+    # In an empty one there is nothing to lose.
+    foreign = [path for path in _checkpoints(run_folder(config)) if not _is_own(path) and any(path.iterdir())]
     if foreign:
         raise UserError(f"{foreign[0]} is not of this run; move it away, or choose another output_dir")
     check_hub(config)
@@ -373,8 +374,10 @@ class RunRecorder(TrainerCallback):
                 # Made and marked before the trainer fills it: what a kill leaves of it is known as this run's.
                 checkpoint = self.folder / f"checkpoint-{state.global_step}"
                 require_ours(checkpoint, option="output_dir")
-                checkpoint.mkdir(exist_ok=True)
-                write_marker(checkpoint, run_at(self.folder))
+                if not checkpoint.exists():
+                    make_marked(checkpoint, run_at(self.folder))
+                elif not any(checkpoint.iterdir()):
+                    write_marker(checkpoint, run_at(self.folder))
 
     def on_log(self, args, state, control, **kwargs):
         logs = {name: value for name, value in kwargs["logs"].items() if name not in self.left_out}
