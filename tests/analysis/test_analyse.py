@@ -89,7 +89,7 @@ def test_every_measure_takes_adapters_and_folders_without_a_tokenizer(models, tm
     ours, merged = (read_json(tmp_path / name / "results.json") for name in ("adapter", "merged"))
     assert ours["methods"] == ["mine", "theirs"]
     assert list(ours["connectivity"]["lines"]) == ["base|mine", "base|theirs", "mine|theirs"]
-    asked = ["geometry", "spectra", "evaluation", "written", "kl", "connectivity", "connectivity_kinds"]
+    asked = ["geometry", "spectra", "evaluation", "written", "kl", "connectivity", "kind_lines"]
     assert ours["asked"] == asked
     for section in ours["asked"]:
         assert ours[section] == merged[section], section
