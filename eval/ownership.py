@@ -154,10 +154,19 @@ def remove_leftovers(folder: Path) -> None:
     run = run_at(folder)
     for leftover in list(_leftovers(Path(folder))):
         if leftover.is_dir():
-            if (read_marker(leftover) or {}).get("run") == run and why_not_ours(leftover) is None:
+            if _holds_nothing(leftover) or (
+                (read_marker(leftover) or {}).get("run") == run and why_not_ours(leftover) is None
+            ):
                 shutil.rmtree(leftover)
         elif run and leftover.name.endswith(f".{run}"):
             leftover.unlink(missing_ok=True)
+
+
+def _holds_nothing(folder: Path) -> bool:
+    """Whether `folder` was made, and the kill came before its marker was: it is empty, or has half a marker."""
+    if folder.is_symlink() or read_marker(folder) is not None:
+        return False
+    return all(path.name.startswith(f"{MARKER}.") for path in folder.iterdir())
 
 
 def _leftovers(folder: Path) -> Iterator[Path]:

@@ -149,6 +149,25 @@ def main() -> None:
     if is_main:
         print(f"{len(finished)} chains, {sum(finished)} of them finished", flush=True)
     began = time.perf_counter()
+    train_chains(config, plan, unfinished, device)
+    if not is_main:
+        return
+    measured = {(arm.name, seed): measure(config, plan, arm, seed, device) for arm, seed in config.chains()}
+    print(f"{len(unfinished)} chains in {(time.perf_counter() - began) / 60:.1f} minutes", flush=True)
+
+    # 3. All numbers in one file, and the page made from it.
+    results = results_of(config, plan, measured)
+    write_results(run / "results.json", "sequential", results | {"continual": summarise(results)})
+    stages.begin("report")
+    page = build(run)
+    print(f"\n{results_text(run)}\n", flush=True)
+    print(f"report: {page}")
+
+
+def train_chains(
+    config: SequentialConfig, plan: Plan, unfinished: list[tuple[Arm, int]], device: torch.device
+) -> None:
+    """Train them one after the other, or measure them as well and do several at a time."""
     if config.processes > 1:
         for _, group in groupby(unfinished, key=lambda chain: plan.budget.follows(chain[0])):
             jobs = {
@@ -158,12 +177,11 @@ def main() -> None:
     else:
         for arm, seed in unfinished:
             train_chain(plan, arm, seed)
-    if not is_main:
-        return
-    measured = {(arm.name, seed): measure(config, plan, arm, seed, device) for arm, seed in config.chains()}
-    print(f"{len(unfinished)} chains in {(time.perf_counter() - began) / 60:.1f} minutes", flush=True)
 
-    # 3. All numbers in one file, and the page made from it.
+
+def results_of(config: SequentialConfig, plan: Plan, measured: dict[tuple[str, int], Any]) -> dict[str, Any]:
+    """What results.json says before it is summed up. measured: {(arm, seed): what `measure` returned}."""
+    run = plan.folder
     environment = read_json(run / "environment.json")
     models = {
         f"{arm.name}/seed-{seed}/{number} {task}": folder / "model"
@@ -174,7 +192,7 @@ def main() -> None:
         (task, config.kl_prompts) for task in config.tasks
     ]
     wrote = written_section(run, completions(config, plan))
-    results = {
+    return {
         "study": "sequential",
         "command": environment["command"],
         "environment": environment,
@@ -196,11 +214,6 @@ def main() -> None:
         "digests": run_digests(run, {"base": plan.model, **models}, data_digests(sizes, "test", config.data_seed)),
         **({"written": wrote} if wrote else {}),
     }
-    write_results(run / "results.json", "sequential", results | {"continual": summarise(results)})
-    stages.begin("report")
-    page = build(run)
-    print(f"\n{results_text(run)}\n", flush=True)
-    print(f"report: {page}")
 
 
 def completions(config: SequentialConfig, plan: Plan) -> dict[str, dict[str, Path]]:

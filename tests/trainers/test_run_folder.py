@@ -162,6 +162,10 @@ def test_leftovers_of_a_killed_run_are_removed_at_the_next_start(tmp_path):
     half = tmp_path / "checkpoints" / ".unfinished-step_2"
     (half / ".unfinished-inner").mkdir(parents=True)
     write_marker(half, run_at(tmp_path))
+    # Killed before it was marked, and in the middle of it.
+    (tmp_path / ".unfinished-checkpoint-3").mkdir()
+    (tmp_path / ".unfinished-checkpoint-4").mkdir()
+    (tmp_path / ".unfinished-checkpoint-4" / f"{MARKER}.17").write_text("{")
     (tmp_path / "completions").mkdir()
     (tmp_path / "completions" / f".unfinished-1.parquet.{run_at(tmp_path)}").write_text("half")
     start_run(tmp_path, Run())
