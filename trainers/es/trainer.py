@@ -391,7 +391,7 @@ class ESTrainer:
         """Whether there is none yet of the weights that the run starts, or goes on, from."""
         every = self.args.eval_every
         due = bool(every) and step % every == 0
-        if due and step and self.accelerator.is_main_process:
+        if due and self.accelerator.is_main_process:
             due = step not in [row["step"] for row in read_jsonl(self.folder / "evaluations.jsonl")]
         return broadcast_object_list([due])[0]
 

@@ -290,6 +290,18 @@ def test_a_budget_of_tokens_ends_the_run_and_is_exact_under_resume(base, tmp_pat
     assert same(weights(tmp_path / "run"), before)
 
 
+def test_killed_before_its_first_checkpoint_it_evaluates_the_start_once(whole, base, tmp_path):
+    run = config(base, tmp_path / "run")
+    train_es(run)
+    for folder in ("checkpoints", "model"):
+        shutil.rmtree(tmp_path / "run" / folder)
+    (tmp_path / "run" / "results.json").unlink()
+    train_es(run)
+    assert same(weights(tmp_path / "run"), weights(whole))
+    evaluations = (tmp_path / "run" / "evaluations.jsonl").read_text()
+    assert evaluations == (whole / "evaluations.jsonl").read_text() and '"step": 0' in evaluations
+
+
 def test_ending_early_gives_the_weights_of_a_run_of_as_many_steps(base, tmp_path):
     for name, options in (("es", {}), ("snes", {"algorithm": "snes"})):
         train_es(config(base, tmp_path / name, **options, steps=1))
