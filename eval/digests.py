@@ -54,6 +54,9 @@ def folder_digest(folder: Path) -> str:
 
 def model_digest(model: str | Path) -> str:
     """Of a checkpoint folder, or of the files of a hub model as they were downloaded; its name where they are not."""
+    from eval.rollout.gguf import local_model_name  # here, because that module needs this one
+
+    model = local_model_name(model)
     if Path(model).is_dir():
         return folder_digest(Path(model))
     # Here, because a command that compares two folders should not wait for the hub's client.
