@@ -14,10 +14,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from eval.tasks import PAPER_TASKS, TASKS, get_task
+    from eval.tasks import PAPER_TASKS, SMALL_TASKS, TASKS, get_task
 
     if arguments.name is None:
-        for name, task in {**TASKS, **PAPER_TASKS}.items():
+        for name, task in {**TASKS, **PAPER_TASKS, **SMALL_TASKS}.items():
             print(f"{name:24} {(type(task).__doc__ or '').partition(chr(10))[0]}")
         return
     for row in get_task(arguments.name).load(arguments.split, arguments.rows, arguments.seed):

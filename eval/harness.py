@@ -6,7 +6,7 @@ from dataclasses import asdict
 from math import comb
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tqdm import tqdm
@@ -17,6 +17,7 @@ from eval.intervals import mean_interval, wilson_interval
 from eval.rollout.base import RolloutEngine, Sampling
 from eval.storage import read_json, write_json
 from eval.tasks import Task
+from eval.tasks.base import EXACT
 
 
 def evaluate_task(
@@ -37,10 +38,11 @@ def evaluate_task(
         correct     completions with value 1.0
         total       completions that could be scored
         unscorable  completions that could not; they count in nothing but `mean_tokens` and `unfinished`
-        accuracy    mean over the rows of the mean value of their scored completions, None without any
+        accuracy    mean over the rows of the mean of `accuracy_of` of their scored completions, None without any
         low, high   95 % interval of the accuracy over the choice of rows, see `accuracy_interval`
         mean_tokens generated tokens per completion, the end token included
         unfinished  completions cut at `max_new_tokens`
+        reward      only for a graded task, whose accuracy is not it: the mean value
         records     per completion {index, prompt, completion, value, parsed, parts, tokens, finished}, in order; with
                     several samples also `sample`
         pass_at     only with several samples: see `pass_at`
@@ -80,8 +82,9 @@ def evaluate_task(
 def summary(records: list[dict[str, Any]]) -> dict[str, Any]:
     """What `evaluate_task` returns about its records."""
     scored = [record for record in records if record["value"] is not None]
-    by_row = [fmean(values) for values in _by_row(scored).values()]
+    by_row = [fmean(cast(float, accuracy_of(record)) for record in row) for row in _by_row(scored)]
     low, high = accuracy_interval(by_row)
+    is_graded = any(EXACT in record.get("parts", {}) for record in scored)
     return {
         "correct": sum(record["value"] == 1.0 for record in scored),
         "total": len(scored),
@@ -91,7 +94,13 @@ def summary(records: list[dict[str, Any]]) -> dict[str, Any]:
         "high": high,
         "mean_tokens": fmean(record["tokens"] for record in records),
         "unfinished": sum(not record["finished"] for record in records),
+        **({"reward": fmean(record["value"] for record in scored)} if is_graded else {}),
     }
+
+
+def accuracy_of(record: dict[str, Any]) -> float | None:
+    """What a completion counts for in an accuracy: its value, or the `EXACT` part of a graded one; None as the value."""
+    return record.get("parts", {}).get(EXACT, record["value"])
 
 
 def pass_at(records: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
@@ -99,7 +108,8 @@ def pass_at(records: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]
 
     A completion passes with value 1.0; rows without a scored completion are left out.
     """
-    rows = list(_by_row([record for record in records if record["value"] is not None]).values())
+    scored = [record for record in records if record["value"] is not None]
+    rows = [[record["value"] for record in row] for row in _by_row(scored)]
     estimates = {}
     k = 1
     while rows and k <= min(map(len, rows)):
@@ -170,11 +180,11 @@ def _answers(
     return records
 
 
-def _by_row(records: list[dict[str, Any]]) -> dict[int, list[float]]:
-    values: dict[int, list[float]] = {}
+def _by_row(records: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    rows: dict[int, list[dict[str, Any]]] = {}
     for record in records:
-        values.setdefault(record["index"], []).append(record["value"])
-    return values
+        rows.setdefault(record["index"], []).append(record)
+    return list(rows.values())
 
 
 def _cache_name(

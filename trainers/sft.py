@@ -6,6 +6,9 @@ al. 2023, arXiv 2308.01825) and, with one round, as expert iteration (ReST-EM: S
 Every right answer is kept, as often as it was sampled, so that the first step's gradient is REINFORCE's for a reward
 of 0 or 1 without a baseline. Whatever is generated counts, right or wrong.
 
+With `answers: reference` the data are the task's own answers instead: a warm start that teaches a model the form in
+which answers are asked for, from few examples, before a reinforcement that would be starved without it.
+
 The run folder is that of `trainers.trl_run`; besides, samples.jsonl has a row per batch of prompts, with the answers
 kept.
 """
@@ -26,9 +29,12 @@ from trl import SFTTrainer
 from eval.adapters import score_completion
 from eval.errors import UserError
 from eval.rollout.base import Sampling
+from eval.rollout.chat import end_token_ids, prompt_ids
 from eval.rollout.hf import HFEngine
 from eval.storage import append_jsonl, read_json, read_jsonl, truncate_jsonl
 from eval.tasks import Task, get_task
+from eval.tasks.base import reference_answer
+from trainers.arguments import check_choice
 from trainers.ending import check_budgets
 from trainers.launch import is_main_process
 from trainers.options import PositiveFloat, PositiveInt, Rows, option
@@ -60,6 +66,11 @@ from trainers.trl_run import (
 class SFTArguments(TRLArguments):
     """What the lab adds to TRL's `SFTConfig`; both are read from the same flat YAML."""
 
+    answers: str = option(
+        "sampled",
+        "sampled: learn from the model's own right answers; reference: from the task's, one for each problem, so that "
+        "nothing is generated, and samples, temperature and prompts_per_batch count for nothing.",
+    )
     problems: Rows = option(1920, "Training problems that the model answers.")
     samples: PositiveInt = option(8, "Answers to each of them.")
     temperature: PositiveFloat = option(1.0, "At which they are sampled.")
@@ -74,6 +85,7 @@ class SFTArguments(TRLArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        check_choice("answers", self.answers, ("sampled", "reference"))
         check_budgets(self.stop_at_tokens, self.stop_at_seconds)
 
 
@@ -131,7 +143,10 @@ def train_sft(arguments: SFTArguments, config: SFTConfig) -> dict[str, Any]:
     folder = run_folder(config)
     start_run(folder, arguments, config, may_change=MAY_CHANGE)
     model.to(config.device)  # pyright: ignore[reportArgumentType]  transformers' decorator hides that it is a method
-    sampled = sample(folder, arguments, config, task, HFEngine(model, tokenizer), problems)
+    if arguments.answers == "reference":
+        sampled = reference_answers(task, model, tokenizer, problems)
+    else:
+        sampled = sample(folder, arguments, config, task, HFEngine(model, tokenizer), problems)
     if not sampled.kept:
         raise UserError(
             f"none of the {sampled.completions} answers of {arguments.model} on {arguments.task} is right and "
@@ -145,6 +160,17 @@ def train_sft(arguments: SFTArguments, config: SFTConfig) -> dict[str, Any]:
     PartialState().wait_for_everyone()
     end_run(folder)
     return read_json(folder / "results.json")
+
+
+def reference_answers(
+    task: Task, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, problems: datasets.Dataset
+) -> Sampled:
+    """The task's own answers, each ended as the model ends its turns; nothing is generated, so nothing is counted."""
+    rows = problems.to_list()
+    [end, *_] = end_token_ids(tokenizer, model.generation_config)
+    prompts = prompt_ids(tokenizer, [row["prompt"] for row in rows])
+    answers = [tokenizer.encode(reference_answer(task, row), add_special_tokens=False) + [end] for row in rows]
+    return Sampled(0, 0, 0.0, 0, list(zip(prompts, answers, strict=True)))
 
 
 def sample(

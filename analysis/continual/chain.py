@@ -9,7 +9,7 @@ from analysis.behaviour.kl import kl_drift
 from analysis.geometry.updates import update_geometry
 from analysis.resume import stage
 from eval.digests import file_digest
-from eval.harness import evaluate_task
+from eval.harness import accuracy_of, evaluate_task
 from eval.rollout.base import Sampling
 from eval.rollout.hf import HFEngine
 from eval.storage import read_json
@@ -68,12 +68,12 @@ def measure_chain(
 def evaluate(
     model: Path, columns: Sequence[str], cache: Path, held_out: HeldOut, device: Any
 ) -> dict[str, list[float | None]]:
-    """The value of the model's greedy answer to each held-out problem, by task."""
+    """What the model's greedy answer to each held-out problem counts for in its accuracy, by task."""
     engine = HFEngine.from_pretrained(model, device)
     sampling = Sampling(held_out.max_new_tokens)
     options = ("test", held_out.test_size, held_out.data_seed, sampling, held_out.batch_size, cache)
     return {
-        column: [record["value"] for record in evaluate_task(engine, get_task(column), *options)["records"]]
+        column: [accuracy_of(record) for record in evaluate_task(engine, get_task(column), *options)["records"]]
         for column in columns
     }
 

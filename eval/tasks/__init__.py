@@ -12,13 +12,21 @@ from eval.tasks.countdown import Countdown
 from eval.tasks.countdown_hub import CountdownHub
 from eval.tasks.four_choice import FourChoice
 from eval.tasks.gsm8k import GSM8K
+from eval.tasks.gsm8k_small import GSM8KSmall
 from eval.tasks.hendrycks_math import HendrycksMath
+from eval.tasks.larger_number import LargerNumber
+from eval.tasks.last_word import LastWord
+from eval.tasks.longest_word import LongestWord
+from eval.tasks.mixture import Mixture
 from eval.tasks.reasoning_gym import PREFIX, ReasoningGym
 from eval.tasks.sciknoweval import SciKnowEvalChemistry
+from eval.tasks.short_countdown import ShortCountdown
+from eval.tasks.short_sum import ShortSum
+from eval.tasks.word_count import WordCount
 from eval.tasks.yes_no import YesNo
 
 
-__all__ = ["PAPER_TASKS", "TASKS", "Score", "Task", "get_task", "known_names"]
+__all__ = ["PAPER_TASKS", "SMALL_TASKS", "TASKS", "Score", "Task", "get_task", "known_names"]
 
 # The offline tasks that the tiny models can do.
 TASKS: dict[str, Task] = {task.name: task for task in (Countdown(), Arithmetic(), FourChoice(), YesNo())}
@@ -29,6 +37,10 @@ PAPER_TASKS: dict[str, Task] = {
     for task in (CountdownHub(), HendrycksMath(), SciKnowEvalChemistry(), BoolQ(), GSM8K(), Conciseness())
 }
 
+SHORT = (LastWord(), LongestWord(), WordCount(), LargerNumber(), ShortSum(), ShortCountdown())
+# For instruct models of a hundred million parameters: short prompts, no form but the bare answer, graded.
+SMALL_TASKS: dict[str, Task] = {task.name: task for task in (*SHORT, Mixture("short_answers", SHORT), GSM8KSmall())}
+
 
 # What makes an object a task, see `eval.tasks.base.Task`.
 MEMBERS = ("name", "load", "score")
@@ -36,12 +48,12 @@ MEMBERS = ("name", "load", "score")
 
 def known_names() -> str:
     """Every way to name a task, for --help and for messages."""
-    return f"{', '.join([*TASKS, *PAPER_TASKS])}, {PREFIX}NAME, or package.module:attribute"
+    return f"{', '.join([*TASKS, *PAPER_TASKS, *SMALL_TASKS])}, {PREFIX}NAME, or package.module:attribute"
 
 
 def get_task(name: str) -> Task:
     """The task called `name`, a `reasoning_gym/<generator>`, or the object at "package.module:attribute"."""
-    known = {**TASKS, **PAPER_TASKS}
+    known = {**TASKS, **PAPER_TASKS, **SMALL_TASKS}
     if name in known:
         return known[name]
     if name.startswith(PREFIX):
