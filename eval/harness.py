@@ -46,6 +46,8 @@ def evaluate_task(
         records     per completion {index, prompt, completion, value, parsed, parts, tokens, finished}, in order; with
                     several samples also `sample`
         pass_at     only with several samples: see `pass_at`
+        spread      only with several samples: share of the rows whose scored completions differ in value; the others
+                    give a method that compares them nothing to learn from. None without any
 
     Greedy decoding is `Sampling(temperature=0)`. Completions do not depend on `batch_size`: the engine addresses its
     sampling noise by prompt and sample. What can differ is rounding in a batched product, where two tokens tie.
@@ -74,6 +76,7 @@ def evaluate_task(
     result = {**summary(records), "records": records}
     if sampling.samples > 1:
         result["pass_at"] = pass_at(records)
+        result["spread"] = spread(records)
     if file is not None:
         write_json(file, result)
     return result
@@ -118,6 +121,12 @@ def pass_at(records: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]
         estimates[str(k)] = {"value": fmean(values), "low": low, "high": high}
         k *= 2
     return estimates
+
+
+def spread(records: list[dict[str, Any]]) -> float | None:
+    """The share of rows with a scored completion whose scored completions are not all of one value."""
+    rows = _by_row([record for record in records if record["value"] is not None])
+    return fmean(len({record["value"] for record in row}) > 1 for row in rows) if rows else None
 
 
 def pass_at_k(correct: int, samples: int, k: int) -> float:

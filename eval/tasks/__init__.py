@@ -14,7 +14,7 @@ from eval.tasks.four_choice import FourChoice
 from eval.tasks.gsm8k import GSM8K
 from eval.tasks.gsm8k_small import GSM8KSmall
 from eval.tasks.hendrycks_math import HendrycksMath
-from eval.tasks.larger_number import LargerNumber
+from eval.tasks.largest_number import LargestNumber
 from eval.tasks.last_word import LastWord
 from eval.tasks.longest_word import LongestWord
 from eval.tasks.mixture import Mixture
@@ -37,7 +37,7 @@ PAPER_TASKS: dict[str, Task] = {
     for task in (CountdownHub(), HendrycksMath(), SciKnowEvalChemistry(), BoolQ(), GSM8K(), Conciseness())
 }
 
-SHORT = (LastWord(), LongestWord(), WordCount(), LargerNumber(), ShortSum(), ShortCountdown())
+SHORT = (LastWord(), LongestWord(), WordCount(), LargestNumber(), ShortSum(), ShortCountdown())
 # For instruct models of a hundred million parameters: short prompts, no form but the bare answer, graded.
 SMALL_TASKS: dict[str, Task] = {task.name: task for task in (*SHORT, Mixture("short_answers", SHORT), GSM8KSmall())}
 

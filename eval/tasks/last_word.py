@@ -13,7 +13,7 @@ from eval.tasks.short_answer import draw_words, load_short, score_word
 
 @dataclass(frozen=True)
 class LastWord:
-    """Offline lists of 3 to 6 words; the last one is asked for, that word alone. Graded, see `short_answer`.
+    """Offline lists of 4 to 8 words; the last one is asked for, that word alone. Graded, see `short_answer`.
 
     Rows have `words` and `answer`.
     """
@@ -22,7 +22,7 @@ class LastWord:
     system_prompt: str = "Answer with one word."
 
     def draw(self, generator: random.Random) -> Problem:
-        words = draw_words(generator, 3, 6)
+        words = draw_words(generator, 4, 8)
         return {"words": words, "answer": words[-1]}
 
     def identity(self, problem: Problem) -> str:

@@ -25,7 +25,9 @@ class Mixture:
     def load(self, split: str, size: int, seed: int) -> datasets.Dataset:
         each = -(-size // len(self.tasks))
         columns = [task.load(split, each, seed).to_list() for task in self.tasks]
-        rows = [(task, row) for in_turn in zip(*columns, strict=True) for task, row in zip(self.tasks, in_turn)]
+        rows = [
+            (self.tasks[place], row) for in_turn in zip(*columns, strict=True) for place, row in enumerate(in_turn)
+        ]
         return datasets.Dataset.from_list(
             [{"prompt": row["prompt"], "task": task.name, "row": json.dumps(row)} for task, row in rows[:size]]
         )

@@ -1,13 +1,13 @@
-"""Short questions that small instruct models understand, and the grading that their tasks share.
+r"""Short questions that small instruct models understand, and the grading that their tasks share.
 
-No `\\boxed{}`: models of a hundred million parameters rarely write it. What is asked for is the bare answer, which they
+No `\boxed{}`: models of a hundred million parameters rarely write it. What is asked for is the bare answer, which they
 rarely write either, so that a score of right and wrong would be 0 for nearly every sample. The scores are graded:
 
-    1.0    right and in form: the completion is the answer alone (case, spaces around it and a full stop aside)
-    0.4    right in other words: "The last word is cloud." `NAMED` of each task says when an answer counts as named
+    1.0    right and in form: the completion is the answer alone (case, spaces and marks around it aside)
+    0.4    right in other words, as in "The last word is cloud."; each task says when it counts an answer as named
     0.0    anything else
 
-`Score.parts` has `exact` (1.0 for the first, which accuracy counts) and `right` (1.0 for the first two).
+`Score.parts` has `exact` (1.0 for the first alone; it is what accuracy counts) and `right` (1.0 for the first two).
 """
 
 import random
@@ -65,7 +65,7 @@ def bare(completion: str) -> str:
 
 
 def score_word(completion: str, answer: Any, words: Sequence[str]) -> Score:
-    """NAMED: the completion holds the answer and no other of `words`, so that reciting the list earns nothing."""
+    """Named if the completion holds the answer and no other of `words`, so that reciting the list earns nothing."""
     if not isinstance(answer, str) or answer not in words:
         return Score(None, bare(completion))
     named = set(WORD.findall(completion.lower())) & set(words)
@@ -73,7 +73,7 @@ def score_word(completion: str, answer: Any, words: Sequence[str]) -> Score:
 
 
 def score_number(completion: str, answer: Any) -> Score:
-    """NAMED: the answer is the last number of the completion, after a calculation, say."""
+    """Named if the answer is the last number of the completion, after a calculation, say."""
     if not isinstance(answer, int):
         return Score(None, bare(completion))
     numbers = NUMBER.findall(completion)

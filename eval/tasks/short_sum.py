@@ -19,7 +19,7 @@ class ShortSum:
     """
 
     name: str = "short_sum"
-    largest: int = 49
+    largest: int = 30
     system_prompt: str = "Answer with one number."
 
     def draw(self, generator: random.Random) -> Problem:

@@ -13,7 +13,7 @@ from eval.tasks.short_answer import draw_words, load_short, score_number
 
 @dataclass(frozen=True)
 class WordCount:
-    """Offline lists of 2 to 9 words; how many there are is asked for, in digits. Graded, see `short_answer`.
+    """Offline lists of 2 to 6 words; how many there are is asked for, in digits. Graded, see `short_answer`.
 
     Rows have `words` and `answer` (int).
     """
@@ -22,7 +22,7 @@ class WordCount:
     system_prompt: str = "Answer with one number."
 
     def draw(self, generator: random.Random) -> Problem:
-        words = draw_words(generator, 2, 9)
+        words = draw_words(generator, 2, 6)
         return {"words": words, "answer": len(words)}
 
     def identity(self, problem: Problem) -> str:

@@ -1,4 +1,4 @@
-"""The larger of two numbers."""
+"""The largest of some numbers."""
 
 import random
 from dataclasses import dataclass
@@ -12,26 +12,27 @@ from eval.tasks.short_answer import NUMBER, bare, graded, load_short
 
 
 @dataclass(frozen=True)
-class LargerNumber:
-    """Offline pairs of different numbers up to `largest`; the larger one is asked for. Graded, see `short_answer`.
+class LargestNumber:
+    """`count` different numbers from 10 to `largest`; the largest is asked for. Graded, see `short_answer`.
 
-    Rows have `numbers` and `answer` (int). An answer is named if the completion holds it and not the other number.
+    Rows have `numbers` and `answer` (int). An answer is named if the completion holds it and none of the others.
     """
 
-    name: str = "larger_number"
+    name: str = "largest_number"
+    count: int = 4
     largest: int = 999
     system_prompt: str = "Answer with one number."
 
     def draw(self, generator: random.Random) -> Problem:
-        numbers = generator.sample(range(10, self.largest + 1), 2)
+        numbers = generator.sample(range(10, self.largest + 1), self.count)
         return {"numbers": numbers, "answer": max(numbers)}
 
     def identity(self, problem: Problem) -> str:
         return " ".join(map(str, sorted(problem["numbers"])))
 
     def question(self, problem: Problem) -> str:
-        first, second = problem["numbers"]
-        return f"Which number is larger, {first} or {second}?"
+        *others, last = problem["numbers"]
+        return f"Which number is the largest: {', '.join(map(str, others))} or {last}?"
 
     def load(self, split: str, size: int, seed: int) -> datasets.Dataset:
         return load_short(self, split, size, seed)
