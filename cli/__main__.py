@@ -10,7 +10,7 @@ from eval.errors import UserError, exit_with_one_line
 
 
 ANALYSIS = ("geometry", "connectivity", "kl", "theory", "planted", "clocks", "table", "report")
-EVAL = ("score", "evaluate", "holdouts")
+EVAL = ("score", "evaluate", "perplexity", "holdouts")
 OWN = {command_name(module): module for module in (verify, tasks, configs, doctor)}
 
 

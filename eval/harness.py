@@ -102,7 +102,7 @@ def summary(records: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def accuracy_of(record: dict[str, Any]) -> float | None:
-    """What a completion counts for in an accuracy: its value, or the `EXACT` part of a graded one; None as the value."""
+    """What a completion counts for in an accuracy: its value, or a graded one's `EXACT` part; None if unscored."""
     return record.get("parts", {}).get(EXACT, record["value"])
 
 

@@ -31,7 +31,9 @@ FUSED = ("qkv_proj", "gate_up_proj")
 
 
 class Checkpoint:
-    """The weights of one checkpoint folder, or of what `local_model_name` makes one of, by Hugging Face parameter name.
+    """The weights of one checkpoint folder, by Hugging Face parameter name.
+
+    A packaged model's name or a GGUF file is the folder that `local_model_name` makes of it.
 
     `eval.checkpoint_files` says in which files they lie, as for loading a model. Files are opened anew for every
     tensor: what is not being read takes no memory.

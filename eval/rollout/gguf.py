@@ -102,7 +102,7 @@ def is_whole(folder: Path) -> bool:
 
 
 def convert(file: Path, folder: Path, name: str) -> None:
-    """Write `folder` (config, tokenizer, weights in float32, card, provenance.json) from a GGUF file, all or nothing."""
+    """Write `folder` (weights in float32, tokenizer, card, provenance.json) from a GGUF file, all or nothing."""
     if importlib.util.find_spec("gguf") is None:
         raise UserError(f"{file} is read with the package gguf, which is not installed; run: pip install gguf")
     # Here, because the loading functions import this module.
@@ -220,8 +220,8 @@ def card(record: dict[str, Any], metadata: dict[str, Any]) -> str:
             "",
             f"Converted by posttrain-lab from {source} (SHA-256 `{record['source_sha256']}`).",
             "",
-            "The weights are the values of that file, quantised where the file is, written as float32: they are not those",
-            "of the original model, and numbers measured on this folder hold for the quantised model.",
+            "The weights are the values of that file, quantised where the file is, written as float32: they are not",
+            "those of the original model, and numbers measured on this folder hold for the quantised model.",
             "",
         ]
     )
