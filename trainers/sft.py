@@ -140,13 +140,11 @@ def train_sft(arguments: SFTArguments, config: SFTConfig) -> dict[str, Any]:
     # Loaded before the folder is touched: a wrong name leaves nothing behind.
     model, tokenizer = load_chat_model(arguments.model)
     problems = task.load("train", arguments.problems, seed_of_problems(config))
+    given = reference_answers(task, model, tokenizer, problems) if arguments.answers == "reference" else None
     folder = run_folder(config)
     start_run(folder, arguments, config, may_change=MAY_CHANGE)
     model.to(config.device)  # pyright: ignore[reportArgumentType]  transformers' decorator hides that it is a method
-    if arguments.answers == "reference":
-        sampled = reference_answers(task, model, tokenizer, problems)
-    else:
-        sampled = sample(folder, arguments, config, task, HFEngine(model, tokenizer), problems)
+    sampled = given or sample(folder, arguments, config, task, HFEngine(model, tokenizer), problems)
     if not sampled.kept:
         raise UserError(
             f"none of the {sampled.completions} answers of {arguments.model} on {arguments.task} is right and "

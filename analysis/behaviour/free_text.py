@@ -35,7 +35,7 @@ def text_kl(
 ) -> dict[str, dict[str, Any]]:
     """KL between base and each checkpoint, in both directions, and the perplexity of both, on a text in passages.
 
-    Returns {name: {"forward", "reverse": `divergence` in nats, "perplexity": {"base", "model": see `eval.perplexity`}}}.
+    Returns {name: {"forward", "reverse": see `divergence`, "perplexity": {"base", "model": see `eval.perplexity`}}}.
     Intervals are over the choice of passages. Two models are in memory at a time, in float32.
 
     batch_size: pieces of text that run together.
@@ -86,7 +86,10 @@ def piece_sums(base: HFEngine, model: HFEngine, batch: Sequence[TokenPair]) -> l
 
 
 def divergence(sums: Sequence[float], counts: Sequence[int], direction: str, seed: int) -> dict[str, Any]:
-    """{"per_token", its 95 % interval "per_token_low" and "per_token_high", ...} in nats, from the sums and numbers of tokens of each passage."""
+    """{"per_token" in nats, its 95 % interval "per_token_low" and "per_token_high", "tokens", "passages", ...}.
+
+    sums, counts: of each passage, over its tokens.
+    """
     mean, low, high = ratio_with_interval(sums, counts, seed)
     return {
         "per_token": mean,

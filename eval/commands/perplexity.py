@@ -1,7 +1,7 @@
 """Perplexity of free text under a model, with its 95 % interval.
 
-The text is in passages with blank lines between them; the builtin one, 100 kB of prose in the public domain, has nothing
-to do with any task. Writes results.json.
+The text is in passages with blank lines between them. The builtin one, 100 kB of prose in the public domain, has
+nothing to do with any task. Writes results.json.
 """
 
 import argparse

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from eval.errors import UserError
 from eval.rollout.base import RolloutEngine
 from eval.rollout.chat import prompt_ids
+from eval.rollout.gguf import local_model_name
 from eval.rollout.hf import HFEngine
 from eval.rollout.loading import load_tokenizer
 from eval.tasks import get_task
@@ -61,7 +62,7 @@ def most_members(config: ESConfig, processes: int) -> int:
 
 def longest_prompt(config: ESConfig) -> int:
     """Tokens of the longest training prompt; `PROMPT_TOKENS` for a folder without a tokenizer."""
-    folder = Path(config.model)
+    folder = Path(local_model_name(config.model))
     if folder.exists() and not (folder / "tokenizer_config.json").exists():
         return PROMPT_TOKENS
     tasks = [get_task(name) for name in (config.task, *replay_names(config.replay))]
