@@ -16,7 +16,7 @@ from trainers.es.config import ESConfig
 from trainers.es.memory import model_shape
 from trainers.es.train import train_es
 from trainers.grpo import GRPOArguments, GRPOConfig, train_grpo
-from trainers.verify import checks
+from trainers.verify import verify
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_es_and_measures_take_the_file_and_keep_its_name(file, tmp_path):
     digests = json.loads((run / "results.json").read_text())["digests"]["models"]
     folder = local_model_name(file)
     assert digests["start"] == folder_digest(folder)
-    assert {why for _, why in checks(run, 1)} == {None}
+    assert {why for _, why in verify(run, 1)} == {None}
     assert model_shape(file) == model_shape(str(folder))
     assert local_model(file, run / "base") == folder
 
