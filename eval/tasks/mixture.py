@@ -12,7 +12,7 @@ from eval.tasks.base import Score, Task, reference_answer
 
 @dataclass(frozen=True)
 class Mixture:
-    """The small tasks below in turn, each with its own prompt and score: for a warm start, and as a task of its own.
+    """Several tasks in turn, each with its own prompt and score: for a warm start, and as a task of its own.
 
     Row i is of task i modulo their number. Rows have `task`, its name, and `row`, its row as JSON, because the columns
     of the tasks differ in type.

@@ -13,6 +13,7 @@ from cli.configs import with_absolute_paths
 from cli.doctor import libraries
 from cli.places import recipes
 from eval.errors import UserError
+from eval.tasks import PAPER_TASKS, SMALL_TASKS, TASKS
 from tests.recipe_files import ROOT
 
 
@@ -109,6 +110,7 @@ def test_tasks_are_listed_and_shown(monkeypatch, capsys):
     listed = capsys.readouterr().out.splitlines()
     assert any(re.match(r"countdown +\S+ \S+", line) for line in listed)
     assert all(len(line.split()) > 2 for line in listed)
+    assert {*TASKS, *PAPER_TASKS, *SMALL_TASKS} == {line.split()[0] for line in listed}
     run(monkeypatch, "tasks", "yes_no", "--rows", "2")
     assert capsys.readouterr().out.count('"prompt"') == 2
     with pytest.raises(UserError, match="did you mean 'countdown'"):
