@@ -15,11 +15,12 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from analysis.behaviour.kl import TokenPair, completion_log_probs, ratio_with_interval, require_plain_output_embedding
 from analysis.geometry.checkpoints import Checkpoint, check_same_parameters, parse_name
 from analysis.geometry.updates import NO_LAYER
 from eval.errors import UserError
 from eval.harness import evaluate_task
+from eval.intervals import ratio_with_interval
+from eval.log_probs import TokenPair, completion_log_probs, require_plain_output_embedding
 from eval.rollout.base import Completion, Messages, Sampling
 from eval.rollout.hf import HFEngine
 from eval.tasks import Task, get_task
