@@ -29,7 +29,7 @@ def file(tmp_path, monkeypatch):
 def test_es_and_measures_take_the_file_and_keep_its_name(file, tmp_path):
     run = tmp_path / "es"
     config = ESConfig(
-        task="yes_no",
+        task="conciseness",
         model=file,
         output_dir=str(run),
         steps=2,
