@@ -1,6 +1,7 @@
 """Log-probabilities that a model gives to every token at the positions of given texts."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -39,7 +40,7 @@ def completion_log_probs(
     ).last_hidden_state  # [sequences, longest, width]
     # The logits at a position are about the next token.
     predicts = (positions >= prompts - 1) & (positions < prompts + completions - 1)
-    head = model.get_output_embeddings()
+    head: Any = model.get_output_embeddings()
     rows = max(1, max_logits // head.weight.shape[0])
     for states in hidden[predicts].split(rows):
         yield head(states).double().log_softmax(-1)
@@ -52,7 +53,8 @@ def require_plain_output_embedding(model: PreTrainedModel) -> None:
     ids = torch.arange(4, device=model.device)[None]
     logits = model(input_ids=ids, use_cache=False).logits
     hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-    if not torch.equal(model.get_output_embeddings()(hidden), logits):
+    head: Any = model.get_output_embeddings()
+    if not torch.equal(head(hidden), logits):
         raise UserError(
             f"{type(model).__name__} changes its logits after the output embedding, which is not measured here; "
             "give a Llama, Qwen2, Qwen3 or Mistral model"

@@ -165,7 +165,7 @@ def open_gguf(file: Path, metadata: dict[str, Any]) -> tuple[Any, Any]:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+        model: Any = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     except Exception as error:  # of many kinds, from several libraries
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"cannot convert {file}: {reason}; convert it with a tool of its own") from error

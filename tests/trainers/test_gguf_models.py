@@ -29,15 +29,17 @@ def file(tmp_path, monkeypatch):
 def test_es_and_measures_take_the_file_and_keep_its_name(file, tmp_path):
     run = tmp_path / "es"
     config = ESConfig(
-        task="conciseness",
+        task="tests.trainers.es.test_train:VARIETY",
         model=file,
         output_dir=str(run),
         steps=2,
-        population=2,
+        population=4,
         prompts_per_step=2,
         train_size=4,
         eval_size=2,
-        max_new_tokens=4,
+        max_new_tokens=12,
+        sigma=0.1,
+        alpha=0.1,
         eval_every=2,
     )
     train_es(config)
