@@ -12,6 +12,7 @@ import torch
 from eval.errors import UserError
 from eval.rollout.base import Completion, LowRankMember, Member, Messages, Sampling, adapter_rank
 from eval.rollout.chat import completion, end_token_ids, prompt_ids
+from eval.rollout.gguf import local_model_name
 from eval.rollout.loading import load_architecture, require_finite
 from eval.rollout.noise import completion_key
 
@@ -68,6 +69,7 @@ class VLLMEngine:
         max_model_len: longest prompt and completion; what the model allows if not given, and never more.
         options: further ones of `vllm.LLM`.
         """
+        path = local_model_name(path)
         self.model, self.tokenizer = load_architecture(path)
         self.end_ids = end_token_ids(self.tokenizer, self.model.generation_config)
         self.slots, self.rank = slots, rank

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from eval.errors import UserError
 from eval.rollout.base import RolloutEngine
 from eval.rollout.chat import prompt_ids
+from eval.rollout.gguf import local_model_name
 from eval.rollout.hf import HFEngine
 from eval.rollout.loading import load_model, load_tokenizer
 from eval.tasks import Task, get_task
@@ -84,7 +85,7 @@ def longest_prompt(
     config: ESConfig, task: Task | None = None, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> int:
     """Tokens of the longest training prompt; `PROMPT_TOKENS` for a folder without a tokenizer."""
-    folder = Path(config.model)
+    folder = Path(local_model_name(config.model))
     if tokenizer is None and folder.exists() and not (folder / "tokenizer_config.json").exists():
         return PROMPT_TOKENS
     tasks = [task or get_task(config.task), *map(get_task, replay_names(config.replay))]
