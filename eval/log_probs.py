@@ -46,6 +46,16 @@ def completion_log_probs(
         yield head(states).double().log_softmax(-1)
 
 
+def token_log_probs(model: PreTrainedModel, batch: Sequence[TokenPair]) -> list[list[float]]:
+    """The log-probability of each completion token, given those before it."""
+    left = torch.tensor([token for _, completion in batch for token in completion], device=model.device)
+    found: list[float] = []
+    for rows in completion_log_probs(model, batch):
+        found += rows.gather(1, left[len(found) : len(found) + len(rows), None])[:, 0].tolist()
+    each = iter(found)
+    return [[next(each) for _ in completion] for _, completion in batch]
+
+
 @torch.no_grad()
 def require_plain_output_embedding(model: PreTrainedModel) -> None:
     """Raise UserError if the model scales or caps its logits after the output embedding, as some architectures do."""

@@ -4,6 +4,7 @@
 
 import importlib
 import json
+from collections import ChainMap
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -72,7 +73,8 @@ SHORT = (LastWord(), LongestWord(), WordCount(), LargestNumber(), ShortSum(), Sh
 # For instruct models of a hundred million parameters: short prompts, no form but the bare answer, graded.
 SMALL_TASKS: dict[str, Task] = {task.name: task for task in (*SHORT, Mixture("short_answers", SHORT), GSM8KSmall())}
 
-BUILT_IN: dict[str, Task] = {**TASKS, **PAPER_TASKS, **SMALL_TASKS}
+# In this order: a ChainMap goes through its last mapping first.
+BUILT_IN: Mapping[str, Task] = ChainMap(SMALL_TASKS, PAPER_TASKS, TASKS)
 
 
 class OwnSpec(str):

@@ -22,6 +22,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerState
 
+from eval import hardware
 from eval.digests import file_digest, folder_digest
 from eval.errors import UserError
 from eval.storage import read_json, read_jsonl, write_json
@@ -564,7 +565,8 @@ RUN_MISTAKES = {
 
 
 @pytest.mark.parametrize("message", RUN_MISTAKES)
-def test_mistakes_are_found_before_the_run_folder_is_made(model, tmp_path, message):
+def test_mistakes_are_found_before_the_run_folder_is_made(model, tmp_path, message, monkeypatch):
+    monkeypatch.setattr(hardware, "cpu_flags", set)  # of a processor without bfloat16
     with pytest.raises(UserError, match=message) as raised:
         train(tmp_path / "run", **{"model": model} | RUN_MISTAKES[message])
     assert "\n" not in str(raised.value)

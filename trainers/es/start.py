@@ -6,7 +6,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 
-from trainers.es.config import ESConfig
+from eval.rollout.base import RolloutEngine
+from eval.rollout.loading import load_model
+from trainers.es.config import DTYPES, ESConfig
 from trainers.es.rollout import MemberRollout
 from trainers.es.search import EvolutionStrategy, SeedProblem
 from trainers.es.subspace import Subspace
@@ -30,6 +32,14 @@ def starting_weights(
     if config.precision != "fp32_master":
         start = {name: weight.to(torch.bfloat16).float() for name, weight in start.items()}
     return start
+
+
+def stored_weights(config: ESConfig, engine: RolloutEngine) -> Mapping[str, torch.Tensor]:
+    """The weights of the model as its checkpoint has them: an engine of another type holds them rounded to it."""
+    if DTYPES[config.engine_dtype] == torch.float32:
+        return engine.named_weights()
+    model, _ = load_model(config.model, torch.float32)
+    return dict(model.named_parameters())
 
 
 def evolution_strategy(

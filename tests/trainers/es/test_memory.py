@@ -222,6 +222,7 @@ RUN = {
     "prompts_per_step": 3,
     "train_size": 12,
     "max_new_tokens": 12,
+    "engine_dtype": "float32",
     "eval_every": 0,
     "task": "tests.trainers.es.test_train:VARIETY",
 }
