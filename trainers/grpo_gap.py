@@ -57,12 +57,13 @@ def report_gap(trainer: GRPOTrainer, every: int) -> None:
     It costs a forward pass over those completions.
     """
     generate = trainer._generate_single_turn
+    model: Any = trainer.model
 
     def generate_and_compare(prompt_ids: list[list[int]], *arguments: Any, **options: Any) -> tuple[Any, Any]:
-        if not trainer.model.training or trainer.state.global_step % every:
+        if not model.training or trainer.state.global_step % every:
             return generate(prompt_ids, *arguments, **options)
         recorder = SampledLogProbs(trainer.temperature)
-        with recorded(trainer.model, recorder):
+        with recorded(model, recorder):
             completion_ids, given = generate(prompt_ids, *arguments, **options)
         found = recorder.of(completion_ids) if given is None else given
         batch = list(zip(prompt_ids, completion_ids, strict=True))[:COMPARED]

@@ -13,6 +13,7 @@ from eval.log_prob_gap import NAMES, gap
 from eval.rollout.base import Sampling
 from eval.rollout.hf import HFEngine
 from eval.storage import read_jsonl
+from tests.recipe_files import ROOT
 from tests.tiny import random_checkpoint
 from trainers.arguments import parse
 from trainers.es import ESConfig, ESTrainer
@@ -171,7 +172,8 @@ def test_the_gap_is_the_mean_and_the_largest_difference():
 
 @pytest.mark.slow
 @pytest.mark.vllm
-def test_vllm_reports_the_same_gap(base, tmp_path):
+def test_vllm_reports_the_same_gap(tmp_path):
+    base = ROOT / "recipes/tiny/models/llama-small"  # vLLM's CPU build has no heads as narrow as the random model's
     options = {"engine": "vllm", "noise": "low_rank", "rest": "frozen", "population_gb": 0.2, "steps": 1}
     es(base, tmp_path / "es", engine_dtype="float32", **options)
     assert all(mean <= most < 1e-3 for mean, most in gaps(tmp_path / "es"))

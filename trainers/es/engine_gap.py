@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from eval.log_prob_gap import NAMES, gap
 from eval.log_probs import require_plain_output_embedding, token_log_probs
 from eval.rollout.base import Member, Messages, RolloutEngine, Sampling
+from eval.rollout.chat import prompt_ids
 
 
 def engine_gap(
@@ -24,7 +25,7 @@ def engine_gap(
     pristine: the float32 weights that the member is an overlay on. That model takes memory while this runs.
     """
     [answers] = engine.generate(prompts, sampling, [member], log_probs=True)
-    batch = [(ids, one.token_ids) for ids, [one] in zip(engine.encode(prompts), answers, strict=True)]
+    batch = [(ids, one.token_ids) for ids, [one] in zip(prompt_ids(engine.tokenizer, prompts), answers, strict=True)]
     reference = token_log_probs(float32_member(engine, member, pristine), batch)
     return dict(zip(NAMES, gap([one.log_probs or [] for [one] in answers], reference), strict=True))
 

@@ -1,6 +1,7 @@
 """Where a search starts, or goes on: the starting weights, and the search brought to the step of a checkpoint."""
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -60,7 +61,7 @@ def evolution_strategy(
         for name, weight in weights.items():
             # The others get them over the network: their machines may lack the run folder.
             here = (saved[name] if saved else weight).to(accelerator.device, copy=True)
-            weight.copy_(broadcast(here))
+            weight.copy_(cast(torch.Tensor, broadcast(here)))
     return EvolutionStrategy(
         SeedProblem(
             rollout, config.make_noise(only), config.prompt_baseline, config.precision, config.released_engines

@@ -139,7 +139,10 @@ class ESTrainer:
 
     @property
     def model(self) -> Any:
-        """The model with the weights of the last step made, or those that it started from; with LoRA peft's model."""
+        """The model with the weights of the last step made, or those that it started from; with LoRA peft's model.
+
+        They are the engine's, rounded to `engine_dtype`; `weights` and what is saved are not.
+        """
         engine = self.engine
         return self._peft or engine.model
 
