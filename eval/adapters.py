@@ -10,6 +10,7 @@ from typing import Any
 
 from eval.errors import UserError
 from eval.tasks.base import Score, Task
+from eval.tasks.own_reward import Reward
 
 
 def score_completion(task: Task, text: str, row: dict[str, Any]) -> Score:
@@ -54,6 +55,11 @@ def score_completions(
         return list(pool.map(partial(score_completion, task), texts, rows, chunksize=1))
 
 
+def reward_names(task: Task) -> list[str]:
+    """The names of the reward functions that a task of one's own is made of, in `Score.parts`; a built-in has none."""
+    return [reward.name for reward in getattr(task, "rewards", ()) if isinstance(reward, Reward)]
+
+
 class TaskReward:
     """A task as a reward function of TRL's `GRPOTrainer` (1.16).
 
@@ -80,8 +86,8 @@ class TaskReward:
 
         completions: texts, or conversations whose last message is the answer.
         columns: the data set's other columns, one entry per completion.
-        log_metric: gets the share of completions that hold an answer as `<task>/answered`, and the mean of each part
-            of the scores as `<task>/<part>`.
+        log_metric: gets the share of completions that hold an answer as `<task>/answered`, the mean of each part of
+            the scores as `<task>/<part>`, and that of each reward function of one's own where TRL has its rewards.
         The remaining arguments are what TRL passes besides; a reward of one's own gets them.
         """
         columns = {"prompt": prompts, **columns}
@@ -95,9 +101,11 @@ class TaskReward:
         if log_metric is not None:
             log_metric(f"{self.task.name}/answered", fmean(score.parsed is not None for score in scores))
             for part in sorted({part for score in scores for part in score.parts}):
-                log_metric(
-                    f"{self.task.name}/{part}", fmean(score.parts[part] for score in scores if part in score.parts)
-                )
+                mean = fmean(score.parts[part] for score in scores if part in score.parts)
+                log_metric(f"{self.task.name}/{part}", mean)
+                # Under the task's name stands the reward as a whole, TRL's own.
+                if part in reward_names(self.task) and part != self.task.name:
+                    log_metric(f"rewards/{part}/mean", mean)
         return [score.value for score in scores]
 
 

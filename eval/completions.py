@@ -15,6 +15,7 @@ Texts are UTF-8, which has no lone surrogates: each stands there as the six char
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -94,10 +95,14 @@ def write_completions(path: Path, task: str, records: Iterable[Record], rows: Se
 def read_completions(path: Path) -> list[Record]:
     """The completions of a file, in order: its columns with `text` and `value` in place of `completion` and <task>.
 
+    A table that a trainer wrote has one row for each completion, by its place; what it lacks is None.
+
     Raises UserError if the file is no such table.
     """
     try:
         table = pq.read_table(path)
+        if "index" not in table.column_names:
+            return _of_a_training(table)
         [score] = [name for name in table.column_names if name not in (*COLUMNS, EXACT)]
         return [
             {
@@ -120,6 +125,30 @@ def read_completions(path: Path) -> list[Record]:
             f"{path} holds no completions of an evaluation ({type(error).__name__}); put the file back, or take it "
             "away: the page then says that it is missing"
         ) from error
+
+
+def _of_a_training(table: pa.Table) -> list[Record]:
+    """The rows of a table of TRL's trainer, or of ES: step, prompt, completion, rewards, and `advantage` or `member`.
+
+    The reward as a whole is TRL's first, and the last of ES.
+    """
+    names = [name for name in table.column_names if name not in ("step", "prompt", "completion")]
+    score = names[-2] if names[-1] == "member" else names[0]
+    return [
+        {
+            "index": index,
+            "sample": 0,
+            "prompt": row["prompt"],
+            "text": row["completion"][-1]["content"],
+            "value": None if row[score] is None or math.isnan(row[score]) else row[score],
+            "parsed": None,
+            "tokens": None,
+            "finished": None,
+            "parts": {},
+            "reference": {name: row[name] for name in names if name != score},
+        }
+        for index, row in enumerate(table.to_pylist())
+    ]
 
 
 def score_column(task: str) -> str:

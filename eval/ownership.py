@@ -38,6 +38,14 @@ def write_marker(folder: Path, run: str, files: list[str] | None = None) -> None
     _write(folder, {"run": run} | ({} if files is None else {"files": files}))
 
 
+def make_marked(folder: Path, run: str) -> None:
+    """Make `folder`, marked as of `run`, in one step: a kill never leaves it under its name without its marker."""
+    place = free_place(folder, UNFINISHED)
+    place.mkdir()
+    write_marker(place, run)
+    place.rename(folder)
+
+
 def _write(folder: Path, marker: dict[str, Any]) -> None:
     marker = {"made_by": "posttrain-lab"} | marker
     unfinished = Path(folder) / f"{MARKER}.{os.getpid()}"

@@ -11,6 +11,7 @@ from huggingface_hub.errors import HFValidationError
 
 from eval.ownership import files_in, run_at, write_marker
 from eval.storage import read_json, read_jsonl, read_yaml_mapping, write_text
+from eval.tasks import task_name
 from trainers.step_line import duration
 
 
@@ -67,7 +68,7 @@ def card(run: Path, results: dict[str, Any], adapter: bool = False) -> ModelCard
         introduction(config, results, method, adapter, data),
         "## Results\n\n" + measured(config, results, evaluations),
         "## Training\n\n" + "\n".join(f"- {line}" for line in training(config, results, method)),
-        "## How to make it again\n\n" + replay(config, environment, results, method),
+        "## How to make it again\n\n" + replay(run, config, environment, results, method),
         "## Versions\n\n" + ", ".join(f"{name} {version}" for name, version in versions(environment).items()),
         "## Citation\n\n" + citation(method),
     ]
@@ -166,13 +167,16 @@ def reward(config: dict[str, Any]) -> str:
     return ", ".join(str(one.get("reward", one)) if isinstance(one, dict) else str(one) for one in entries)
 
 
-def replay(config: dict[str, Any], environment: dict[str, Any], results: dict[str, Any], method: str) -> str:
+def replay(
+    run: Path, config: dict[str, Any], environment: dict[str, Any], results: dict[str, Any], method: str
+) -> str:
     lines = ["The command of the run:", "", f"```\n{environment['command']}\n```", ""]
     if environment.get("git_commit"):
         changed = ", with uncommitted changes" if environment.get("git_uncommitted_changes") else ""
         lines += [f"Commit of posttrain-lab: {environment['git_commit']}{changed}.", ""]
     lines.append("`posttrain-lab verify RUN` compares the files of the run folder with the digests in results.json.")
-    if method == "es" and config.get("algorithm", "es") == "es":
+    # The start of an adapter is not in the base model.
+    if method == "es" and config.get("algorithm", "es") == "es" and not (run / "adapter").is_dir():
         lines.append(
             "With the base model its seeds.jsonl is a complete record of the weights: `python -m trainers.es.replay "
             f"--base {config['model']} --seeds seeds.jsonl --step {results['steps']} --output DIR` makes them again."
@@ -187,13 +191,6 @@ def versions(environment: dict[str, Any]) -> dict[str, str]:
 def citation(method: str) -> str:
     _, paper = METHODS[method]
     return BIBTEX + (f"\n\nThe method: {paper}." if paper else "")
-
-
-def task_name(task: Any) -> str:
-    """The short name of a task as it stands in config.yaml: a name, or a mapping of the user's own data."""
-    if isinstance(task, dict):
-        return str(task.get("name") or Path(str(task.get("data", "own data"))).name)
-    return str(task)
 
 
 def hub_dataset(task: Any) -> str | None:

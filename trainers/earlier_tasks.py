@@ -15,6 +15,7 @@ import numpy as np
 from eval.adapters import score_completions
 from eval.errors import UserError
 from eval.tasks import Score, Task, TaskSpec, get_task, is_own, task_spec
+from eval.tasks.own_reward import Reward
 from trainers.arguments import check_between
 
 
@@ -77,6 +78,11 @@ class MixedTask:
     def of(cls, task: str, replay: Replay) -> "MixedTask":
         tasks = {name: get_task(name) for name in (task, *replay_names(replay))}
         return cls(tasks[task].name, tasks[task].system_prompt, tasks)
+
+    @property
+    def rewards(self) -> tuple[Reward, ...]:
+        """The reward functions of those that are made of such."""
+        return tuple(reward for task in self.tasks.values() for reward in getattr(task, "rewards", ()))
 
     def row(self, task: str, row: dict[str, Any]) -> dict[str, Any]:
         """A row of `task` in the columns that rows of all tasks share: its own are JSON, for their types differ."""

@@ -101,6 +101,12 @@ def end_run(folder: Path) -> None:
         unlock_run(folder)
 
 
+def first_and_last_evaluation(folder: Path) -> dict[str, dict[str, Any] | None]:
+    """What results.json says of evaluations.jsonl; None where nothing was evaluated."""
+    rows = read_jsonl(folder / "evaluations.jsonl")
+    return {"first_evaluation": rows[0] if rows else None, "last_evaluation": rows[-1] if rows else None}
+
+
 def how_to_go_on(folder: Path) -> str:
     """What is said when the run in `folder` is interrupted now: how far it came, and from where it will go on."""
     rows = read_jsonl(folder / "metrics.jsonl")

@@ -12,8 +12,9 @@ from typing import Any
 
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
+from eval.completions import in_utf8
 from eval.errors import UserError
-from eval.storage import read_yaml_mapping
+from eval.storage import read_jsonl, read_yaml_mapping
 from trainers.arguments import check_choice
 
 
@@ -28,6 +29,8 @@ RENAMED = {
     "length/max": ("max_tokens", "completions/max_length"),
     "unfinished": ("unfinished_share", "completions/clipped_ratio"),
 }
+# Of a finished training, each as `final/NAME`.
+FINAL = ("accuracy", "completions", "tokens", "seconds")
 # Completions of an evaluation that a table shows.
 TABLE_ROWS = 16
 PROJECT = "posttrain-lab"
@@ -63,6 +66,7 @@ class Tracking:
     def __init__(self, names: list[str], folder: Path):
         run_name = "-".join(Path(folder).absolute().parts[-2:])
         self.trackers: list[GeneralTracker] = []
+        self.folder = Path(folder)
         self.completions: int | None = None
         for name in names:
             if name == "tensorboard":
@@ -82,12 +86,13 @@ class Tracking:
         row = self._with_share_unfinished(row)
         values = tracked(row)
         for tracker in self.trackers:
-            tracker.log(values, step=row.get("completions", row.get("step")))
+            tracker.log(values, step=_place(row))
 
     def log_completions(self, records: Sequence[dict[str, Any]], step: int) -> None:
         """A table of what the model wrote, where the tracker has tables. records: `evaluate_task`'s."""
         rows = [
-            [_asked(record["prompt"]), record["completion"], record["value"]] for record in list(records)[:TABLE_ROWS]
+            [in_utf8(_asked(record["prompt"])), in_utf8(record["completion"]), record["value"]]
+            for record in list(records)[:TABLE_ROWS]
         ]
         columns = ["prompt", "completion", "value"]
         for tracker in self.trackers:
@@ -107,6 +112,9 @@ class Tracking:
             tracker.log(values, step=step)
 
     def close(self) -> None:
+        """The run has come to its end: its last figures as a summary, as far as there are such."""
+        if self.trackers and (final := final_figures(self.folder)):
+            self.summary({f"final/{name}": final[name] for name in FINAL if name in final}, _place(final))
         for tracker in self.trackers:
             tracker.finish()
 
@@ -120,6 +128,18 @@ class Tracking:
         if before is None or before == row["completions"]:
             return row
         return row | {"unfinished_share": row["unfinished_completions"] / (row["completions"] - before)}
+
+
+def final_figures(folder: Path) -> dict[str, Any]:
+    """The last rows of metrics.jsonl and evaluations.jsonl in one; empty for a folder without steps."""
+    metrics, evaluations = (read_jsonl(folder / f"{name}.jsonl") for name in ("metrics", "evaluations"))
+    evaluated = {"accuracy": evaluations[-1]["accuracy"]} if evaluations else {}
+    return {**metrics[-1], **evaluated} if metrics else {}
+
+
+def _place(row: dict[str, Any]) -> Any:
+    """Where a row lies on the axis of its run."""
+    return row.get("completions", row.get("step"))
 
 
 def tracked(row: dict[str, Any]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ from eval.digests import data_digests, rows_digest, run_digests
 from eval.errors import UserError
 from eval.hardware import multiplies_bfloat16
 from eval.harness import evaluate_task
-from eval.ownership import files_in, read_marker, remove_made, require_ours, run_at, write_marker
+from eval.ownership import files_in, make_marked, read_marker, remove_made, require_ours, run_at, write_marker
 from eval.rollout.base import Sampling
 from eval.rollout.chat import end_token_ids, padding_id
 from eval.rollout.hf import HFEngine
@@ -54,7 +54,6 @@ from eval.storage import (
     append_jsonl,
     new_folder,
     read_json,
-    read_jsonl,
     require_free_space,
     truncate_jsonl,
     write_json,
@@ -71,11 +70,11 @@ from trainers.arguments import (
 )
 from trainers.dead_signal import DeadSignal
 from trainers.ending import diverged, ended_by
-from trainers.finish import finish_training
+from trainers.finish import finish_again, finish_training
 from trainers.hub import HUB_OPTIONS, check_hub
 from trainers.launch import is_main_process
 from trainers.options import NonNegativeInt, Rows, check_bounds, check_not_negative, check_share, option
-from trainers.run_folder import end_run, start_run
+from trainers.run_folder import end_run, first_and_last_evaluation, start_run
 from trainers.step_line import step_line
 from trainers.task_options import TaskOption, TaskOptions, fold_task
 from trainers.tracking import Tracking, tracker_names
@@ -223,7 +222,8 @@ def check_run(arguments: TRLArguments, config: TrainingArguments) -> None:
         )
     if arguments.optimizer_from:
         optimizer_file(arguments.optimizer_from)
-    foreign = [path for path in _checkpoints(run_folder(config)) if not _is_own(path)]
+    # In an empty one there is nothing to lose.
+    foreign = [path for path in _checkpoints(run_folder(config)) if not _is_own(path) and any(path.iterdir())]
     if foreign:
         raise UserError(f"{foreign[0]} is not of this run; move it away, or choose another output_dir")
     check_hub(config)
@@ -242,12 +242,15 @@ def results_of_finished_run(
 ) -> dict[str, Any] | None:
     """What stands in results.json of a complete run with these options; None if it is not complete.
 
+    With `push_to_hub` its model is uploaded, again or for the first time.
+
     goes_on: whether a run with these results is to be given more steps.
     """
     file = run_folder(config) / "results.json"
     if not file.exists() or goes_on(read_json(file)):
         return None
     start_run(run_folder(config), arguments, config, may_change=MAY_CHANGE)
+    finish_again(run_folder(config), config)
     end_run(run_folder(config))
     return read_json(file)
 
@@ -375,8 +378,10 @@ class RunRecorder(TrainerCallback):
                 # Made and marked before the trainer fills it: what a kill leaves of it is known as this run's.
                 checkpoint = self.folder / f"checkpoint-{state.global_step}"
                 require_ours(checkpoint, option="output_dir")
-                checkpoint.mkdir(exist_ok=True)
-                write_marker(checkpoint, run_at(self.folder))
+                if not checkpoint.exists():
+                    make_marked(checkpoint, run_at(self.folder))
+                elif not any(checkpoint.iterdir()):
+                    write_marker(checkpoint, run_at(self.folder))
 
     def on_log(self, args, state, control, **kwargs):
         logs = {name: value for name, value in kwargs["logs"].items() if name not in self.left_out}
@@ -636,7 +641,6 @@ def write_finished_run(
     reached["steps"] = reached.pop("step")
     if ended_early_by is not None:
         reached["ended_by"] = ended_early_by
-    evaluations = read_jsonl(folder / "evaluations.jsonl")
     data = {f"{arguments.task}, {len(problems)} rows of train": rows_digest(problems)}
     if arguments.eval_every:
         data |= data_digests([(arguments.task, arguments.eval_size)], "validation", seed_of_problems(config))
@@ -646,8 +650,7 @@ def write_finished_run(
         "parameters": model.num_parameters(),
         **own,
         **reached,
-        "first_evaluation": evaluations[0] if evaluations else None,
-        "last_evaluation": evaluations[-1] if evaluations else None,
+        **first_and_last_evaluation(folder),
         **own_data([arguments.task]),
         "digests": run_digests(folder, {"start": arguments.model, "model": folder / "model"}, data),
     }

@@ -17,13 +17,14 @@ from analysis.behaviour.written import written_section
 from analysis.geometry.updates import update_geometry
 from analysis.resume import folder_digests, measure_sections, stage
 from analysis.theory.random_walk import random_walk_norm
+from analysis.training import training_summary
 from eval.completions import completions_file, write_completions
 from eval.digests import data_digests, run_digests
 from eval.harness import evaluate_task
 from eval.rollout.base import Sampling
 from eval.rollout.hf import HFEngine
 from eval.stages import Stages
-from eval.storage import new_folder, read_json, read_jsonl, read_yaml_mapping
+from eval.storage import new_folder, read_json, read_yaml_mapping
 from eval.tasks import TaskSpec, get_task, task_name
 
 
@@ -155,24 +156,6 @@ def completions_of(folder: Path, models: Sequence[str], tasks: Sequence[TaskSpec
     """{task: {model: file}} of what `evaluate` wrote into `folder`."""
     names = [task_name(task) for task in tasks]
     return {name: {model: folder / completions_file(model, name) for model in models} for name in names}
-
-
-def training_summary(run: Path) -> dict[str, Any]:
-    """Budget and learning curves of one training, from its run folder."""
-    results, steps = read_json(run / "results.json"), read_jsonl(run / "metrics.jsonl")
-    points = read_jsonl(run / "evaluations.jsonl")
-    rewarded = [step for step in steps if step.get("reward") is not None]
-    dead = [step["step"] for step in steps if step.get("dead_signal")]
-    return {
-        **{key: results[key] for key in ("steps", "completions", "tokens", "seconds")},
-        "curve": {key: [step[key] for step in rewarded] for key in ("completions", "reward")},
-        "evaluation": {
-            **{key: [point[key] for point in points] for key in ("completions", "accuracy", "low", "high")},
-            "total": points[0]["total"] if points else 0,
-        },
-        # Steps whose rewards were all equal, the third in a row and later; absent where there are none.
-        **({"dead_signal": {"steps": len(dead), "first": dead[0], "of": len(steps)}} if dead else {}),
-    }
 
 
 def random_walk(run: Path, norm: float, parameters: int) -> dict[str, Any] | None:

@@ -16,5 +16,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from analysis.report import build, build_gallery
+    from analysis.training import add_training_sections, is_part_of_a_study
 
+    if arguments.folder:
+        add_training_sections(arguments.folder)
+    else:
+        for file in sorted(arguments.runs.rglob("results.json")):
+            if not is_part_of_a_study(file.parent, arguments.runs):
+                add_training_sections(file.parent)
     print(build(arguments.folder) if arguments.folder else build_gallery(arguments.runs))

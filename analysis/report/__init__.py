@@ -18,6 +18,7 @@ from analysis.report.studies.claims import CHAPTER as CLAIMS
 from analysis.report.studies.clocks import CHAPTER as CLOCKS
 from analysis.report.studies.comparison import CHAPTER as COMPARISON
 from analysis.report.studies.sequential import CHAPTER as SEQUENTIAL
+from analysis.report.studies.training import CHAPTER as TRAINING
 from analysis.report.written import written_of
 from eval.errors import UserError
 from eval.ownership import claim_files
@@ -25,13 +26,14 @@ from eval.results_file import kind_of
 from eval.storage import new_folder, write_text
 
 
-# The kinds of results that have a page. A single training has none, nor has a study of rounding.
+# The kinds of results that have a page. A study of rounding has none.
 CHAPTERS: dict[str, Chapter] = {
     "comparison": COMPARISON,
     "claims": CLAIMS,
     "sequential": SEQUENTIAL,
     "circuits": CIRCUITS,
     "clocks": CLOCKS,
+    "training": TRAINING,
 }
 
 
@@ -48,7 +50,7 @@ def build(run: Path) -> Path:
     run = Path(run)
     results = read_results(run)
     kind = kind_of(results)
-    if kind not in CHAPTERS:
+    if kind not in CHAPTERS or (kind == "training" and not has_page(results)):
         raise UserError(f"{run} holds results of kind {kind}, which has no page; {', '.join(CHAPTERS)} have one")
     with reading("what the models wrote"), names_of(results):
         written = written_of(run, results)
@@ -89,6 +91,8 @@ def build_gallery(folder: Path) -> Path:
 
 
 def has_page(results: Results) -> bool:
-    """Whether results are of a kind with a page, and hold a measurement if they are of a comparison."""
+    """Whether results are of a kind with a page, and hold what it shows if they are of a comparison or a training."""
     kind = kind_of(results)
+    if kind == "training":
+        return bool(results.get("training"))
     return kind in CHAPTERS and (kind != "comparison" or bool(measured_sections(results)))

@@ -18,7 +18,7 @@ WRITTEN = {
 # {kind: {beginning of a location, "*" for any one key: function}}; of several that fit, the longest.
 FUNCTIONS: dict[str, dict[str, str]] = {
     "comparison": {
-        "training/*": "analysis.claims.comparison.training_summary",
+        "training/*": "analysis.training.training_summary",
         "evaluation": "eval.harness.evaluate_task",
         **WRITTEN,
         "geometry": "analysis.geometry.updates.update_geometry",
@@ -33,6 +33,10 @@ FUNCTIONS: dict[str, dict[str, str]] = {
         "probes": "analysis.behaviour.probes.probes",
         "kl": "analysis.behaviour.kl.kl_drift",
         "kl_matrices": "analysis.behaviour.kl.kl_matrices",
+    },
+    "training": {
+        "training/*": "analysis.training.training_section",
+        **WRITTEN,
     },
     "claims": {
         "claims": "analysis.claims.judge.judge",

@@ -25,6 +25,7 @@ LABELS = {
     "base": "base",
     "es": "ES",
     "grpo": "GRPO",
+    "sft": "SFT",
     "countdown": "Countdown",
     "arithmetic": "Arithmetic",
     "four_choice": "Four-choice",

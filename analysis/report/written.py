@@ -137,7 +137,9 @@ def of_task(run: Path, results: Results, task: str, name: str) -> Written:
     piles = [[place for place in places if kinds[place] == kind] for kind in section["kinds"]]
     return Written(
         name=name,
-        title=f"What the models wrote: {label(task)}",
+        title=f"What the model wrote while training: {label(task)}"
+        if "step" in section
+        else f"What the models wrote: {label(task)}",
         tiles=tiles(section),
         sentence=sentence(section),
         instructions=instructions(answers),
@@ -183,7 +185,8 @@ def examples_of(
         kind, first = kinds[place], next(iter(rows.values()))
         chosen = {"", kind} | ({"some"} if is_partly_right(kind) else set()) | ({"differ"} if differ[place] else set())
         examples[place] = Example(
-            title=f"Problem {first['index'] + 1}: {kind_name(kind, compared)}",
+            title=f"{'Problem' if first['tokens'] is not None else 'Completion'} {first['index'] + 1}: "
+            f"{kind_name(kind, compared)}",
             prompt=visible(conversation(first["prompt"])),
             reference=visible(columns_text(first["reference"]), LONGEST_REFERENCE),
             answers=[answer_of(model, row) for model, row in rows.items()],
@@ -195,9 +198,11 @@ def examples_of(
 def answer_of(model: str, row: Mapping[str, Any]) -> Answer:
     marks = {None: "no score", 1.0: "right", 0.0: "wrong"}
     score = marks.get(row["value"]) or f"score {fixed(row['value'], 2)}"
-    ended = "" if row["finished"] else ", cut off at the limit of tokens"
+    # Of a trainer's table neither is known.
+    tokens = "" if row["tokens"] is None else f", {count(row['tokens'])} tokens"
+    ended = ", cut off at the limit of tokens" if row["finished"] is False else ""
     return Answer(
-        said=f"{label(printable(model))}: {score}, {count(row['tokens'])} tokens{ended}",
+        said=f"{label(printable(model))}: {score}{tokens}{ended}",
         text=visible(row["text"]),
         answer="" if row["parsed"] is None else visible(row["parsed"], LONGEST_REFERENCE),
         note=cut_note(row["text"]),
@@ -259,6 +264,14 @@ def sentence(section: Mapping[str, Any]) -> str:
     """What the examples are of, and how they were chosen."""
     shown = sum(row["shown"] for row in section["kinds"].values())
     compared = [label(name) for name in section["compared"]]
+    if "step" in section:
+        which = (
+            f"{count(shown)} of {count(section['problems'])}" if shown < section["problems"] else f"All {count(shown)}"
+        )
+        return (
+            f"{which} completions of the last table that the training kept are shown, those of step "
+            f"{count(section['step'])}. They are sampled, on training problems. Right is a score of 1 or more."
+        )
     if shown == section["problems"]:
         which = f"All {count(shown)} held-out problems are shown."
     else:
@@ -298,13 +311,14 @@ def tables_of(results: Results, task: str) -> list[Table]:
 
 def kinds_table(results: Results, task: str) -> Table:
     section, at = results["written"][task], ("written", task)
+    things = "Completions" if "step" in section else "Problems"
     named = [(kind_name(kind, section["compared"]), (*at, "kinds", kind)) for kind in section["kinds"]]
     further = {"some": "right in some, not in all", "differ": "texts differ"}
     named += [(name, (*at, key)) for key, name in further.items() if key in section]
     rows = [
         [Cell(name), *(value(results, (*place, key), count) for key in ("problems", "shown"))] for name, place in named
     ]
-    return Table(f"Kinds of problems: {label(task)}", ["Kind", "Problems", "Shown"], rows)
+    return Table(f"Kinds of {things.lower()}: {label(task)}", ["Kind", things, "Shown"], rows)
 
 
 def pair_tables(results: Results, task: str) -> list[Table]:

@@ -3,11 +3,14 @@
 import dataclasses
 import json
 import os
+import pty
 import re
 import resource
+import select
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 import trl
@@ -287,19 +290,57 @@ def test_what_a_shell_completes():
     )
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh"])
-def test_the_script_of_a_shell_completes_in_it(shell, tmp_path):
-    if shutil.which(shell) is None:
-        pytest.skip(f"{shell} is not installed")
-    script = typed("completion", shell).stdout
-    if shell == "zsh":
-        assert subprocess.run([shell, "-n"], input=script, text=True, check=False).returncode == 0
-        return
+@pytest.fixture
+def shell_environment(tmp_path):
+    """That of a shell in which posttrain-lab is a command, with a home folder of its own."""
     (tmp_path / "posttrain-lab").write_text(f'#!/bin/sh\nexec {sys.executable} -P -m cli "$@"\n')
     (tmp_path / "posttrain-lab").chmod(0o755)
+    found = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    return os.environ | found | {"HOME": str(tmp_path), "ZDOTDIR": str(tmp_path), "TERM": "dumb"}
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_bash_completes_with_its_script(shell_environment):
+    script = typed("completion", "bash").stdout
     ask = 'COMP_WORDS=(posttrain-lab tasks show four); COMP_CWORD=3; _posttrain_lab; echo "${COMPREPLY[@]}"'
-    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [shell, "-c", script + ask], capture_output=True, text=True, check=False, env=environment, cwd=ROOT
+        ["bash", "-c", script + ask], capture_output=True, text=True, check=False, env=shell_environment, cwd=ROOT
     )
     assert done.stdout == "four_choice\n", done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed (apt-get install zsh)")
+@pytest.mark.parametrize(
+    ("begun", "whole"),
+    [
+        ("tasks show four", "tasks show four_choice"),
+        ("es --sigma_", "es --sigma_schedule"),
+        ("report --run CONTRI", "report --run CONTRIBUTING.md"),
+    ],
+)
+def test_zsh_completes_at_a_tab(shell_environment, begun, whole):
+    controller, terminal = pty.openpty()
+    shell = subprocess.Popen(
+        ["zsh", "-f", "-i"], stdin=terminal, stdout=terminal, stderr=terminal, env=shell_environment, cwd=ROOT
+    )
+
+    def expect(text):
+        seen, deadline = "", time.monotonic() + 60
+        while text not in seen:
+            ready, _, _ = select.select([controller], [], [], max(0.0, deadline - time.monotonic()))
+            assert ready, f"no {text!r} in {seen!r}"
+            seen += os.read(controller, 4096).decode()
+
+    try:
+        # As ~/.zshrc has it. The quotes keep what is typed apart from what is printed.
+        os.write(controller, b'eval "$(posttrain-lab completion zsh)"; print REA""DY\n')
+        expect("READY")
+        # The line as it was completed is not run, but printed: Ctrl-A goes to its beginning.
+        os.write(controller, f"posttrain-lab {begun}\t\x01print RE''SULT \n".encode())
+        expect(f"RESULT posttrain-lab {whole}")
+    finally:
+        shell.kill()
+        shell.wait()
+        os.close(controller)
+        os.close(terminal)

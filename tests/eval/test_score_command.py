@@ -304,7 +304,7 @@ def test_evaluate_as_a_command(tmp_path, model_folder):
     arguments = ("--model", model_folder, "--output", output, "--tasks", "countdown,yes_no", "--size", 10, "--seed", 3)
     done = command("evaluate", *arguments, "--max_new_tokens", 5, "--batch_size", 4)
     assert done.returncode == 0, done.stderr
-    assert "evaluate yes_no: 100%" in done.stderr
+    assert "%|" not in done.stderr  # bars are for terminals
     assert done.stdout.splitlines() == [
         "countdown        accuracy 0.000, 95 % interval 0.000 to 0.278, 10 rows scored, 0 unscorable",
         "yes_no           accuracy 0.000, 95 % interval 0.000 to 0.278, 10 rows scored, 0 unscorable",

@@ -57,6 +57,7 @@ def test_a_card_holds_what_the_run_measured_and_no_file_a_token(tmp_path, monkey
         assert card.data.eval_results[0].metric_value == last["accuracy"]
         assert f"| {100 * last['accuracy']:.1f} % | {100 * last['low']:.1f}–{100 * last['high']:.1f} |" in card.text
         assert all(digest in card.text for digest in results["digests"]["data"].values())
+    assert ("trainers.es.replay" in card.text) == (method == "es")
     if method == "grpo":
         assert ModelCard.load(run / "adapter" / "README.md").data.library_name == "peft"
     for file in run.rglob("*"):
@@ -99,7 +100,18 @@ class Hub(BaseHTTPRequestHandler):
 
 
 @pytest.mark.slow
-def test_the_finished_model_goes_to_the_hub_with_its_card(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("method", ["es", "grpo"])
+def test_a_finished_model_goes_to_the_hub_with_its_card(tmp_path, monkeypatch, capsys, method):
+    asked = {"push_to_hub": True, "hub_model_id": "somebody/run", "hub_token": TOKEN}
+    run = tmp_path / method
+    if method == "grpo":  # complete before the upload was asked for
+        train(method, tmp_path)
+        (run / "model" / "README.md").unlink()
+        with monkeypatch.context() as patch, pytest.raises(UserError, match="needs a login at the hub"):
+            patch.setattr(hub, "HF_HUB_OFFLINE", False)
+            patch.setattr(hub, "get_token", lambda: None)
+            train(method, tmp_path, push_to_hub=True)
+    Hub.files = {}
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
@@ -107,13 +119,22 @@ def test_the_finished_model_goes_to_the_hub_with_its_card(tmp_path, monkeypatch,
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub, "ENDPOINT", address)
     try:
-        run = train("es", tmp_path, push_to_hub=True, hub_model_id="somebody/run", hub_token=TOKEN)
+        train(method, tmp_path, **asked)
+        sent, Hub.files = Hub.files, {}
+        train(method, tmp_path, **asked)
     finally:
         server.shutdown()
         server.server_close()
-    written = {path.name: path.read_bytes() for path in (run / "model").iterdir() if not path.name.startswith(".")}
-    assert Hub.files == written and "README.md" in written
-    assert "uploaded to" in capsys.readouterr().out
+    folders = {"": run / "model"} | ({"adapter/": run / "adapter"} if method == "grpo" else {})
+    written = {
+        prefix + path.name: path.read_bytes()
+        for prefix, folder in folders.items()
+        for path in folder.iterdir()
+        if not path.name.startswith(".")
+    }
+    assert Hub.files == sent == written and "README.md" in written
+    assert capsys.readouterr().out.count("uploaded to") == 2
+    assert TOKEN not in (run / "config.yaml").read_text()
 
 
 def test_without_hub_or_login_nothing_begins(tmp_path, monkeypatch):

@@ -426,6 +426,22 @@ def test_run_that_was_killed_after_its_last_step_is_only_finished(model, undistu
     assert results == expected
 
 
+@pytest.mark.slow
+def test_an_empty_checkpoint_that_a_kill_left_is_filled(model, undisturbed, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed, run)
+    shutil.rmtree(run / "model")
+    (run / "results.json").unlink()
+    newest = max(run.glob("checkpoint-*"), key=lambda path: int(path.name.removeprefix("checkpoint-")))
+    shutil.rmtree(newest)
+    newest.mkdir()
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace(str(undisturbed), str(run)))
+    train(run, model=model)
+    assert same_bits(weights(run), weights(undisturbed))
+    assert (newest / MARKER).exists()
+
+
 def test_complete_run_returns_at_once_but_not_with_other_options(model, tmp_path):
     base = tmp_path / "base"
     shutil.copytree(model, base)
@@ -445,7 +461,9 @@ def test_old_checkpoints_are_removed(model, tmp_path):
 @pytest.mark.slow
 def test_killed_process_started_again_ends_with_the_same_bits(model, tmp_path):
     options = {"model": model, "max_steps": 8, "save_steps": 1, "per_device_train_batch_size": 32, "eval_every": 1}
-    train(tmp_path / "undisturbed", **options)
+    # In a process of its own too: what earlier tests did in this one must not count.
+    undisturbed = [sys.executable, ROOT / "recipes" / "grpo.py", *command_line(tmp_path / "undisturbed", **options)]
+    subprocess.run(undisturbed, check=True, cwd=tmp_path, capture_output=True)
     run = tmp_path / "killed"
     command = [sys.executable, ROOT / "recipes" / "grpo.py", *command_line(run, **options)]
     rows, seconds = random.randint(1, 5), random.uniform(0, 0.1)

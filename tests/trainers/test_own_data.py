@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from eval.adapters import TaskReward
 from eval.errors import UserCodeError, UserError
 from eval.storage import read_json, read_jsonl
 from eval.tasks import get_task
@@ -16,6 +17,7 @@ from trainers.arguments import as_flat_dict, from_yaml, parse
 from trainers.budget import es_at_budget, grpo_at_budget
 from trainers.earlier_tasks import MixedTask
 from trainers.es.config import ESConfig
+from trainers.es.rollout import parts_of_rewards
 from trainers.es.train import train_es
 from trainers.grpo import GRPOArguments, GRPOConfig, fit_generation, train_grpo
 from trainers.sft import SFTArguments, SFTConfig, train_sft
@@ -126,6 +128,12 @@ def test_lists_of_tasks_take_data_of_ones_own(own):
     mixed = MixedTask.of("countdown", [mapping])
     rows = [mixed.row(name, row) for name, row in (("rows", get_task(mapping).load("train", 1, 0)[0]),)]
     assert mixed.score("1234", rows[0]).value == 0.5
+    logged = {}
+    columns = {name: [value] for name, value in rows[0].items() if name != "prompt"}
+    TaskReward(mixed)([rows[0]["prompt"]], ["1234"], log_metric=logged.setdefault, **columns)
+    assert logged["rewards/digits/mean"] == 0.5
+    assert parts_of_rewards(mixed, [{"digits": 0.5, "format": 1.0}, {}]) == [{"digits": 0.5}, {}]
+    assert parts_of_rewards(get_task("countdown"), [{"format": 1.0}]) == [{}]
 
 
 def test_es_stops_at_a_reward_that_raises_with_its_checkpoint(own):
@@ -149,14 +157,20 @@ def own_checkpoints(pattern):
 
 @pytest.mark.slow
 def test_dead_rewards_are_warned_of_once_and_flagged(own, capsys):
-    train_es(ESConfig(**own | ES | {"reward": "reward.py:zero", "output_dir": "es"}))
-    train_grpo(*grpo(own, reward="reward.py:zero", output_dir="grpo"))
+    rewards = ["reward.py:zero", "reward.py:digits=0"]
+    train_es(ESConfig(**own | ES | {"reward": rewards, "output_dir": "es"}))
+    train_grpo(*grpo(own, reward=rewards, output_dir="grpo"))
     printed = capsys.readouterr().out
     assert printed.count("warning: in 3 steps in a row every completion had the reward 0") == 2
     assert printed.count("  reward 0.0: ") == 6
     for run in ("es", "grpo"):
         rows = read_jsonl(f"{run}/metrics.jsonl")
         assert [row.get("equal_rewards") for row in rows] == [1, 2, 3, 4]
+        assert all(row["rewards/zero/mean"] == 0 < row["rewards/digits/mean"] < 1 for row in rows)
+        longest, mean = (
+            ["max_tokens", "mean_tokens"] if run == "es" else [f"completions/{of}_length" for of in ("max", "mean")]
+        )
+        assert all(row[mean] < row[longest] == 6 for row in rows)
         assert [row.get("dead_signal") for row in rows] == [None, None, True, True]
         data = read_json(f"{run}/results.json")["own_data"]["rows"]
         assert sum(data["rows"].values()) == 30 and data["data"] == "rows.jsonl"

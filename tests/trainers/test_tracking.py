@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from eval.errors import UserError
-from eval.storage import read_jsonl
+from eval.storage import read_json, read_jsonl
 from tests.recipe_files import ROOT
 from tests.tiny import random_checkpoint
 from trainers.arguments import parse
@@ -87,6 +87,12 @@ def test_tensorboard_shows_both_methods_on_the_axis_of_completions(tmp_path):
             found = [(event.step, event.value) for event in accumulator.Scalars(name)]
             assert [step for step, _ in found] == sorted(step for step, _ in points)
             assert dict(found) == pytest.approx(dict(points), rel=1e-6)
+        results = read_json(tmp_path / method / "results.json")
+        final = {name: results[name] for name in ("completions", "tokens", "seconds")}
+        final["accuracy"] = results["last_evaluation"]["accuracy"]
+        for name, value in final.items():
+            (event,) = accumulator.Scalars(f"final/{name}")
+            assert event.step == results["completions"] and event.value == pytest.approx(value, rel=1e-6)
 
 
 ONE_ROW = """
@@ -97,6 +103,8 @@ from trainers.tracking import Tracking
 PartialState(cpu=True)
 tracking = Tracking([sys.argv[1]], Path("study/run"))
 tracking.log({"step": 1, "completions": 8, "reward": 0.25, "tokens": 30, "seconds": 0.5, "entropy": 1.0})
+tracking.log_completions([{"prompt": "1+1=", "completion": "two \\ud800", "value": None}], 8)
+tracking.summary({"final/accuracy": 0.5}, 8)
 tracking.close()
 """
 
@@ -119,9 +127,10 @@ def test_trackio_gets_the_same_rows(tmp_path):
     (database,) = tmp_path.glob("posttrain-lab*.db")
     with contextlib.closing(sqlite3.connect(database)) as connection:
         rows = connection.execute("select run_name, step, metrics from metrics").fetchall()
-    assert [(name, step, json.loads(values)) for name, step, values in rows] == [
-        ("study-run", 8, {"reward": 0.25, "tokens": 30, "seconds": 0.5, "entropy": 1.0})
-    ]
+    one, table, final = (json.loads(values) for _, _, values in rows)
+    assert [row[:2] for row in rows] == [("study-run", 8)] * 3
+    assert one == {"reward": 0.25, "tokens": 30, "seconds": 0.5, "entropy": 1.0} and final == {"final/accuracy": 0.5}
+    assert table["completions"]["_type"] == "trackio.table", table
 
 
 @needs("wandb")

@@ -30,7 +30,8 @@ def main():
     arguments = build_parser().parse_args()
     require_ours(arguments.output)
     options = arguments.seeds.parent / "config.yaml"
-    if options.exists() and read_yaml_mapping(options).get("peft_config"):
+    asked = options.exists() and read_yaml_mapping(options).get("peft_config")
+    if asked or (arguments.seeds.parent / "adapter").is_dir():
         raise UserError(
             f"{arguments.seeds} is of a search over an adapter, whose start is not in --base; take its adapter/ folder"
         )

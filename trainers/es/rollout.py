@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from eval.adapters import fitness
+from eval.adapters import fitness, reward_names
 from eval.log_prob_gap import COMPARED
 from eval.rollout.base import Completion, Member, RolloutEngine, Sampling
 from eval.tasks import Task, get_task
@@ -80,13 +80,13 @@ class MemberRollout:
             texts = [completion.text for completion in completions]
             # One reward per (prompt, sample); the samples of a prompt are averaged by the mean over columns.
             scored = fitness(task, texts, repeated, [completion.token_ids for completion in completions])
-            # Of several reward functions; what else a task's scores are made of is not logged.
-            parts = scored.parts if hasattr(task, "rewards") else [{} for _ in texts]
+            parts = parts_of_rewards(task, scored.parts)
             results.append(
                 {
                     "member": member.index,
                     "rewards": [math.nan if score is None else score for score in scored.scores],
                     "tokens": sum(len(completion.token_ids) for completion in completions),
+                    "longest": max(len(completion.token_ids) for completion in completions),
                     "empty": scored.empty,
                     "examples": list(zip(texts, scored.scores, strict=True))[:SHOWN],
                     "unfinished": sum(not completion.finished for completion in completions),
@@ -105,6 +105,7 @@ class MemberRollout:
             completions=len(members) * len(repeated),
             examples=results[0]["examples"],
             **{name: sum(result[name] for result in results) for name in ("tokens", "empty", "unfinished")},
+            longest=max(result["longest"] for result in results),
             parts=means([part for result in results for part in result["parts"]]),
             gap=self._gap(step, rows, members),
         )
@@ -171,6 +172,12 @@ def completion_rows(
         }
         for row, text, score, part in zip(rows, texts, scores, parts, strict=True)
     ]
+
+
+def parts_of_rewards(task: Task, parts: list[dict[str, float]]) -> list[dict[str, float]]:
+    """What each reward function gave; what else a task's scores are made of is not logged."""
+    names = reward_names(task)
+    return [{name: part[name] for name in names if name in part} for part in parts]
 
 
 def means(parts: list[dict[str, float]]) -> dict[str, float]:

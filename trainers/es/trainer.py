@@ -54,10 +54,17 @@ from trainers.es.rollout import MemberRollout, TrainingRows
 from trainers.es.start import evolution_strategy, starting_weights, stored_weights, vector_search
 from trainers.es.update import Weights
 from trainers.es.vector_search import VectorSearch
-from trainers.finish import finish_training
+from trainers.finish import finish_again, finish_training
 from trainers.hub import check_hub, push
 from trainers.launch import make_accelerator, refuse_sharded_launch, refuse_sharding
-from trainers.run_folder import checkpoint_folder, end_run, keep_newest, save_checkpoint, start_run
+from trainers.run_folder import (
+    checkpoint_folder,
+    end_run,
+    first_and_last_evaluation,
+    keep_newest,
+    save_checkpoint,
+    start_run,
+)
 from trainers.step_line import step_line
 from trainers.tracking import Tracking, tracker_names
 from trainers.watch import watch_processes
@@ -196,6 +203,7 @@ class ESTrainer:
                 finished = self._train()
             else:
                 self._recall(finished)
+                finish_again(self.folder, self.args)
             self.results = finished
             end_run(self.folder)
         return self._output()
@@ -363,6 +371,7 @@ class ESTrainer:
             "empty_completions": evaluation.empty,
             "unfinished_completions": evaluation.unfinished,
             "mean_tokens": evaluation.tokens / evaluation.completions,
+            "max_tokens": evaluation.longest,
             **{f"rewards/{name}/mean": value for name, value in evaluation.parts.items()},
             **evaluation.gap,
         }
@@ -459,6 +468,7 @@ class ESTrainer:
                 "ended_by": ended,
                 "updates": sum(not row["members_tied"] for row in rows),
                 **self.progress,
+                **first_and_last_evaluation(self.folder),
                 **({} if self.objects.reward_funcs else own_data([self.args.task])),
                 "digests": run_digests_of(self.folder, self.args, self.task, self.rows, self.objects),
             }

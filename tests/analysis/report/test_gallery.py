@@ -1,6 +1,7 @@
 """One gallery over every kind of results that the lab writes."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from analysis.claims.judge import judge
 from analysis.clocks.runs import read_runs
 from analysis.clocks.study import measure
 from analysis.continual.summary import summarise
-from analysis.report import CHAPTERS, build, build_gallery
+from analysis.report import CHAPTERS, build, build_gallery, has_page
 from analysis.report.runs_table import runs_table
+from analysis.training import add_training_sections
 from eval.errors import UserError
 from eval.results_file import KINDS, kind_of, write_results
 from eval.storage import read_json, write_json
@@ -21,6 +23,7 @@ from tests.analysis.clocks import conftest as clocks_fixtures
 from tests.analysis.continual.planted_sequence import full_run
 from tests.analysis.report.conftest import synthetic_results
 from tests.analysis.report.test_report_build import Page
+from tests.analysis.test_training import plant as plant_training
 
 
 # Its pages or models take seconds to make.
@@ -39,6 +42,8 @@ def runs(tmp_path_factory, rule_run):
     for model in ("es", "grpo"):
         write_results(folder / "compare" / model / "results.json", "training", {"method": model, "steps": 2})
     write_results(folder / "compare" / "results.json", "comparison", synthetic_results())
+    plant_training(folder / "single", "es")
+    add_training_sections(folder / "single")
     comparisons = claims_sweep(lambda task, budget, precision: {})
     write_json(folder / "claims" / "results.json", {"base_model": "tiny", "claims": judge(comparisons)})
     sequence = full_run()
@@ -67,7 +72,7 @@ def test_every_kind_is_in_the_gallery_with_its_numbers(runs):
     raw = (runs / "gallery.html").read_text(encoding="utf-8")
     assert {kind_of(read_json(path)) for path in runs.rglob("results.json")} == set(KINDS)
     assert raw.count('<article class="run"') == len(CHAPTERS)
-    for kind in ("circuits", "claims", "clocks", "compare", "sequential"):
+    for kind in ("circuits", "claims", "clocks", "compare", "sequential", "single"):
         assert f'href="{kind}/report/index.html"' in raw and (runs / kind / "report" / "index.html").is_file()
         assert f'src="{kind}/report/figures/' in raw or kind == "circuits"
     for source in [part.split('"')[0] for part in raw.split('src="')[1:]]:
@@ -108,18 +113,22 @@ def test_the_table_tells_the_kinds_apart(runs):
         "killed": "unfinished: no results.json",
         "rounding": "finished: rounding",
         "sequential": "finished: sequential",
+        "single": "finished: nothing compared",
     }
     assert "accuracy es" in columns and not any("step" in column for column in columns)
 
 
 @pytest.mark.parametrize("kind", CHAPTERS)
 def test_an_older_file_without_its_kind_makes_the_same_page(runs, tmp_path, kind):
-    (path,) = (one for one in runs.rglob("results.json") if kind_of(read_json(one)) == kind)
+    made = {one: read_json(one) for one in runs.rglob("results.json")}
+    (path,) = (one for one, results in made.items() if kind_of(results) == kind and has_page(results))
     results = read_json(path)
     older = {key: entry for key, entry in results.items() if key not in ("kind", "schema_version")}
     if kind == "sequential":
         older["study"] = "sequential"
     write_json(tmp_path / "older" / "results.json", older)
+    if "written" in results:
+        shutil.copytree(path.parent / "completions", tmp_path / "older" / "completions")
     build(path.parent)
     build(tmp_path / "older")
     pages = [(run / "report" / "report.md").read_text() for run in (path.parent, tmp_path / "older")]

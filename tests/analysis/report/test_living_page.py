@@ -19,7 +19,7 @@ from tests.analysis.report.test_gallery import rule_run, runs  # noqa: F401
 pytestmark = pytest.mark.slow
 
 
-KINDS = ("circuits", "claims", "clocks", "compare", "sequential")
+KINDS = ("circuits", "claims", "clocks", "compare", "sequential", "single")
 PAGES = (*KINDS, "gallery")
 SMALLEST_TEXT = 11
 CONTRAST = 4.5
@@ -285,9 +285,9 @@ def test_the_gallery_is_filtered_and_sorted(pages, open_page):
     page.get_by_label("Order").select_option("by result")
     titles = page.locator(".run .title").all_inner_texts()
     assert titles == sorted(titles, key=str.lower) and names() != list(KINDS)
-    page.get_by_label("Kind").select_option("comparison")
+    page.locator("select[name=kind]").select_option("comparison")
     assert names() == ["compare"] and page.locator("output").inner_text() == f"1 of {len(KINDS)}"
-    page.get_by_label("Kind").select_option("")
+    page.locator("select[name=kind]").select_option("")
     page.get_by_label("Order").select_option("")
     page.get_by_label("Words").fill("barrier WEIGHTS")
     assert names() == ["compare"]

@@ -157,7 +157,7 @@ def test_the_page_names_them_below_its_tables(built):
         "analysis.geometry.updates.update_geometry, analysis.theory.random_walk.random_walk_norm",
         "analysis.behaviour.kl.kl_drift",
         "analysis.behaviour.lines.straight_lines",
-        "analysis.claims.comparison.training_summary",
+        "analysis.training.training_summary",
     ):
         assert f"Computed by {name}." in page
         assert f"Computed by `{name.replace(', ', '`, `')}`." in report

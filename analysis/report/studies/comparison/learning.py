@@ -55,7 +55,7 @@ def figure(results: Results) -> Figure:
             accuracy.plot(x, y, color=shade, marker="o", markersize=4)
             accuracy_ends.append((label(method), x[-1], y[-1], shade))
         curve = lookup(results, "training", method, "curve")
-        if curve:
+        if curve and curve["completions"]:
             x, y = numbers(curve["completions"]), numbers(curve["reward"])
             reward.plot(x, y, color=shade, linewidth=1.6)
             reward_ends.append((label(method), x[-1], y[-1], shade))
