@@ -8,6 +8,7 @@ a gradient takes for the one that acted (docs/training.md).
     log_prob_gap/max    the largest
 """
 
+import math
 from collections.abc import Sequence
 
 
@@ -16,8 +17,13 @@ COMPARED = 8
 NAMES = ("log_prob_gap/mean", "log_prob_gap/max")
 
 
-def gap(engine: Sequence[Sequence[float]], reference: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """Mean and maximum of the absolute differences, over all tokens of all completions; at least one."""
+def gap(engine: Sequence[Sequence[float | None]], reference: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """Mean and maximum of the absolute differences, over all tokens of all completions.
+
+    None is a token that the engine could not score, and is left out; both are NaN if nothing is left.
+    """
     pairs = zip(engine, reference, strict=True)
-    differences = [abs(one - other) for both in pairs for one, other in zip(*both, strict=True)]
+    differences = [abs(one - other) for both in pairs for one, other in zip(*both, strict=True) if one is not None]
+    if not differences:
+        return math.nan, math.nan
     return sum(differences) / len(differences), max(differences)

@@ -167,7 +167,8 @@ def test_half_precision_is_refused_where_the_processor_lacks_it(base, tmp_path, 
 
 def test_the_gap_is_the_mean_and_the_largest_difference():
     assert gap([[-1.0, -2.0], [-0.5]], [[-1.5, -2.0], [-0.25]]) == (0.25, 0.5)
-    assert math.isclose(gap([[-1.0]], [[-1.0]])[1], 0.0)
+    assert gap([[-1.0, None]], [[-1.5, -2.0]]) == (0.5, 0.5)
+    assert math.isnan(gap([[None]], [[-1.0]])[0])
 
 
 @pytest.mark.slow
