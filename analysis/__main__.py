@@ -14,6 +14,7 @@ Each part that is measured is one section of results.json. The file has
     probes         odd and even parts along updates and random directions: see analysis.behaviour.probes.probes
     kl             {checkpoint: {task: {"forward", "reverse"}}}: see analysis.behaviour.kl.kl_drift
     kl_matrices    {"order", "incremental", "cumulative"}: see analysis.behaviour.kl.kl_matrices
+    kl_text        {checkpoint: {"forward", "reverse", "perplexity"}}: see analysis.behaviour.free_text.text_kl
     theory         {run of evolution strategies: see analysis.theory.predictions.predict}
     asked          what `analyse` was asked for; its page leaves out everything else
     claims         verdicts over many comparisons, by recipes/claims.py: see analysis.claims.judge.judge

@@ -14,6 +14,8 @@ import subprocess
 import sys
 from importlib import metadata
 
+from eval.hardware import multiplies_bfloat16
+
 
 # What each engine and optional part is, by the statement that it cannot do without.
 ENGINES = {"hf": "import torch; from transformers import AutoModelForCausalLM", "vllm": "from vllm import LLM"}
@@ -41,8 +43,6 @@ print(json.dumps({
     "bf16 on GPU": bool(gpus) and torch.cuda.is_bf16_supported(),
 }))
 """
-# Of /proc/cpuinfo: processors that multiply bfloat16 themselves.
-BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
 SECONDS = 300
 
 
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
     show_memory()
     free = shutil.disk_usage(os.getcwd()).free
     show("disk", f"{free / 1e9:.1f} GB free in the current folder")
-    show("bf16 on CPU", "in hardware" if any(flag in cpu_flags() for flag in BF16_FLAGS) else "emulated, slow")
+    show("bf16 on CPU", "in hardware" if multiplies_bfloat16("cpu") else "emulated, slow")
     found, output = child(DEVICES)
     if found is None:
         devices = json.loads(output.strip().split("\n")[-1])
@@ -120,12 +120,3 @@ def child(statement: str) -> tuple[str | None, str]:
         missing = said.startswith("ModuleNotFoundError")
         return f"{'not installed' if missing else 'does not work'}: {said[:120]}", done.stdout
     return None, done.stdout
-
-
-def cpu_flags() -> set[str]:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            lines = [line for line in file if line.startswith(("flags", "Features"))]
-    except OSError:
-        return set()
-    return set(lines[0].partition(":")[2].split()) if lines else set()

@@ -1,11 +1,11 @@
 """Score completions, or evaluate a model."""
 
 from eval.command_line import OneLineParser, command_parser
-from eval.commands import evaluate, holdouts, score
+from eval.commands import evaluate, holdouts, perplexity, score
 from eval.errors import exit_with_one_line
 
 
-COMMANDS = (score, evaluate, holdouts)
+COMMANDS = (score, evaluate, perplexity, holdouts)
 
 
 def build_parser(prog: str = "python -m eval") -> OneLineParser:

@@ -154,8 +154,13 @@ def evaluation_rows(
     rows: Sequence[dict[str, Any]],
     completion_ids: Sequence[list[int]] | None = None,
 ) -> list[dict[str, Any]]:
-    """The score of each completion as a dict: `value`, `parsed` and `parts`."""
+    """The score of each completion as a dict: `value`, `parsed` and `parts`, and `exact` of a graded one."""
     return [
-        {"value": score.value, "parsed": score.parsed, "parts": dict(score.parts)}
+        {
+            "value": score.value,
+            "parsed": score.parsed,
+            "parts": dict(score.parts),
+            **({} if score.exact is None else {"exact": score.exact}),
+        }
         for score in score_completions(task, texts, rows, completion_ids)
     ]

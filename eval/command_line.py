@@ -66,7 +66,11 @@ def command_parser(
     choices = parser.add_subparsers(required=True, metavar="|".join(modules))
     for name, module in modules.items():
         command = choices.add_parser(
-            name, help=summary(module), description=module.__doc__, formatter_class=layout, allow_abbrev=allow_abbrev
+            name,
+            help=summary(module).replace("%", "%%"),
+            description=module.__doc__,
+            formatter_class=layout,
+            allow_abbrev=allow_abbrev,
         )
         module.add_options(command)
         command.set_defaults(run=module.run)

@@ -8,6 +8,7 @@
     tokens      how many were generated; finished: whether the model ended by itself
     parts       JSON: the further numbers of the score
     reference   JSON: the columns of the problem that a score may read
+    exact       only of a graded task: see `accuracy_of`
 
 Texts are UTF-8, which has no lone surrogates: each stands there as the six characters of its escape, such as \\ud800.
 """
@@ -39,6 +40,13 @@ COLUMNS = {
     "parts": pa.string(),
     "reference": pa.string(),
 }
+# The column that graded tasks have besides.
+EXACT = "exact"
+
+
+def accuracy_of(record: Record) -> float | None:
+    """What a completion counts for in an accuracy: its value, or a graded one's `Score.exact`; None if unscored."""
+    return record.get(EXACT, record["value"])
 
 
 def completions_file(model: str, task: str) -> str:
@@ -57,7 +65,7 @@ def file_name(name: str) -> str:
 def write_completions(path: Path, task: str, records: Iterable[Record], rows: Sequence[Mapping[str, Any]]) -> None:
     """Write the records of `eval.harness.evaluate_task` on `rows`, the task's problems in their order."""
     columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
-    scores = []
+    scores, exact = [], []
     for record in records:
         row = rows[record["index"]]
         reference = {name: value for name, value in row.items() if name != "prompt"}
@@ -73,10 +81,13 @@ def write_completions(path: Path, task: str, records: Iterable[Record], rows: Se
             "reference": json.dumps(reference, default=str),
         }
         scores.append(record["value"])
+        exact.append(record.get(EXACT))
         for name, entry in entries.items():
             columns[name].append(entry)
     table = {name: pa.array(columns[name], type_) for name, type_ in COLUMNS.items()}
     first = {name: table.pop(name) for name in ("prompt", "completion")}
+    if any(value is not None for value in exact):
+        table[EXACT] = pa.array(exact, pa.float64())
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table({**first, score_column(task): pa.array(scores, pa.float64()), **table}), path)
 
@@ -92,7 +103,7 @@ def read_completions(path: Path) -> list[Record]:
         table = pq.read_table(path)
         if "index" not in table.column_names:
             return _of_a_training(table)
-        [score] = [name for name in table.column_names if name not in COLUMNS]
+        [score] = [name for name in table.column_names if name not in (*COLUMNS, EXACT)]
         return [
             {
                 "index": row["index"],
@@ -105,6 +116,7 @@ def read_completions(path: Path) -> list[Record]:
                 "finished": row["finished"],
                 "parts": json.loads(row["parts"]),
                 "reference": json.loads(row["reference"]),
+                **({EXACT: row[EXACT]} if row.get(EXACT) is not None else {}),
             }
             for row in table.to_pylist()
         ]
@@ -142,7 +154,7 @@ def _of_a_training(table: pa.Table) -> list[Record]:
 def score_column(task: str) -> str:
     """The column of the scores: the task's name, as TRL calls a reward's, unless another column has it."""
     name = in_utf8(task)
-    return f"{name} score" if name in COLUMNS else name
+    return f"{name} score" if name in (*COLUMNS, EXACT) else name
 
 
 def in_utf8(text: str) -> str:

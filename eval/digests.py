@@ -47,6 +47,9 @@ def folder_digest(folder: Path) -> str:
 
     It is that of what `sha256sum FILE ...` prints for them in the order of their names.
     """
+    from eval.rollout.gguf import local_model_name  # here, because that module needs this one
+
+    folder = Path(local_model_name(folder))
     files = sorted({file for pattern in MODEL_FILES for file in folder.glob(pattern)})
     listing = "".join(f"{file_digest(file)}  {file.name}\n" for file in files)
     return hashlib.sha256(listing.encode()).hexdigest()
@@ -54,6 +57,9 @@ def folder_digest(folder: Path) -> str:
 
 def model_digest(model: str | Path) -> str:
     """Of a checkpoint folder, or of the files of a hub model as they were downloaded; its name where they are not."""
+    from eval.rollout.gguf import local_model_name  # see `folder_digest`
+
+    model = local_model_name(model)
     if Path(model).is_dir():
         return folder_digest(Path(model))
     # Here, because a command that compares two folders should not wait for the hub's client.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.errors import UserError
+from eval.rollout.gguf import local_model_name
 from eval.storage import read_json, write_json
 
 
@@ -33,7 +34,7 @@ def holdout_command(model: str, tasks: list[str], folder: Path, batch_size: str 
         "--model",
         "hf",
         "--model_args",
-        f"pretrained={model},dtype=bfloat16",
+        f"pretrained={local_model_name(model)},dtype=bfloat16",
         "--tasks",
         ",".join(tasks),
         "--apply_chat_template",

@@ -6,12 +6,13 @@ from dataclasses import asdict
 from math import comb
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tqdm import tqdm
 
 from eval.adapters import evaluation_rows
+from eval.completions import EXACT, accuracy_of
 from eval.errors import UserError
 from eval.intervals import mean_interval, wilson_interval
 from eval.rollout.base import RolloutEngine, Sampling
@@ -37,13 +38,16 @@ def evaluate_task(
         correct     completions with value 1.0
         total       completions that could be scored
         unscorable  completions that could not; they count in nothing but `mean_tokens` and `unfinished`
-        accuracy    mean over the rows of the mean value of their scored completions, None without any
+        accuracy    mean over the rows of the mean of `accuracy_of` of their scored completions, None without any
         low, high   95 % interval of the accuracy over the choice of rows, see `accuracy_interval`
         mean_tokens generated tokens per completion, the end token included
         unfinished  completions cut at `max_new_tokens`
+        reward      only for a graded task, whose accuracy is not it: the mean value
         records     per completion {index, prompt, completion, value, parsed, parts, tokens, finished}, in order; with
-                    several samples also `sample`
+                    several samples also `sample`, of a graded task also `exact`
         pass_at     only with several samples: see `pass_at`
+        spread      only with several samples: share of the rows whose scored completions differ in value; the others
+                    give a method that compares them nothing to learn from. None without any
 
     Greedy decoding is `Sampling(temperature=0)`. Completions do not depend on `batch_size`: the engine addresses its
     sampling noise by prompt and sample. What can differ is rounding in a batched product, where two tokens tie.
@@ -72,6 +76,7 @@ def evaluate_task(
     result = {**summary(records), "records": records}
     if sampling.samples > 1:
         result["pass_at"] = pass_at(records)
+        result["spread"] = spread(records)
     if file is not None:
         write_json(file, result)
     return result
@@ -80,8 +85,9 @@ def evaluate_task(
 def summary(records: list[dict[str, Any]]) -> dict[str, Any]:
     """What `evaluate_task` returns about its records."""
     scored = [record for record in records if record["value"] is not None]
-    by_row = [fmean(values) for values in _by_row(scored).values()]
+    by_row = [fmean(cast(float, accuracy_of(record)) for record in row) for row in _by_row(scored)]
     low, high = accuracy_interval(by_row)
+    is_graded = any(EXACT in record for record in scored)
     return {
         "correct": sum(record["value"] == 1.0 for record in scored),
         "total": len(scored),
@@ -91,6 +97,7 @@ def summary(records: list[dict[str, Any]]) -> dict[str, Any]:
         "high": high,
         "mean_tokens": fmean(record["tokens"] for record in records),
         "unfinished": sum(not record["finished"] for record in records),
+        **({"reward": fmean(record["value"] for record in scored)} if is_graded else {}),
     }
 
 
@@ -99,7 +106,8 @@ def pass_at(records: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]
 
     A completion passes with value 1.0; rows without a scored completion are left out.
     """
-    rows = list(_by_row([record for record in records if record["value"] is not None]).values())
+    scored = [record for record in records if record["value"] is not None]
+    rows = [[record["value"] for record in row] for row in _by_row(scored)]
     estimates = {}
     k = 1
     while rows and k <= min(map(len, rows)):
@@ -108,6 +116,12 @@ def pass_at(records: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]
         estimates[str(k)] = {"value": fmean(values), "low": low, "high": high}
         k *= 2
     return estimates
+
+
+def spread(records: list[dict[str, Any]]) -> float | None:
+    """The share of rows with a scored completion whose scored completions are not all of one value."""
+    rows = _by_row([record for record in records if record["value"] is not None])
+    return fmean(len({record["value"] for record in row}) > 1 for row in rows) if rows else None
 
 
 def pass_at_k(correct: int, samples: int, k: int) -> float:
@@ -182,11 +196,11 @@ def _answers(
     return records
 
 
-def _by_row(records: list[dict[str, Any]]) -> dict[int, list[float]]:
-    values: dict[int, list[float]] = {}
+def _by_row(records: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    rows: dict[int, list[dict[str, Any]]] = {}
     for record in records:
-        values.setdefault(record["index"], []).append(record["value"])
-    return values
+        rows.setdefault(record["index"], []).append(record)
+    return list(rows.values())
 
 
 def _cache_name(

@@ -1,10 +1,14 @@
-"""Confidence intervals for accuracies and means."""
+"""Confidence intervals for accuracies, means and ratios."""
 
 from collections.abc import Sequence
 from math import sqrt
 from statistics import fmean, stdev
 
+import numpy as np
 from scipy.stats import binomtest, norm
+
+
+BOOTSTRAP_DRAWS = 2000
 
 
 def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -33,6 +37,22 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[fl
     mean = fmean(values)
     half = float(norm.ppf((1 + confidence) / 2)) * stdev(values) / sqrt(len(values))
     return mean - half, mean + half
+
+
+def ratio_with_interval(
+    numerators: Sequence[float], denominators: Sequence[float], seed: int
+) -> tuple[float, float, float]:
+    """sum(numerators) / sum(denominators) and its 95 % percentile bootstrap interval (low, high).
+
+    Sequences, as pairs of numerator and denominator, are resampled with replacement 2,000 times.
+    """
+    pairs = np.stack([np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)])
+    count = pairs.shape[1]
+    counts = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=BOOTSTRAP_DRAWS)
+    resampled = counts @ pairs.T  # [draws, 2]
+    numerator, denominator = pairs.sum(axis=1)
+    low, high = np.quantile(resampled[:, 0] / resampled[:, 1], (0.025, 0.975)).tolist()
+    return float(numerator / denominator), low, high
 
 
 def _check(confidence: float) -> None:

@@ -22,7 +22,7 @@ from eval.__main__ import COMMANDS as EVAL
 from eval.command_line import command_name
 from eval.errors import UserError, exit_with_one_line
 from eval.storage import write_text
-from eval.tasks import PAPER_TASKS, TASKS
+from eval.tasks import BUILT_IN
 from trainers.arguments import option_parser, parse
 
 
@@ -45,7 +45,7 @@ def listing() -> dict[str, Any]:
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
         "recipes": {name: recipe_options(config_types(name)) for name in recipe_names()},
         "commands": {command_name(module): flags(module) for module in (*ANALYSIS, *EVAL)},
-        "tasks": {name: first_line(task) for name, task in {**TASKS, **PAPER_TASKS}.items()},
+        "tasks": {name: first_line(task) for name, task in BUILT_IN.items()},
     }
 
 

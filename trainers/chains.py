@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from eval.errors import UserError
+from eval.rollout.gguf import local_model_name
 from eval.rollout.hf import HFEngine
 from eval.rollout.loading import load_architecture
 from eval.secrets import without_secrets
@@ -209,7 +210,7 @@ def local_model(model: str, folder: Path) -> Path:
     Every process calls this. Raises `UserError` for a model that is not there.
     """
     load_architecture(model)
-    if Path(model).is_dir():
+    if Path(model := str(local_model_name(model))).is_dir():
         return Path(model)
     if is_main_process() and not folder.exists():
         engine = HFEngine.from_pretrained(model, "cpu")

@@ -12,7 +12,7 @@ from typing import Any
 from eval.circuit_tasks import CIRCUIT_TASKS
 from eval.tasks import get_task
 from trainers.es.config import ESConfig
-from trainers.es.engine import check_memory
+from trainers.es.engine import check_memory, resolve_engine_dtype
 from trainers.es.folder import MAY_CHANGE as ES_MAY_CHANGE
 from trainers.es.folder import may_grow
 from trainers.es.memory import model_shape
@@ -96,7 +96,9 @@ def training_lines(method: str, *configs: Any) -> dict[str, str]:
 
 def print_memory_plan(config: ESConfig) -> None:
     """What every process of a run of evolution strategies takes. Raises `UserError` if it does not fit."""
-    check_memory(replace(config, dry_run=True), make_accelerator())
+    config, accelerator = replace(config, dry_run=True), make_accelerator()
+    resolve_engine_dtype(config, accelerator)
+    check_memory(config, accelerator)
 
 
 def es_lines(config: ESConfig) -> dict[str, str]:

@@ -41,6 +41,7 @@ from trainers.arguments import check_at_least, check_at_most, check_choice, did_
 from trainers.dead_signal import SHOWN, DeadSignal
 from trainers.earlier_tasks import EarlierTasks, MixedTask, check_replay, replay_names, replay_option, replayed_prompts
 from trainers.ending import check_budgets
+from trainers.grpo_gap import report_gap
 from trainers.launch import is_main_process
 from trainers.lora import check_lora_patterns, check_lora_targets, read_lora_patterns
 from trainers.more_steps import goes_on, options_before, reopen
@@ -93,6 +94,11 @@ class GRPOArguments(TRLArguments):
         "", "Earlier tasks whose training problems are mixed in, with commas or as a list."
     )
     replay_share: float = option(0.0, "Share of the problems of every generation of completions that is theirs.")
+    log_prob_gap_every: NonNegativeInt = option(
+        0,
+        "Steps between comparisons of the generating engine's log-probabilities with those of the training's forward "
+        "pass, on a few completions: log_prob_gap/mean and /max in metrics.jsonl. 0: never.",
+    )
     lora_rank: NonNegativeInt = option(0, "Rank of the LoRA adapter; 0 trains all parameters.")
     lora_alpha: int = option(32, "LoRA scales its update by lora_alpha / lora_rank.")
     lora_dropout: Share = option(0.0, "Dropout on the input of the LoRA matrices.")
@@ -420,6 +426,8 @@ def _train(
         )
     if options.use_vllm and options.vllm_mode == "colocate" and options.device.type == "cpu":
         _repack_after_sync(trainer.vllm_generation)
+    if arguments.log_prob_gap_every:
+        report_gap(trainer, arguments.log_prob_gap_every)
     recorder = RunRecorder(
         run_folder(config),
         reward,

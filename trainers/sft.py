@@ -7,7 +7,9 @@ Every right answer is kept, as often as it was sampled, so that the first step's
 of 0 or 1 without a baseline. Whatever is generated counts, right or wrong.
 
 Data of one's own with a column of answers is trained on these answers instead, those that its reward scores above 0;
-nothing is generated then. `answers: sampled` has the model's own here too, those with a reward above 0.
+`answers: sampled` has the model's own here too, those with a reward above 0. With `answers: reference` the data are
+the task's own answers: a warm start that teaches a model the form in which answers are asked for, from few examples,
+before a reinforcement that would be starved without it. Of such answers nothing is generated.
 
 The run folder is that of `trainers.trl_run`; besides, samples.jsonl has a row per batch of prompts, with the answers
 kept.
@@ -30,11 +32,14 @@ from trl import SFTTrainer
 
 from eval.adapters import score_completions
 from eval.errors import UserError
+from eval.log_probs import TokenPair
 from eval.rollout.base import Sampling
+from eval.rollout.chat import end_token_ids, prompt_ids
 from eval.rollout.hf import HFEngine
 from eval.storage import append_jsonl, read_json, read_jsonl, truncate_jsonl
-from eval.tasks import OwnTask, Task, get_task
-from eval.tasks.own import say
+from eval.tasks import Task, get_task
+from eval.tasks.base import reference_answer
+from eval.tasks.own import OwnTask, say
 from trainers.arguments import check_choice
 from trainers.ending import check_budgets
 from trainers.launch import is_main_process
@@ -71,7 +76,10 @@ class SFTArguments(TRLArguments):
     """What the lab adds to TRL's `SFTConfig`; both are read from the same flat YAML."""
 
     answers: str = option(
-        "", "What is trained on: sampled, or column (of your own data; the default where it has answers)."
+        "",
+        "sampled: learn from the model's own right answers; reference: from the task's, one for each problem; column: "
+        "from your own data's, the default where it has answers. With the last two nothing is generated, and samples, "
+        "temperature and prompts_per_batch count for nothing.",
     )
     problems: Rows = option(1920, "Training problems that the model answers.")
     samples: PositiveInt = option(8, "Answers to each of them.")
@@ -89,10 +97,10 @@ class SFTArguments(TRLArguments):
         super().__post_init__()
         check_budgets(self.stop_at_tokens, self.stop_at_seconds)
         column = getattr(get_task(self.task), "answer_column", "")
-        check_choice("answers", self.answers, ("", "sampled", "column"))
+        self.answers = self.answers or ("column" if column else "sampled")
+        check_choice("answers", self.answers, ("sampled", "reference", "column"))
         if self.answers == "column" and not column:
             raise UserError(f"answers: column, but task {self.task} has none; give answer_column, or answers: sampled")
-        self.answers = self.answers or ("column" if column else "sampled")
 
 
 # Options of SFTTrainer that only make sense with one value here, and why.
@@ -129,7 +137,7 @@ class Sampled:
     tokens: int
     seconds: float
     correct: int
-    kept: list[tuple[list[int], list[int]]]
+    kept: list[TokenPair]
 
 
 def more_passes(config: SFTConfig) -> tuple[str, ...]:
@@ -158,13 +166,10 @@ def train_sft(arguments: SFTArguments, config: SFTConfig) -> dict[str, Any]:
     # Loaded before the folder is touched: a wrong name leaves nothing behind.
     model, tokenizer = load_chat_model(arguments.model)
     problems = task.load("train", training_rows(task, arguments.problems), seed_of_problems(config))
+    given = given_answers(arguments, task, model, tokenizer, problems)
     start_run(folder, arguments, config, may_change=(*MAY_CHANGE, *growing))
     model.to(config.device)  # pyright: ignore[reportArgumentType]  transformers' decorator hides that it is a method
-    engine = HFEngine(model, tokenizer)
-    if isinstance(task, OwnTask) and arguments.answers == "column":
-        sampled = answers_of_data(arguments, task, engine, problems)
-    else:
-        sampled = sample(folder, arguments, config, task, engine, problems)
+    sampled = given or sample(folder, arguments, config, task, HFEngine(model, tokenizer), problems)
     if not sampled.kept:
         raise UserError(
             f"none of the {sampled.completions} answers of {arguments.model} on {arguments.task} is right and "
@@ -184,19 +189,48 @@ def train_sft(arguments: SFTArguments, config: SFTConfig) -> dict[str, Any]:
     return read_json(folder / "results.json")
 
 
-def answers_of_data(arguments: SFTArguments, task: OwnTask, engine: HFEngine, problems: datasets.Dataset) -> Sampled:
+def given_answers(
+    arguments: SFTArguments,
+    task: Task,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: datasets.Dataset,
+) -> Sampled | None:
+    """The answers that are there before the run, of which nothing is generated; None with `answers: sampled`."""
+    if arguments.answers == "reference":
+        return reference_answers(task, model, tokenizer, problems)
+    if arguments.answers == "column" and isinstance(task, OwnTask):
+        return answers_of_data(arguments, task, model, tokenizer, problems)
+    return None
+
+
+def reference_answers(
+    task: Task, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, problems: datasets.Dataset
+) -> Sampled:
+    """The task's own answers, each ended as the model ends its turns; nothing is generated, so nothing is counted."""
+    rows = problems.to_list()
+    texts = [reference_answer(task, row) for row in rows]
+    return Sampled(0, 0, 0.0, 0, encoded_answers(model, tokenizer, rows, texts))
+
+
+def answers_of_data(
+    arguments: SFTArguments,
+    task: OwnTask,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: datasets.Dataset,
+) -> Sampled:
     """The answers in the data's own column that its reward scores above 0; how many are left out is said in one line.
 
     Raises UserError if none is left.
     """
     rows = problems.to_list()
     texts = [str(row[task.answer_column]) for row in rows]
-    ids = [[*_token_ids(engine, text), engine.tokenizer.eos_token_id] for text in texts]
-    scores = score_completions(task, texts, rows, ids)
+    pairs = encoded_answers(model, tokenizer, rows, texts)
+    scores = score_completions(task, texts, rows, [ids for _, ids in pairs])
     rewarded = [is_right(task, score.value) for score in scores]
-    fits = [len(tokens) <= arguments.max_completion_length for tokens in ids]
-    prompts = engine.encode([row["prompt"] for row in rows])
-    kept = [pair for pair, *good in zip(zip(prompts, ids, strict=True), rewarded, fits, strict=True) if all(good)]
+    fits = [len(ids) <= arguments.max_completion_length for _, ids in pairs]
+    kept = [pair for pair, *good in zip(pairs, rewarded, fits, strict=True) if all(good)]
     too_long = sum(right and not fit for right, fit in zip(rewarded, fits, strict=True))
     counts = (
         f"{len(kept)} of the {len(rows)} answers in column {task.answer_column!r} are trained on; "
@@ -211,8 +245,13 @@ def answers_of_data(arguments: SFTArguments, task: OwnTask, engine: HFEngine, pr
     return Sampled(completions=0, tokens=0, seconds=0.0, correct=sum(rewarded), kept=kept)
 
 
-def _token_ids(engine: HFEngine, text: str) -> list[int]:
-    return engine.tokenizer(text, add_special_tokens=False)["input_ids"]
+def encoded_answers(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]], texts: list[str]
+) -> list[TokenPair]:
+    """Each row's prompt and the text that answers it, which ends as the model ends its turns."""
+    [end, *_] = end_token_ids(tokenizer, model.generation_config)
+    answers = [[*tokenizer.encode(text, add_special_tokens=False), end] for text in texts]
+    return list(zip(prompt_ids(tokenizer, [row["prompt"] for row in rows]), answers, strict=True))
 
 
 def is_right(task: Task, value: float | None) -> bool:
@@ -312,7 +351,7 @@ def _answers(
     ]
 
 
-def examples(kept: list[tuple[list[int], list[int]]], epochs: int, seed: int) -> datasets.Dataset:
+def examples(kept: list[TokenPair], epochs: int, seed: int) -> datasets.Dataset:
     """The examples in the order in which the whole run takes them, shuffled anew for each pass.
 
     The trainer sees a single epoch, as in `trainers.grpo.problems_of_run`. Labels of -100 have no loss.

@@ -42,6 +42,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from eval.digests import data_digests, rows_digest, run_digests
 from eval.errors import UserError
+from eval.hardware import multiplies_bfloat16
 from eval.harness import evaluate_task
 from eval.ownership import files_in, make_marked, read_marker, remove_made, require_ours, run_at, write_marker
 from eval.rollout.base import Sampling
@@ -213,9 +214,12 @@ def check_options(config: TrainingArguments, fixed: Mapping[str, tuple[Any, str]
 
 def check_run(arguments: TRLArguments, config: TrainingArguments) -> None:
     """Raise `UserError` for options that do not fit this machine or an earlier run, before a model loads."""
-    if config.device.type == "cpu" and (config.bf16 or config.fp16):
+    on_cpu = config.device.type == "cpu"
+    if on_cpu and (config.fp16 or (config.bf16 and not multiplies_bfloat16("cpu"))):
         # TRL turns bf16 on wherever it is not turned off, on the CPU as well.
-        raise UserError("training on the CPU would run in half precision; write bf16: false (and no fp16)")
+        raise UserError(
+            "training would run in half precision, which this CPU does not multiply; write bf16: false (and no fp16)"
+        )
     if arguments.optimizer_from:
         optimizer_file(arguments.optimizer_from)
     # In an empty one there is nothing to lose.

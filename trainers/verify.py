@@ -111,7 +111,8 @@ def compared(expected: str | None, file: Path | str) -> str | None:
     """What is wrong with a file, or with the folder of a model; None if it has this digest."""
     if isinstance(file, Path) and not file.exists():
         return "it is not there"
-    found = file_digest(Path(file)) if Path(file).is_file() else model_digest(file)
+    # A model to start from is a name, which may be that of a GGUF file.
+    found = model_digest(file) if isinstance(file, str) or file.is_dir() else file_digest(file)
     if found == expected:
         return None
     return f"SHA-256 is {found[:16]}..., and results.json has {'none' if expected is None else expected[:16] + '...'}"

@@ -6,33 +6,27 @@ round, so every result carries its direction and its sampling policy.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from analysis.geometry.checkpoints import open_checkpoints
-from analysis.statistics import percentile_interval, resample_counts
 from eval.errors import UserError
+from eval.intervals import ratio_with_interval
+from eval.log_probs import MAX_LOGITS, TokenPair, completion_log_probs, require_plain_output_embedding
 from eval.rollout.base import Messages, Sampling
 from eval.rollout.hf import HFEngine
 from eval.tasks import TaskSpec, get_task, task_name
 
 
-# Prompt token ids (at least one) and completion token ids.
-TokenPair = tuple[list[int], list[int]]
-
-# Scalars in one [positions, vocabulary] tensor; some five such float64 tensors are alive at a time (0.7 GB).
-MAX_LOGITS = 2**24
 ESTIMATOR = "exact full-vocabulary sum at each position of sampled completions"
 # Schulman, "Approximating KL divergence" (joschu.net/blog/kl-approx.html, 2020).
 SAMPLED_ESTIMATORS = {"k1": "-log r of the sampled tokens, r = q / p", "k3": "(r - 1) - log r of the sampled tokens"}
-BOOTSTRAP_DRAWS = 2000
 
 
 def token_kl(log_probs_p: torch.Tensor, log_probs_q: torch.Tensor) -> torch.Tensor:
@@ -118,69 +112,12 @@ def completion_kl(
     return {name: torch.cat(chunks).split(lengths) for name, chunks in values.items()}
 
 
-@torch.no_grad()
-def completion_log_probs(
-    model: PreTrainedModel, batch: Sequence[TokenPair], max_logits: int = MAX_LOGITS
-) -> Iterator[torch.Tensor]:
-    """Log-probabilities of the next token at every position that predicts a completion token.
-
-    Yields float64 [rows, vocabulary] pieces of at most `max_logits` scalars; put together, the rows are all completion
-    tokens of the first sequence, then of the second, and so on. The transformer runs once for the batch, only the
-    output embedding runs piece by piece; for a model that changes its logits after that (see
-    `require_plain_output_embedding`) the values would be wrong.
-    """
-    longest = max(len(prompt) + len(completion) for prompt, completion in batch)
-    # Padding on the right: causal attention keeps it from all positions that count.
-    padded = [[*prompt, *completion] + [0] * (longest - len(prompt) - len(completion)) for prompt, completion in batch]
-    prompts = torch.tensor([len(prompt) for prompt, _ in batch], device=model.device)[:, None]
-    completions = torch.tensor([len(completion) for _, completion in batch], device=model.device)[:, None]
-    positions = torch.arange(longest, device=model.device)[None]
-    hidden = model.get_decoder()(
-        input_ids=torch.tensor(padded, device=model.device),
-        attention_mask=(positions < prompts + completions).long(),
-        use_cache=False,
-    ).last_hidden_state  # [sequences, longest, width]
-    # The logits at a position are about the next token.
-    predicts = (positions >= prompts - 1) & (positions < prompts + completions - 1)
-    head = model.get_output_embeddings()
-    rows = max(1, max_logits // head.weight.shape[0])
-    for states in hidden[predicts].split(rows):
-        yield head(states).double().log_softmax(-1)
-
-
-@torch.no_grad()
-def require_plain_output_embedding(model: PreTrainedModel) -> None:
-    """Raise UserError if the model scales or caps its logits after the output embedding, as some architectures do."""
-    # Several tokens, because the embedding of a padding token may be 0, which no change of the logits would show.
-    ids = torch.arange(4, device=model.device)[None]
-    logits = model(input_ids=ids, use_cache=False).logits
-    hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-    if not torch.equal(model.get_output_embeddings()(hidden), logits):
-        raise UserError(
-            f"{type(model).__name__} changes its logits after the output embedding, which is not measured here; "
-            "give a Llama, Qwen2, Qwen3 or Mistral model"
-        )
-
-
 def summarise(sums: Sequence[float], counts: Sequence[int], seed: int) -> dict:
     """Mean per token and per sequence, with intervals, of a quantity summed over the tokens of each sequence."""
     summary: dict[str, Any] = {}
     for name, over in (("per_token", counts), ("per_sequence", [1] * len(sums))):
         summary[name], summary[f"{name}_low"], summary[f"{name}_high"] = ratio_with_interval(sums, over, seed)
     return summary | {"tokens": sum(counts), "sequences": len(sums)}
-
-
-def ratio_with_interval(
-    numerators: Sequence[float], denominators: Sequence[float], seed: int
-) -> tuple[float, float, float]:
-    """sum(numerators) / sum(denominators) and its 95 % percentile bootstrap interval (low, high).
-
-    Sequences, as pairs of numerator and denominator, are resampled with replacement 2,000 times.
-    """
-    pairs = np.stack([np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)])
-    resampled = resample_counts(pairs.shape[1], BOOTSTRAP_DRAWS, np.random.default_rng(seed)) @ pairs.T  # [draws, 2]
-    numerator, denominator = pairs.sum(axis=1)
-    return float(numerator / denominator), *percentile_interval(resampled[:, 0] / resampled[:, 1])
 
 
 @dataclass(frozen=True)

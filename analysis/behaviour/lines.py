@@ -15,12 +15,13 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from analysis.behaviour.kl import TokenPair, completion_log_probs, ratio_with_interval, require_plain_output_embedding
 from analysis.geometry.checkpoints import Source, check_same_parameters, open_checkpoints, opened, parse_name
 from analysis.geometry.updates import NO_LAYER
 from eval.adapters import score_completions
 from eval.errors import UserError
 from eval.harness import evaluate_task
+from eval.intervals import ratio_with_interval
+from eval.log_probs import TokenPair, completion_log_probs, require_plain_output_embedding
 from eval.rollout.base import Completion, Messages, Sampling
 from eval.rollout.hf import HFEngine
 from eval.tasks import Task, TaskSpec, get_task, task_name

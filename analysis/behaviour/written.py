@@ -1,7 +1,7 @@
 """What models wrote on the same problems: who is right where, how often two write the same, and examples to read.
 
 An answer is a row of `eval.completions.read_completions`; a model has one for each problem. Right is a score of 1,
-or of more where a reward of one's own gives more.
+or of more where a reward of one's own gives more; of a graded task, an answer that is in form as well.
 """
 
 import random
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.statistics import mcnemar
-from eval.completions import read_completions
+from eval.completions import accuracy_of, read_completions
 from eval.digests import file_digest
 from eval.errors import UserError
 from eval.intervals import wilson_interval
@@ -92,7 +92,7 @@ def agreement(first: Answers, second: Answers) -> dict[str, Any]:
     pairs = list(zip(first, second, strict=True))
     answered = [(one, other) for one, other in pairs if one["parsed"] is not None or other["parsed"] is not None]
     scored = [(one, other) for one, other in pairs if one["value"] is not None and other["value"] is not None]
-    rights = [[is_right(row["value"]) for row in rows] for rows in (first, second)]
+    rights = [[is_right(accuracy_of(row)) for row in rows] for rows in (first, second)]
     test = asdict(mcnemar(*rights))
     both_right = sum(one == other == 1.0 for one, other in zip(*rights, strict=True))
     return {
@@ -161,7 +161,7 @@ def is_partly_right(kind: str) -> bool:
 def problem_kinds(answers: Mapping[str, Answers], names: Sequence[str]) -> list[str]:
     """The kind of each problem."""
     rows = zip(*(answers[name] for name in names), strict=True)
-    return [kind_of_problem([row["value"] for row in problem], names) for problem in rows]
+    return [kind_of_problem([accuracy_of(row) for row in problem], names) for problem in rows]
 
 
 def texts_differ(answers: Mapping[str, Answers], names: Sequence[str]) -> list[bool]:

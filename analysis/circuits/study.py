@@ -35,6 +35,7 @@ from eval.digests import folder_digest
 from eval.errors import UserError
 from eval.interrupts import follow_starter
 from eval.quiet import quiet_libraries
+from eval.rollout.gguf import local_model_name
 from eval.rollout.loading import load_model
 from eval.storage import read_json, read_jsonl
 
@@ -300,7 +301,7 @@ class Study:
 @cache
 def checkpoint_digest(folder: str) -> str:
     """Of a folder's files; of a model on the hub its name."""
-    return folder_digest(Path(folder)) if Path(folder).is_dir() else folder
+    return folder_digest(Path(folder)) if Path(local_model_name(folder)).is_dir() else folder
 
 
 def shape(model: CircuitModel) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from analysis.commands.options import (
     own_digests,
     task_names,
 )
-from analysis.resume import Measurement
+from analysis.resume import Measurement, measure_sections
 from eval.command_line import at_least
 from eval.commands.own_options import add_own_data_options, own_tasks
 from eval.digests import file_digest
@@ -30,6 +30,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="FILE",
         help='files of prompts to measure on as well: .jsonl with a "prompt" in each line, or one prompt a line',
+    )
+    parser.add_argument(
+        "--text",
+        metavar="FILE",
+        help="a text to measure on as it stands, without sampling: passages with blank lines between them; builtin: "
+        "100 kB of prose in the public domain, which no task is about",
     )
     parser.add_argument(
         "--parts",
@@ -50,6 +56,10 @@ def run(arguments: argparse.Namespace) -> None:
 
     checkpoints = named_folders(arguments.checkpoints)
     tasks = (task_names(arguments.tasks) if arguments.tasks else []) + own_tasks(arguments, needs_reward=False)
+    on_text = {} if arguments.text is None else text_section(arguments, checkpoints)
+    if on_text and not tasks and not arguments.texts:
+        measure_sections(arguments.output, arguments.base, checkpoints, on_text, arguments.recompute)
+        return
     prompt_sets(tasks, arguments.texts, 1, arguments.seed)  # misspelt tasks and broken files, before any checkpoint
     options = {
         "tasks": tasks,
@@ -75,3 +85,19 @@ def run(arguments: argparse.Namespace) -> None:
 
     parts = {"drift": ("kl", measured(kl_drift)), "matrices": ("kl_matrices", measured(kl_matrices))}
     measure_parts(arguments, checkpoints, parts)
+    if on_text:
+        measure_sections(arguments.output, arguments.base, checkpoints, on_text, arguments.recompute)
+
+
+def text_section(arguments: argparse.Namespace, checkpoints: dict[str, Path]) -> dict[str, Measurement]:
+    """{"kl_text": its measurement}. Raises UserError for a text that cannot be read."""
+    from analysis.behaviour.free_text import text_kl
+    from eval.perplexity import read_passages, text_file
+
+    passages = read_passages(arguments.text)
+    options = {"text": arguments.text, "sha256": file_digest(text_file(arguments.text)), "seed": arguments.seed}
+
+    def measure() -> dict:
+        return text_kl(arguments.base, checkpoints, passages, arguments.batch_size, arguments.seed, arguments.device)
+
+    return {"kl_text": (options, measure)}

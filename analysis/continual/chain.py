@@ -8,7 +8,7 @@ from analysis.behaviour.held_out import HeldOut
 from analysis.behaviour.kl import kl_drift
 from analysis.geometry.updates import update_geometry
 from analysis.resume import stage
-from eval.completions import file_name, write_completions
+from eval.completions import accuracy_of, file_name, write_completions
 from eval.digests import file_digest
 from eval.harness import evaluate_task
 from eval.rollout.base import Sampling
@@ -77,7 +77,7 @@ def evaluate(
     device: Any,
     completions: Path | None = None,
 ) -> dict[str, list[float | None]]:
-    """The value of the model's greedy answer to each held-out problem, by task.
+    """What the model's greedy answer to each held-out problem counts for in its accuracy, by task.
 
     completions: a folder that takes what it wrote, one file for each task.
     """
@@ -87,7 +87,7 @@ def evaluate(
     for column in columns:
         task = get_task(column)
         records = evaluate_task(engine, task, "test", *rows, sampling, held_out.batch_size, cache)["records"]
-        values[column] = [record["value"] for record in records]
+        values[column] = [accuracy_of(record) for record in records]
         if completions is not None:
             file = completions / f"{file_name(task_name(column))}.parquet"
             write_completions(file, task.name, records, task.load("test", *rows).to_list())

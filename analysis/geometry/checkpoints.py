@@ -11,6 +11,7 @@ from transformers import AutoConfig
 from eval.checkpoint_files import is_adapter, locate_tensors, tensor_headers
 from eval.errors import UserError
 from eval.lora_adapter import LoraAdapter, check_base
+from eval.rollout.gguf import local_model_name
 
 
 # Floating point numbers as safetensors names them.
@@ -21,6 +22,8 @@ FUSED = ("qkv_proj", "gate_up_proj")
 
 class Checkpoint:
     """The weights of one checkpoint folder, by Hugging Face parameter name.
+
+    A packaged model's name or a GGUF file is the folder that `local_model_name` makes of it.
 
     `eval.checkpoint_files` says in which files they lie, as for loading a model. Files are opened anew for every
     tensor: what is not being read takes no memory.
@@ -34,7 +37,7 @@ class Checkpoint:
     """
 
     def __init__(self, path: Path):
-        self.path = Path(path)
+        self.path = Path(local_model_name(path))
         self._file_of = locate_tensors(self.path)
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._stored_as: dict[str, str] = {}

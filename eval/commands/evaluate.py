@@ -68,6 +68,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="completions of each prompt; several need a temperature and give pass@k (default: %(default)s)",
     )
     parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="precision of the model; bfloat16 is faster where the processor has it (default: %(default)s)",
+    )
+    parser.add_argument(
         "--cache",
         type=Path,
         metavar="DIR",
@@ -99,13 +105,15 @@ def run(arguments: argparse.Namespace) -> None:
     check_writable(arguments.output, "--output")
     # A reasoning-gym task has a slash in its name.
     records = {name: f"{name.replace('/', '-')}.jsonl" for name in names}
+    import torch
+
     from eval.completions import file_name, write_completions
     from eval.digests import data_digests, file_digest, model_digest
     from eval.harness import evaluate_task
     from eval.rollout.base import Sampling
     from eval.rollout.hf import HFEngine
 
-    engine = HFEngine.from_pretrained(arguments.model)
+    engine = HFEngine.from_pretrained(arguments.model, dtype=getattr(torch, arguments.dtype))
     tables = {name: f"completions/{file_name(name)}.parquet" for name in names}
     claim_files(arguments.output, ["results.json", *records.values(), *tables.values()])
     sampling = Sampling(arguments.max_new_tokens, arguments.temperature, arguments.samples, arguments.seed)
@@ -119,6 +127,7 @@ def run(arguments: argparse.Namespace) -> None:
         "temperature": arguments.temperature,
         "max_new_tokens": arguments.max_new_tokens,
         **({"samples": arguments.samples} if arguments.samples > 1 else {}),
+        **({"dtype": arguments.dtype} if arguments.dtype != "float32" else {}),
         "tasks": {},
     }
     for task in tasks:
@@ -154,7 +163,9 @@ def _describe(result: dict[str, Any]) -> str:
     """`accuracy 0.412, 95 % interval 0.370 to 0.456, 500 rows`"""
     if result["low"] is None:
         return f"no interval, {result['total']} rows scored, {result['unscorable']} unscorable"
+    reward = f", mean reward {result['reward']:.3f}" if "reward" in result else ""
+    differ = f", {result['spread']:.0%} of the rows with different rewards" if "spread" in result else ""
     return (
         f"accuracy {result['accuracy']:.3f}, 95 % interval {result['low']:.3f} to {result['high']:.3f}, "
-        f"{result['total']} rows scored, {result['unscorable']} unscorable"
+        f"{result['total']} rows scored, {result['unscorable']} unscorable{reward}{differ}"
     )

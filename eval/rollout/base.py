@@ -50,11 +50,14 @@ class Completion:
     text: see `eval.rollout.chat.answer_text`.
     token_ids: what was generated, the end-of-sequence token included when there is one.
     finished: False when it was cut at `max_new_tokens`.
+    log_probs: where they were asked for, of each token given those before it, as the engine computes it at
+        temperature 1.
     """
 
     text: str
     token_ids: list[int]
     finished: bool
+    log_probs: list[float] | None = None
 
 
 class Member(Protocol):
@@ -112,9 +115,16 @@ class RolloutEngine(Protocol):
     tokenizer: PreTrainedTokenizerBase
 
     def generate(
-        self, prompts: Sequence[Messages], sampling: Sampling, members: Sequence[Member | None] = (None,)
+        self,
+        prompts: Sequence[Messages],
+        sampling: Sampling,
+        members: Sequence[Member | None] = (None,),
+        log_probs: bool = False,
     ) -> list[list[list[Completion]]]:
-        """Completions indexed [member][prompt][sample]. A member that is None is the pristine model."""
+        """Completions indexed [member][prompt][sample]. A member that is None is the pristine model.
+
+        log_probs: whether they have those of their tokens.
+        """
         ...
 
     def set_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:

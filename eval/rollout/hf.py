@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -89,7 +90,11 @@ class HFEngine:
 
     @torch.no_grad()
     def generate(
-        self, prompts: Sequence[Messages], sampling: Sampling, members: Sequence[Member | None] = (None,)
+        self,
+        prompts: Sequence[Messages],
+        sampling: Sampling,
+        members: Sequence[Member | None] = (None,),
+        log_probs: bool = False,
     ) -> list[list[list[Completion]]]:
         """Completions indexed [member][prompt][sample]; see `RolloutEngine`."""
         prompt_tokens = self.encode(prompts)
@@ -100,10 +105,10 @@ class HFEngine:
                 # The pristine model runs without stacked weights; among others it would break the order.
                 if len(members) > 1:
                     raise ValueError("ask for the pristine model (None) and for perturbed members in separate calls")
-                return self._generate_group(prompt_tokens, sampling, members)
+                return self._generate_group(prompt_tokens, sampling, members, log_probs)
             for group in self._groups(prompt_tokens, sampling, perturbed):
                 with stacked_weights(self.model, len(group), self._overlays(group)):
-                    completions += self._generate_group(prompt_tokens, sampling, group)
+                    completions += self._generate_group(prompt_tokens, sampling, group, log_probs)
         return completions
 
     def _groups(
@@ -151,7 +156,7 @@ class HFEngine:
         return 0 if kind == "frozen" else weight.nbytes
 
     def _generate_group(
-        self, prompt_tokens: list[list[int]], sampling: Sampling, members: Sequence[Member | None]
+        self, prompt_tokens: list[list[int]], sampling: Sampling, members: Sequence[Member | None], log_probs: bool
     ) -> list[list[list[Completion]]]:
         rows = [
             (
@@ -168,15 +173,18 @@ class HFEngine:
             for ids in prompt_tokens
             for sample in range(sampling.samples)
         ]
-        generated = self._decode([ids for ids, _ in rows], [key for _, key in rows], sampling, len(members))
+        prompts, keys = [ids for ids, _ in rows], [key for _, key in rows]
+        generated = self._decode(prompts, keys, sampling, len(members), log_probs)
         end_ids = self.end_ids.tolist()
-        completions = (completion(self.tokenizer, ids, end_ids) for ids in generated)
+        completions = (
+            replace(completion(self.tokenizer, ids, end_ids), log_probs=values) for ids, values in generated
+        )
         return [[[next(completions) for _ in range(sampling.samples)] for _ in prompt_tokens] for _ in members]
 
     def _decode(
-        self, prompt_tokens: list[list[int]], keys: list[int], sampling: Sampling, members: int
-    ) -> list[list[int]]:
-        """Continue every row until its end token or `max_new_tokens`.
+        self, prompt_tokens: list[list[int]], keys: list[int], sampling: Sampling, members: int, log_probs: bool
+    ) -> list[tuple[list[int], list[float] | None]]:
+        """Continue every row until its end token or `max_new_tokens`; its tokens and, if asked for, what they had.
 
         Rows are ordered by member, equally many each; a row leaves the batch some time after it is finished, the same
         number for each member, because the batched products need blocks of equal size.
@@ -205,6 +213,7 @@ class HFEngine:
         cache = Cache(layers=list(layers))
         row_keys = torch.tensor(keys, device=device)
         output = torch.full((total, sampling.max_new_tokens), pad, device=device)
+        output_log_probs = torch.zeros(output.shape if log_probs else (total, 0), device=device)
         output_lengths = torch.full((total,), sampling.max_new_tokens, device=device)
         origin = torch.arange(total, device=device)  # which output row each row of the batch writes to
         finished = torch.zeros(total, dtype=torch.bool, device=device)
@@ -223,11 +232,15 @@ class HFEngine:
                 .logits[:, -1]
                 .float()
             )  # [rows, vocabulary]
+            plain = logits
             if sampling.temperature > 0:
                 logits = logits / sampling.temperature + gumbel(row_keys, step, logits.shape[-1])
             tokens = logits.argmax(-1)  # the place of a NaN, if there is one
             require_finite_logits(logits.gather(-1, tokens[:, None]))
             output[origin[~finished], step] = tokens[~finished]
+            if log_probs:
+                chosen = plain.log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
+                output_log_probs[origin[~finished], step] = chosen[~finished]
             ended = ~finished & torch.isin(tokens, self.end_ids)
             output_lengths[origin[ended]] = step + 1
             finished |= ended
@@ -248,7 +261,8 @@ class HFEngine:
             input_ids = tokens[:, None]
             mask = visible[:, None, None, : longest + step + 1]  # [rows, 1, 1, length so far]
 
-        return [ids[:length] for ids, length in zip(output.tolist(), output_lengths.tolist(), strict=True)]
+        each = zip(output.tolist(), output_log_probs.tolist(), output_lengths.tolist(), strict=True)
+        return [(ids[:length], values[:length] if log_probs else None) for ids, values, length in each]
 
 
 def _kind(member: Member, name: str, weight: torch.Tensor) -> Kind:

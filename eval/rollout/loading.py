@@ -22,6 +22,7 @@ from transformers.utils import logging
 from eval.checkpoint_files import BUFFERS, is_adapter, locate_tensors, tensor_headers
 from eval.errors import UserError
 from eval.lora_adapter import LoraAdapter, check_base, named_base
+from eval.rollout.gguf import local_model_name
 
 
 # Of a list of tensors, so many are named.
@@ -31,13 +32,15 @@ NAMED = 3
 def load_model(
     path: str | Path, dtype: torch.dtype, tokenizer_of: str | Path | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer of a local checkpoint folder or a hub name.
+    """Model and tokenizer of a local checkpoint folder, a hub name, a packaged model's name or a GGUF file.
 
     tokenizer_of: the folder or hub name that has the tokenizer, where it is another.
 
     Raises UserError if the weights lack a tensor of the model, which transformers would fill with random numbers, have
     one of another shape, or hold a value that is not finite; tensors that the model has no place for are named.
     """
+
+    path = local_model_name(path)
 
     def build() -> PreTrainedModel:
         # Mismatched sizes are let pass there, because we name them; so is transformers' table of them.
@@ -102,6 +105,7 @@ def has_tokenizer(folder: Path) -> bool:
 
 def load_architecture(path: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The same without the weights: parameters have names and shapes but take no memory."""
+    path = local_model_name(path)
 
     def build() -> PreTrainedModel:
         with torch.device("meta"):
@@ -161,6 +165,7 @@ def load_config(path: str | Path) -> PretrainedConfig:
     """The configuration of a checkpoint folder or hub model. Raises UserError if it is none of a model."""
     if not str(path):
         raise UserError("the model's name is empty; give a checkpoint folder, or the name of a hub model")
+    path = local_model_name(path)
     try:
         config = AutoConfig.from_pretrained(path)
         layers = config.get_text_config().num_hidden_layers
@@ -173,6 +178,7 @@ def load_config(path: str | Path) -> PretrainedConfig:
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a checkpoint folder or hub model. Raises UserError if it cannot be read."""
+    path = local_model_name(path)
     try:
         return AutoTokenizer.from_pretrained(path)
     except Exception as error:  # of many kinds, from several libraries

@@ -4,6 +4,7 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ import torch
 from eval.errors import UserError
 from eval.rollout.base import Completion, LowRankMember, Member, Messages, Sampling, adapter_rank
 from eval.rollout.chat import completion, end_token_ids, prompt_ids
+from eval.rollout.gguf import local_model_name
 from eval.rollout.loading import load_architecture, require_finite
 from eval.rollout.noise import completion_key
 
@@ -68,6 +70,7 @@ class VLLMEngine:
         max_model_len: longest prompt and completion; what the model allows if not given, and never more.
         options: further ones of `vllm.LLM`.
         """
+        path = local_model_name(path)
         self.model, self.tokenizer = load_architecture(path)
         self.end_ids = end_token_ids(self.tokenizer, self.model.generation_config)
         self.slots, self.rank = slots, rank
@@ -130,7 +133,11 @@ class VLLMEngine:
         return prompt_ids(self.tokenizer, prompts)
 
     def generate(
-        self, prompts: Sequence[Messages], sampling: Sampling, members: Sequence[Member | None] = (None,)
+        self,
+        prompts: Sequence[Messages],
+        sampling: Sampling,
+        members: Sequence[Member | None] = (None,),
+        log_probs: bool = False,
     ) -> list[list[list[Completion]]]:
         """Completions indexed [member][prompt][sample]; see `RolloutEngine`."""
         prompt_tokens = self.encode(prompts)
@@ -144,10 +151,10 @@ class VLLMEngine:
         for group in self._groups(members):
             if len(group) > 1 or self._fits_slots(group[0]):
                 self.write_slots(cast(list[LowRankMember], group))
-                completions += self._generate(prompt_tokens, sampling, group, in_slots=True)
+                completions += self._generate(prompt_tokens, sampling, group, in_slots=True, log_probs=log_probs)
             else:
                 with self.weights_of(group[0]):
-                    completions += self._generate(prompt_tokens, sampling, group, in_slots=False)
+                    completions += self._generate(prompt_tokens, sampling, group, in_slots=False, log_probs=log_probs)
         return completions
 
     def _groups(self, members: Sequence[Member | None]) -> Iterator[list[Member | None]]:
@@ -182,7 +189,12 @@ class VLLMEngine:
             self.llm.reset_prefix_cache()
 
     def _generate(
-        self, prompt_tokens: list[list[int]], sampling: Sampling, members: list[Member | None], in_slots: bool
+        self,
+        prompt_tokens: list[list[int]],
+        sampling: Sampling,
+        members: list[Member | None],
+        in_slots: bool,
+        log_probs: bool,
     ) -> list[list[list[Completion]]]:
         requests, params, adapters = [], [], []
         for slot, member in enumerate(members):
@@ -191,15 +203,25 @@ class VLLMEngine:
             for ids in prompt_tokens:
                 for sample in range(sampling.samples):
                     requests.append({"prompt_token_ids": ids})
-                    params.append(self._sampling_params(sampling, ids, sample, owner))
+                    params.append(self._sampling_params(sampling, ids, sample, owner, log_probs))
                     adapters.append(adapter)
         outputs = self.llm.generate(requests, params, lora_request=adapters if in_slots else None, use_tqdm=False)
-        ids_of_each = (list(output.outputs[0].token_ids) for output in outputs)
-        completions = (completion(self.tokenizer, ids, self.end_ids) for ids in ids_of_each)
+        answers = [output.outputs[0] for output in outputs]
+        completions = (
+            replace(
+                completion(self.tokenizer, list(answer.token_ids), self.end_ids),
+                log_probs=[
+                    given[token].logprob for given, token in zip(answer.logprobs, answer.token_ids, strict=True)
+                ]
+                if log_probs
+                else None,
+            )
+            for answer in answers
+        )
         return [[[next(completions) for _ in range(sampling.samples)] for _ in prompt_tokens] for _ in members]
 
     def _sampling_params(
-        self, sampling: Sampling, prompt_tokens: list[int], sample: int, member: int | None
+        self, sampling: Sampling, prompt_tokens: list[int], sample: int, member: int | None, log_probs: bool
     ) -> SamplingParams:
         address = None
         if sampling.temperature > 0:
@@ -210,6 +232,7 @@ class VLLMEngine:
             max_tokens=sampling.max_new_tokens,
             stop_token_ids=self.end_ids,
             detokenize=False,
+            logprobs=0 if log_probs else None,  # of the sampled token alone, before temperature and noise
             extra_args=address,
             skip_clone=True,  # nobody else has them, and copies of thousands take time
         )

@@ -4,6 +4,7 @@
 
 import importlib
 import json
+from collections import ChainMap
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -20,16 +21,26 @@ from eval.tasks.countdown import Countdown
 from eval.tasks.countdown_hub import CountdownHub
 from eval.tasks.four_choice import FourChoice
 from eval.tasks.gsm8k import GSM8K
+from eval.tasks.gsm8k_small import GSM8KSmall
 from eval.tasks.hendrycks_math import HendrycksMath
+from eval.tasks.largest_number import LargestNumber
+from eval.tasks.last_word import LastWord
+from eval.tasks.longest_word import LongestWord
+from eval.tasks.mixture import Mixture
 from eval.tasks.own import DEFAULTS, DIGEST, OwnTask, default_name, own_task, reward_entries, say
 from eval.tasks.reasoning_gym import PREFIX, ReasoningGym
 from eval.tasks.sciknoweval import SciKnowEvalChemistry
+from eval.tasks.short_countdown import ShortCountdown
+from eval.tasks.short_sum import ShortSum
 from eval.tasks.user_code import load_attribute
+from eval.tasks.word_count import WordCount
 from eval.tasks.yes_no import YesNo
 
 
 __all__ = [
+    "BUILT_IN",
     "PAPER_TASKS",
+    "SMALL_TASKS",
     "TASKS",
     "OwnSpec",
     "OwnTask",
@@ -58,6 +69,13 @@ PAPER_TASKS: dict[str, Task] = {
     for task in (CountdownHub(), HendrycksMath(), SciKnowEvalChemistry(), BoolQ(), GSM8K(), Conciseness())
 }
 
+SHORT = (LastWord(), LongestWord(), WordCount(), LargestNumber(), ShortSum(), ShortCountdown())
+# For instruct models of a hundred million parameters: short prompts, no form but the bare answer, graded.
+SMALL_TASKS: dict[str, Task] = {task.name: task for task in (*SHORT, Mixture("short_answers", SHORT), GSM8KSmall())}
+
+# In this order: a ChainMap goes through its last mapping first.
+BUILT_IN: Mapping[str, Task] = ChainMap(SMALL_TASKS, PAPER_TASKS, TASKS)
+
 
 class OwnSpec(str):
     """The name of a task of one's own, which knows what the task is made of.
@@ -82,7 +100,7 @@ MEMBERS = ("name", "load", "score")
 
 def known_names() -> str:
     """Every way to name a task, for --help and for messages."""
-    return f"{', '.join([*TASKS, *PAPER_TASKS])}, {PREFIX}NAME, own.yaml, file.py:TASK, or package.module:attribute"
+    return f"{', '.join(BUILT_IN)}, {PREFIX}NAME, own.yaml, file.py:TASK, or package.module:attribute"
 
 
 def get_task(spec: TaskSpec) -> Task:
@@ -95,14 +113,13 @@ def get_task(spec: TaskSpec) -> Task:
     if is_own(spec):
         return _own(own_mapping(spec))
     spec = cast(str, spec)
-    known = {**TASKS, **PAPER_TASKS}
-    if spec in known:
-        return known[spec]
+    if spec in BUILT_IN:
+        return BUILT_IN[spec]
     if spec.startswith(PREFIX):
         return ReasoningGym(spec.removeprefix(PREFIX))
     if ":" in spec:
         return _checked_object(spec, _object(spec))
-    close = get_close_matches(spec, known, n=1)
+    close = get_close_matches(spec, BUILT_IN, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     raise UserError(f"unknown task {spec!r}; {hint}known tasks: {known_names()}")
 
@@ -153,7 +170,7 @@ def own_mapping(spec: TaskSpec) -> dict[str, Any]:
     if not given.get("data"):
         raise UserError(f"{place} has no data; give a file of rows, or hub/name")
     name = given.get("name") or default_name(given["data"])
-    if name in TASKS or name in PAPER_TASKS:
+    if name in BUILT_IN:
         name = f"own-{name}"
     return {**known, **given, "name": name, "reward": reward_entries(given.get("reward"))}
 

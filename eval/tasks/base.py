@@ -20,11 +20,14 @@ class Score:
         which is never the same as wrong.
     parsed: the answer found in the completion, None if there is none.
     parts: further numbers worth logging, by name.
+    exact: only of a graded score: what accuracy counts in place of the value, 1.0 if right and in form, else 0.0. The
+        value of an answer that is right but not in the form asked for is a reward and no share of right answers.
     """
 
     value: float | None
     parsed: str | None
     parts: dict[str, float] = field(default_factory=dict)
+    exact: float | None = None
 
 
 class Task(Protocol):
@@ -49,6 +52,17 @@ class Task(Protocol):
     def score(self, completion: str, row: dict[str, Any]) -> Score:
         """Score one completion. Pure; never executes the completion; a wrong answer is 0.0, not an exception."""
         ...
+
+
+def reference_answer(task: Task, row: dict[str, Any]) -> str:
+    """A right answer to the row, in the form asked for, of a task that has them: `task.reference_answer(row)`.
+
+    Raises UserError if it has none.
+    """
+    answer = getattr(task, "reference_answer", None)
+    if answer is None:
+        raise UserError(f"task {task.name} has no reference answers to learn from; write answers: sampled")
+    return answer(row)
 
 
 class GeneratedTask(Task, Protocol):

@@ -15,6 +15,8 @@ from eval.tasks.number import parse_number
 
 # The set's own mark for the final answer.
 MARK = "####"
+# What a calculator is to be asked, within the set's solutions: `<<48/2=24>>`.
+CALCULATION = re.compile(r"<<[^<>]{0,200}>>")
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,11 @@ class GSM8K:
         if value is None:
             return Score(None, answer)
         return Score(float(answer is not None and parse_number(answer) == value), answer)
+
+    def reference_answer(self, row: dict[str, Any]) -> str:
+        """The reference solution, its steps included, with the number as the system prompt asks for it."""
+        steps, _, _ = CALCULATION.sub("", row["answer"]).rpartition(MARK)
+        return f"{steps.strip()}\n\\boxed{{{after_mark(row['answer'])}}}"
 
 
 def after_mark(text: str) -> str | None:

@@ -11,7 +11,7 @@ from trainers.tiny_tokenizer import character_tokenizer
 def tiny_checkpoint(tmp_path):
     """A function that writes a complete checkpoint folder: a random two-layer Llama and the character tokenizer."""
 
-    def write(name: str, seed: int, change=None, **save_options) -> Path:
+    def write(name: str, seed: int, change=None, tied: bool = True, **save_options) -> Path:
         tokenizer = character_tokenizer()
         torch.manual_seed(seed)
         model = LlamaForCausalLM(
@@ -23,7 +23,7 @@ def tiny_checkpoint(tmp_path):
                 num_attention_heads=4,
                 num_key_value_heads=2,
                 initializer_range=0.2,
-                tie_word_embeddings=True,
+                tie_word_embeddings=tied,
                 pad_token_id=tokenizer.pad_token_id,
                 bos_token_id=None,
                 eos_token_id=tokenizer.eos_token_id,

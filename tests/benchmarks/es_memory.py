@@ -49,6 +49,7 @@ RUN = {
     "eval_size": 64,
     "save_every": 1,
     "sigma": 0.01,
+    "engine_dtype": "float32",
 }
 # Room for a few members of the larger model; for vLLM what it allocates at once.
 POPULATION_GB = {"large": 0.8, "small": 0.05}

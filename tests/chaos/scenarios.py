@@ -14,6 +14,7 @@ ES = {
     "temperature": 1.0,
     "train_size": 64,
     "sigma": 0.02,
+    "engine_dtype": "float32",
     "alpha": 0.01,
     "max_new_tokens": 24,
     "eval_every": 2,

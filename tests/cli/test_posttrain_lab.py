@@ -24,6 +24,7 @@ from cli.doctor import libraries
 from cli.places import recipes
 from eval.command_line import command_name
 from eval.errors import UserError
+from eval.tasks import BUILT_IN
 from recipes.__main__ import as_text, listing
 from tests.recipe_files import ROOT
 
@@ -208,6 +209,7 @@ def test_tasks_are_listed_and_shown(monkeypatch, capsys):
     listed = capsys.readouterr().out.splitlines()
     assert any(re.match(r"countdown +\S+ \S+", line) for line in listed)
     assert all(len(line.split()) > 2 for line in listed)
+    assert {*BUILT_IN} == {line.split()[0] for line in listed}
     run(monkeypatch, "tasks", "show", "yes_no", "--rows", "2")
     assert capsys.readouterr().out.count('"prompt"') == 2
     run(monkeypatch, "tasks", "describe", "yes_no")

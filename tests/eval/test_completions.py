@@ -3,7 +3,7 @@
 import pyarrow.parquet as pq
 import pytest
 
-from eval.completions import completions_file, file_name, in_utf8, read_completions, write_completions
+from eval.completions import accuracy_of, completions_file, file_name, in_utf8, read_completions, write_completions
 from eval.errors import UserError
 
 
@@ -43,6 +43,18 @@ def test_what_is_unknown_is_null(tmp_path):
     write_completions(tmp_path / "t.parquet", "sums", [unknown], [row(0)])
     [found] = read_completions(tmp_path / "t.parquet")
     assert (found["value"], found["parsed"], found["finished"], found["parts"]) == (None, None, False, {})
+
+
+def test_a_graded_score_keeps_what_accuracy_counts(tmp_path):
+    graded = [record(0, "It is 7", value=0.4, exact=0.0), record(1, "?", value=None), record(2, "7", exact=1.0)]
+    write_completions(tmp_path / "t.parquet", "exact", graded, [row(0), row(1), row(2)])
+    found = read_completions(tmp_path / "t.parquet")
+    assert [one["value"] for one in found] == [0.4, None, 1.0]
+    assert [accuracy_of(one) for one in found] == [0.0, None, 1.0]
+    # A part of a reward of one's own may have that name, and is no such declaration.
+    write_completions(tmp_path / "own.parquet", "own", [record(0, "7", value=0.4, parts={"exact": 1.0})], [row(0)])
+    [own] = read_completions(tmp_path / "own.parquet")
+    assert accuracy_of(own) == 0.4 and "exact" not in own
 
 
 def test_the_columns_are_those_of_trl(tmp_path):

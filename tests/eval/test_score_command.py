@@ -217,8 +217,8 @@ def test_files_that_cannot_be_read_or_written(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("", "the following arguments are required: score|evaluate|holdouts; "),
-        ("scor", "argument score|evaluate|holdouts: invalid choice: 'scor'"),
+        ("", "the following arguments are required: score|evaluate|perplexity|holdouts; "),
+        ("scor", "argument score|evaluate|perplexity|holdouts: invalid choice: 'scor'"),
         ("score --task countdown", "the following arguments are required: --input, --output; "),
         ("score --task countdwn --input a --output b", "unknown task 'countdwn'; did you mean 'countdown'? "),
         ("score --task countdown --inpt a --input a --output b", "unrecognized arguments: --inpt a; "),
@@ -251,13 +251,13 @@ def test_mistakes_on_the_command_line(tmp_path, monkeypatch, arguments, message)
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
-        ("--help", ["score", "evaluate", "holdouts"]),
+        ("--help", ["score", "evaluate", "perplexity", "holdouts"]),
         ("score --help", ["--task", "--input", "--prompt_column", "--answer_column", "--reward", "--output"]),
         (
             "evaluate --help",
             ["--model", "--tasks", "--data", "--system_prompt", "--prompt_column", "--answer_column", "--reward"]
             + ["--output", "--size", "--seed", "--split", "--temperature"]
-            + ["--max_new_tokens", "--batch_size", "--samples", "--cache"],
+            + ["--max_new_tokens", "--batch_size", "--samples", "--dtype", "--cache"],
         ),
         ("holdouts --help", ["--model", "--tasks", "--output"]),
     ],

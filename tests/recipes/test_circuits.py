@@ -42,6 +42,7 @@ ES = {
     "prompts_per_step": 8,
     "train_size": 64,
     "sigma": 0.02,
+    "engine_dtype": "float32",
     "alpha": 0.01,
     "eval_every": 1,
     "eval_size": 10,

@@ -31,6 +31,7 @@ ES = {
     "temperature": 1.0,
     "train_size": 64,
     "sigma": 0.02,
+    "engine_dtype": "float32",
     "alpha": 0.01,
     "eval_every": 1,
     "eval_size": 10,

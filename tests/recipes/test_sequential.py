@@ -55,6 +55,7 @@ ES = {
     "prompts_per_step": 4,
     "train_size": 16,
     "sigma": 0.05,
+    "engine_dtype": "float32",
     "alpha": 0.05,
     "temperature": 1.0,
     "eval_every": 0,

@@ -118,6 +118,7 @@ def es_config(base, run, **options):
                 "prompts_per_step": 4,
                 "train_size": 8,
                 "max_new_tokens": 4,
+                "engine_dtype": "float32",
                 "eval_every": 0,
                 "save_every": 2,
                 "log_completions_every": 1,

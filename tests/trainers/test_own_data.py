@@ -41,7 +41,15 @@ def late(completions, prompts, **columns):
 def even(completions, **columns):
     return [float(int(completion[0]["content"]) % 2 == 0) for completion in completions]
 '''
-ES = {"steps": 4, "population": 4, "prompts_per_step": 64, "max_new_tokens": 6, "save_every": 2, "eval_every": 4}
+ES = {
+    "engine_dtype": "float32",
+    "steps": 4,
+    "population": 4,
+    "prompts_per_step": 64,
+    "max_new_tokens": 6,
+    "save_every": 2,
+    "eval_every": 4,
+}
 TRL = {"report_to": "none", "use_cpu": True, "bf16": False, "gradient_checkpointing": False, "logging_steps": 1}
 GRPO = {
     **TRL,

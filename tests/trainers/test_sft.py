@@ -10,6 +10,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from eval import hardware
 from eval.errors import UserError
 from eval.rollout.base import Sampling
 from eval.rollout.hf import HFEngine
@@ -279,7 +280,8 @@ def test_mistakes_are_found_before_a_model_loads(tmp_path, options, message):
         options_of(tmp_path / "run", model="nowhere", **options)
 
 
-def test_mistakes_leave_no_folder(tmp_path, model):
+def test_mistakes_leave_no_folder(tmp_path, model, monkeypatch):
+    monkeypatch.setattr(hardware, "cpu_flags", set)  # of a processor without bfloat16
     for options, message in (
         ({"model": "./nowhere"}, "there is no checkpoint folder"),
         ({"bf16": True}, "half precision"),

@@ -34,6 +34,7 @@ ES_OPTIONS = {
     "prompts_per_step": 3,
     "train_size": 12,
     "max_new_tokens": 8,
+    "engine_dtype": "float32",
     "eval_every": 2,
     "eval_size": 4,
 }

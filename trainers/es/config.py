@@ -34,6 +34,7 @@ from trainers.tracking import tracker_names
 
 SCHEDULES = ("constant", "linear", "cosine")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+AUTO = "auto"
 
 
 @takes_names_of_grpo
@@ -92,6 +93,9 @@ class ESConfig(TaskOptions, HubOptions):
     keep: PositiveInt = option(1, "checkpoints kept; the seed log rebuilds every step in any case")
     log_completions_every: NonNegativeInt = option(25, "steps between tables of completions; 0: never")
     log_members: PositiveInt = option(4, "members whose completions are in such a table")
+    log_prob_gap_every: NonNegativeInt = option(
+        0, "steps between comparisons of the engine's log-probabilities with float32's, on a few completions; 0: never"
+    )
     # The noise of a member
     noise: str = option("full", "of a member: full, or low_rank for products of two thin factors per matrix")
     rank: PositiveInt = option(1, "of low_rank noise")
@@ -100,7 +104,11 @@ class ESConfig(TaskOptions, HubOptions):
     )
     # The engine, its precision and its memory
     engine: str = option("hf", "what generates: hf (transformers) or vllm")
-    engine_dtype: str = option("float32", "weights in the engine; the master is float32")
+    engine_dtype: str = option(
+        AUTO,
+        "weights in the engine: float32, bfloat16, or auto for bfloat16 where the processor multiplies it; the master "
+        "is float32",
+    )
     master_on_cpu: bool = option(
         False, "keep master and starting weights in the machine's memory; needs a GPU to matter"
     )
@@ -199,7 +207,7 @@ CHOICES = {
     "sigma_schedule": SCHEDULES,
     "alpha_schedule": SCHEDULES,
     "engine": ("hf", "vllm"),
-    "engine_dtype": DTYPES,
+    "engine_dtype": (AUTO, *DTYPES),
     "noise": ("full", "low_rank"),
     "rest": RESTS,
     "precision": PRECISIONS,
@@ -222,6 +230,10 @@ def refusals(config: ESConfig) -> list[tuple[bool, str]]:
         (
             config.antithetic and config.population % 2 == 1,
             f"population is {config.population} with antithetic; give an even number",
+        ),
+        (
+            rounded and config.log_prob_gap_every > 0,
+            f"precision {config.precision} has no float32 member to compare with; set log_prob_gap_every: 0",
         ),
         (dense_in_vllm, "engine vllm batches members as adapters of matrices; set rest: frozen, or engine: hf"),
         (

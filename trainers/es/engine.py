@@ -5,19 +5,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+import yaml
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eval.errors import UserError
+from eval.hardware import multiplies_bfloat16
 from eval.rollout.base import RolloutEngine
 from eval.rollout.chat import prompt_ids
+from eval.rollout.gguf import local_model_name
 from eval.rollout.hf import HFEngine
 from eval.rollout.loading import load_model, load_tokenizer
 from eval.tasks import Task, get_task
 from trainers.earlier_tasks import replay_names
 from trainers.es.assignment import portions
-from trainers.es.config import DTYPES, ESConfig
+from trainers.es.config import AUTO, DTYPES, ESConfig
 from trainers.es.memory import (
     PROMPT_TOKENS,
     VLLM_COMPLETIONS,
@@ -55,7 +59,10 @@ def make_engine(
         tokenizer = tokenizer or load_tokenizer(config.model)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-        cast(nn.Module, model).to(accelerator.device, dtype)
+        cast(nn.Module, model).to(accelerator.device)
+        # The parameters alone: of the buffers, the rotary frequencies have to stay as exact as they are.
+        for parameter in cast(nn.Module, model).parameters():
+            parameter.data = parameter.data.to(dtype)
         return HFEngine(model.eval(), tokenizer, population_bytes=int(config.population_gb * 1e9))
     if model is not None or tokenizer is not None:
         raise UserError("engine vllm loads model and tokenizer by name; give the model's folder, or take engine hf")
@@ -75,6 +82,22 @@ def make_engine(
     )
 
 
+def resolve_engine_dtype(config: ESConfig, accelerator: Accelerator, by_name: bool = True) -> None:
+    """Put the type that the engine has on this machine in place of `engine_dtype: auto`.
+
+    A run that goes on keeps the one that stands in its folder. by_name: whether the model is loaded by its name alone;
+    one that was handed over, and an adapter's, stay in float32, as do the precisions that are there for study.
+    """
+    if config.engine_dtype != AUTO:
+        return
+    half = by_name and config.precision == "fp32_master" and multiplies_bfloat16(accelerator.device)
+    chosen = ["bfloat16" if half else "float32"]
+    before = Path(config.output_dir) / "config.yaml"
+    if accelerator.is_main_process and before.is_file():
+        chosen = [yaml.safe_load(before.read_text(encoding="utf-8")).get("engine_dtype", "float32")]
+    [config.engine_dtype] = broadcast_object_list(chosen)
+
+
 def most_members(config: ESConfig, processes: int) -> int:
     """Members that one process evaluates at once, at most."""
     return max(map(len, portions(config.population, processes)))
@@ -84,7 +107,7 @@ def longest_prompt(
     config: ESConfig, task: Task | None = None, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> int:
     """Tokens of the longest training prompt; `PROMPT_TOKENS` for a folder without a tokenizer."""
-    folder = Path(config.model)
+    folder = Path(local_model_name(config.model))
     if tokenizer is None and folder.exists() and not (folder / "tokenizer_config.json").exists():
         return PROMPT_TOKENS
     tasks = [task or get_task(config.task), *map(get_task, replay_names(config.replay))]

@@ -128,8 +128,8 @@ def _engine(theirs: dict[str, Any]) -> dict[str, Any]:
     translated = {}
     if theirs.pop("use_vllm", False):
         translated["engine"] = "vllm"
-    if theirs.pop("bf16", False):
-        translated["engine_dtype"] = "bfloat16"
+    if (half := theirs.pop("bf16", None)) is not None:
+        translated["engine_dtype"] = "bfloat16" if half else "float32"
     if theirs.pop("fp16", False):
         raise UserError("fp16 is not known here; give bf16, or leave it out for float32")
     if not theirs.pop("log_completions", True):

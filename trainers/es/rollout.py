@@ -1,7 +1,7 @@
 """From members to rewards: which prompts a step asks, who answers them, and the tables of completions."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -13,13 +13,16 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from eval.adapters import fitness, reward_names
+from eval.log_prob_gap import COMPARED
 from eval.rollout.base import Completion, Member, RolloutEngine, Sampling
 from eval.tasks import Task, get_task
 from trainers.dead_signal import SHOWN
 from trainers.earlier_tasks import EarlierTasks, replayed_prompts
 from trainers.es.assignment import Assignment
 from trainers.es.config import ESConfig
+from trainers.es.engine_gap import engine_gap
 from trainers.es.search import Evaluation
+from trainers.es.update import Weights
 
 
 Row = dict[str, Any]
@@ -54,8 +57,16 @@ class MemberRollout:
     """Rewards of members: those that this process gets to through the engine, the others' gathered."""
 
     def __init__(
-        self, config: ESConfig, engine: RolloutEngine, rows: TrainingRows, accelerator: Accelerator, folder: Path
+        self,
+        config: ESConfig,
+        engine: RolloutEngine,
+        rows: TrainingRows,
+        accelerator: Accelerator,
+        folder: Path,
+        pristine: Callable[[], Weights] | None = None,
     ):
+        """pristine: the float32 weights that members are overlays on, which `log_prob_gap_every` needs."""
+        self.pristine = pristine
         self.config, self.engine, self.rows = config, engine, rows
         self.accelerator, self.folder = accelerator, folder
         self.assignment = Assignment(accelerator)
@@ -96,7 +107,21 @@ class MemberRollout:
             **{name: sum(result[name] for result in results) for name in ("tokens", "empty", "unfinished")},
             longest=max(result["longest"] for result in results),
             parts=means([part for result in results for part in result["parts"]]),
+            gap=self._gap(step, rows, members),
         )
+
+    def _gap(self, step: int, rows: list[Row], members: Sequence[Member]) -> dict[str, float]:
+        """Where it is due, how far the engine's log-probabilities are from float32's, on the main process."""
+        every = self.config.log_prob_gap_every
+        due = self.pristine is not None and bool(every) and step % every == 0
+        if not due or self.pristine is None or not self.accelerator.is_main_process:
+            return {}
+        prompts = [row["prompt"] for row in rows[:COMPARED]]
+        return engine_gap(self.engine, prompts, self._sampling(step, 1), members[0], self.pristine())
+
+    def _sampling(self, step: int, samples: int) -> Sampling:
+        config = self.config
+        return Sampling(config.max_new_tokens, config.temperature, samples, config.seed, step, config.member_noise)
 
     def _answers(
         self, step: int, rows: list[Row], members: Sequence[Member]
@@ -106,9 +131,7 @@ class MemberRollout:
         The engine gets a limited number of prompts at a time.
         """
         config = self.config
-        sampling = Sampling(
-            config.max_new_tokens, config.temperature, config.samples, config.seed, step, config.member_noise
-        )
+        sampling = self._sampling(step, config.samples)
         prompts = [row["prompt"] for row in rows]
         size = config.prompts_per_batch or len(prompts)
         for portion in self.assignment.take(step, len(members)):

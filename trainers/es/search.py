@@ -29,7 +29,8 @@ class Evaluation:
     """What the members of one step achieved.
 
     rewards: [members, prompts], NaN where a completion could not be scored. The counts are totals over the population.
-    longest: tokens of the longest completion. parts: the mean of each reward function, where there are such.
+    longest: tokens of the longest completion. parts: the mean of each reward function, where there are such. gap: see
+    `eval.log_prob_gap`, where it was measured.
     """
 
     rewards: np.ndarray
@@ -39,6 +40,7 @@ class Evaluation:
     unfinished: int
     longest: int = 0
     parts: dict[str, float] = field(default_factory=dict)
+    gap: dict[str, float] = field(default_factory=dict)
     examples: Sequence[tuple[str, float | None]] = ()  # some completions with their rewards
 
 

@@ -1,12 +1,15 @@
 """Where a search starts, or goes on: the starting weights, and the search brought to the step of a checkpoint."""
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 
-from trainers.es.config import ESConfig
+from eval.rollout.base import RolloutEngine
+from eval.rollout.loading import load_model
+from trainers.es.config import DTYPES, ESConfig
 from trainers.es.rollout import MemberRollout
 from trainers.es.search import EvolutionStrategy, SeedProblem
 from trainers.es.subspace import Subspace
@@ -32,6 +35,14 @@ def starting_weights(
     return start
 
 
+def stored_weights(config: ESConfig, engine: RolloutEngine) -> Mapping[str, torch.Tensor]:
+    """The weights of the model as its checkpoint has them: an engine of another type holds them rounded to it."""
+    if DTYPES[config.engine_dtype] == torch.float32:
+        return engine.named_weights()
+    model, _ = load_model(config.model, torch.float32)
+    return dict(model.named_parameters())
+
+
 def evolution_strategy(
     config: ESConfig,
     rollout: MemberRollout,
@@ -50,7 +61,7 @@ def evolution_strategy(
         for name, weight in weights.items():
             # The others get them over the network: their machines may lack the run folder.
             here = (saved[name] if saved else weight).to(accelerator.device, copy=True)
-            weight.copy_(broadcast(here))
+            weight.copy_(cast(torch.Tensor, broadcast(here)))
     return EvolutionStrategy(
         SeedProblem(
             rollout, config.make_noise(only), config.prompt_baseline, config.precision, config.released_engines

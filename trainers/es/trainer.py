@@ -37,7 +37,7 @@ from trainers.es.adapter import (
 )
 from trainers.es.checksum import require_equal_weights
 from trainers.es.config import ESConfig
-from trainers.es.engine import check_memory, make_engine
+from trainers.es.engine import check_memory, make_engine, resolve_engine_dtype
 from trainers.es.events import Events
 from trainers.es.folder import (
     MAY_CHANGE,
@@ -51,7 +51,7 @@ from trainers.es.folder import (
 from trainers.es.memory import ModelShape
 from trainers.es.objects import resolve_model, resolve_task
 from trainers.es.rollout import MemberRollout, TrainingRows
-from trainers.es.start import evolution_strategy, starting_weights, vector_search
+from trainers.es.start import evolution_strategy, starting_weights, stored_weights, vector_search
 from trainers.es.update import Weights
 from trainers.es.vector_search import VectorSearch
 from trainers.finish import finish_again, finish_training
@@ -110,6 +110,7 @@ class ESTrainer:
         with watch_processes():
             self.accelerator = make_accelerator(**({"cpu": True} if self.args.use_cpu else {}))
             refuse_sharding(self.accelerator, "evolution strategies")
+            resolve_engine_dtype(self.args, self.accelerator, self._loaded is None and peft_config is None)
             self.events = Events(self.args, self.accelerator, callbacks or [], self._loaded, processing_class)
         self.folder = Path(self.args.output_dir)
         self.results: dict[str, Any] = {}
@@ -145,7 +146,10 @@ class ESTrainer:
 
     @property
     def model(self) -> Any:
-        """The model with the weights of the last step made, or those that it started from; with LoRA peft's model."""
+        """The model with the weights of the last step made, or those that it started from; with LoRA peft's model.
+
+        They are the engine's, rounded to `engine_dtype`; `weights` and what is saved are not.
+        """
         engine = self.engine
         return self._peft or engine.model
 
@@ -161,7 +165,7 @@ class ESTrainer:
             return self.search.weights
         if self.results:
             return self._read_weights(self.folder / ("model" if self._peft is None else "adapter"))
-        return starting_weights(self.args, self.engine.named_weights(), self.accelerator, self.only)
+        return self._starting_weights()
 
     # --- As transformers' Trainer ---
 
@@ -259,6 +263,11 @@ class ESTrainer:
         if "engine" in vars(self):
             self._take_finished_weights(self.engine)
 
+    def _starting_weights(self) -> Weights:
+        engine, by_name = self.engine, self._loaded is None and self.peft_config is None
+        stored = stored_weights(self.args, engine) if by_name else engine.named_weights()
+        return starting_weights(self.args, stored, self.accelerator, self.only)
+
     def _take_finished_weights(self, engine: RolloutEngine) -> None:
         folder = self.folder / ("model" if self._peft is None else "adapter")
         if folder.exists():  # which another machine may lack
@@ -267,7 +276,7 @@ class ESTrainer:
     def _prepare(self, resume_from_checkpoint: str | bool | None) -> None:
         """The search, at the starting model or at a checkpoint; `progress` and the logs are set back to it."""
         config, accelerator = self.args, self.accelerator
-        base = starting_weights(config, self.engine.named_weights(), accelerator, self.only)
+        base = self._starting_weights()
         self.rows = TrainingRows(config, self.task)
         self.parameters = sum(weight.numel() for weight in base.values())
         kept = min(config.keep, -(-config.steps // config.save_every)) + 2
@@ -287,7 +296,7 @@ class ESTrainer:
         done, self.progress, recorded = broadcast_object_list([done, self.progress, recorded])
         names = tracker_names(config.report_to) if accelerator.is_main_process else []
         self.tracking = Tracking(names, self.folder)
-        rollout = MemberRollout(config, self.engine, self.rows, accelerator, self.folder)
+        rollout = MemberRollout(config, self.engine, self.rows, accelerator, self.folder, lambda: self.search.pristine)
         if config.on_subspace:
             self.search = vector_search(config, rollout, base, recorded)
         else:
@@ -364,6 +373,7 @@ class ESTrainer:
             "mean_tokens": evaluation.tokens / evaluation.completions,
             "max_tokens": evaluation.longest,
             **{f"rewards/{name}/mean": value for name, value in evaluation.parts.items()},
+            **evaluation.gap,
         }
         if self.accelerator.is_main_process:
             assert self.tracking is not None

@@ -19,7 +19,7 @@ from trainers.es.config import ESConfig
 from trainers.es.engine import make_engine
 from trainers.es.rollout import MemberRollout, TrainingRows
 from trainers.es.search import EvolutionStrategy
-from trainers.es.start import evolution_strategy, starting_weights, vector_search
+from trainers.es.start import evolution_strategy, starting_weights, stored_weights, vector_search
 from trainers.es.update import Update, Weights
 from trainers.es.vector_search import VectorSearch
 from trainers.launch import make_accelerator
@@ -66,7 +66,7 @@ class Replay:
         self.config, self.folder, self.log, self.metrics = config, folder, log, metrics
         self.accelerator: Accelerator = make_accelerator()
         self.engine = make_engine(config, self.accelerator)
-        self.base = starting_weights(config, self.engine.named_weights(), self.accelerator)
+        self.base = starting_weights(config, stored_weights(config, self.engine), self.accelerator)
         # What the members answer is compared, not kept: nothing is written into the run folder.
         self.rollout = _Unwritten(config, self.engine, TrainingRows(config), self.accelerator, folder)
 

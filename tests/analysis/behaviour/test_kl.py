@@ -9,17 +9,17 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForC
 
 from analysis.behaviour.kl import (
     completion_kl,
-    completion_log_probs,
     exact_kl,
     kl_drift,
     kl_matrices,
     prompt_sets,
-    ratio_with_interval,
     read_prompts,
     sampled_kl,
     token_kl,
 )
 from eval.errors import UserError
+from eval.intervals import ratio_with_interval
+from eval.log_probs import completion_log_probs
 from eval.rollout.base import Sampling
 from eval.rollout.hf import HFEngine
 from eval.tasks import TASKS

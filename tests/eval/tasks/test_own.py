@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from eval.adapters import TaskReward, evaluation_row, fitness
+from eval.completions import accuracy_of
 from eval.errors import UserCodeError, UserError
-from eval.harness import accuracy_interval
+from eval.harness import accuracy_interval, summary
 from eval.tasks import OwnSpec, get_task, own_data, task_name, task_spec
 from eval.tasks.own import own_task, task_of_rewards
 from eval.tasks.own_rows import LEAST_HELD_OUT
@@ -260,7 +261,8 @@ def test_a_task_is_a_mapping_a_file_or_a_name_that_knows_the_mapping(folder):
     (folder / "sub").mkdir()
     (folder / "sub" / "mine.yaml").write_text("data: ../rows.jsonl\nreward: ../reward.py:score\n")
     assert task_name("sub/mine.yaml") == "mine" and get_task("sub/mine.yaml").rows == get_task(spec).rows
-    assert task_name({**mapping, "name": "countdown"}) == "own-countdown"
+    for taken in ("countdown", "gsm8k", "last_word"):
+        assert task_name({**mapping, "name": taken}) == f"own-{taken}"
     with pytest.raises(UserError, match="did you mean reward"):
         get_task({**mapping, "rewrad": 1})
     write_jsonl(folder / "rows.jsonl", ROWS[:40])
@@ -305,6 +307,20 @@ def test_rewards_in_python_get_what_trl_gives(folder):
 
 def len_of_texts(completions, **columns):
     return [len(completion[0]["content"]) for completion in completions]
+
+
+def exact(completions, **columns):
+    return [1.0 for _ in completions]
+
+
+def test_a_function_called_exact_is_a_reward_and_no_share_of_right_answers():
+    task = task_of_rewards(
+        "mine", [{"prompt": [{"role": "user", "content": "a"}]}], None, [exact, len_of_texts], weights=[0.0, 0.1]
+    )
+    record = evaluation_row(task, "four", task.rows["train"][0])
+    assert record["parts"]["exact"] == 1.0 and accuracy_of(record) == record["value"] == pytest.approx(0.4)
+    found = summary([record | {"index": 0, "tokens": 1, "finished": True}])
+    assert found["accuracy"] == pytest.approx(0.4) and "reward" not in found
 
 
 def test_intervals_of_rewards_outside_0_to_1_are_not_cut():

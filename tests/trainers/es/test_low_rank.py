@@ -25,6 +25,7 @@ OPTIONS = {
     "prompts_per_step": 3,
     "train_size": 12,
     "max_new_tokens": 12,
+    "engine_dtype": "float32",
     "sigma": 0.05,
     "alpha": 0.05,
     "eval_every": 2,

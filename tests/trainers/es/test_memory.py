@@ -181,10 +181,10 @@ ES_RECIPES = [path for path in recipe_yamls() if "/es" in path and not path.star
 
 
 @pytest.mark.parametrize("path", ES_RECIPES)
-def test_a_recipe_fits_the_gpu_that_its_header_names(path):
+def test_a_recipe_fits_the_device_that_its_header_names(path):
     (config,) = parse(ESConfig, arguments=["--config", path])
     text = (ROOT / path).read_text()
-    gigabytes = int(re.search(r"Hardware: one GPU of (\d+) GB", text)[1])
+    gigabytes = int(re.search(r"Hardware: (?:one GPU of|a CPU with) (\d+) GB", text)[1])
     model = path.split("/")[1]
     shape = model_shape(str(CONFIGS.get(model, ROOT / "tests/trainers/es/configs" / model)))
     demand = Demand(
@@ -222,6 +222,7 @@ RUN = {
     "prompts_per_step": 3,
     "train_size": 12,
     "max_new_tokens": 12,
+    "engine_dtype": "float32",
     "eval_every": 0,
     "task": "tests.trainers.es.test_train:VARIETY",
 }

@@ -67,6 +67,7 @@ OPTIONS = {
     "prompts_per_step": 3,
     "train_size": 12,
     "max_new_tokens": 12,
+    "engine_dtype": "float32",
     "sigma": 0.02,
     "alpha": 0.02,
     "eval_every": 3,

@@ -154,6 +154,7 @@ OPTIONS = {
     "population": 4,
     "prompts_per_step": 3,
     "max_new_tokens": 12,
+    "engine_dtype": "float32",
     "sigma": 0.02,
     "alpha": 0.02,
     "save_every": 2,

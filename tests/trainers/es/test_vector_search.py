@@ -204,6 +204,7 @@ def test_recorded_fitness_brings_an_algorithm_back_to_the_bit(name):
 
 
 RUN = {
+    "engine_dtype": "float32",
     "steps": 5,
     "population": 6,
     "prompts_per_step": 3,
