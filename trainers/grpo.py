@@ -207,7 +207,7 @@ class GRPOConfig(trl.GRPOConfig):
             raise UserError(f"generation_kwargs is {given!r}; give a mapping of the engine's options")
         known = set(GenerationConfig().to_dict())
         if self.use_vllm and is_vllm_available():
-            from vllm import SamplingParams  # here, because vLLM is an extra
+            from vllm import SamplingParams  # an extra  # pyright: ignore[reportMissingImports]
 
             known = set(SamplingParams.__struct_fields__)
         for name in given:
