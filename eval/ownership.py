@@ -70,10 +70,11 @@ def mark_run(folder: Path) -> str:
 
 
 def files_in(folder: Path) -> list[str]:
-    """The paths of all files in `folder`, sorted, from it on, without its own marker."""
+    """The paths of all files in `folder`, sorted, from it on, without its own marker and what a kill left of one."""
     folder = Path(folder)
     paths = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
-    return sorted(name for path in paths if (name := path.relative_to(folder).as_posix()) != MARKER)
+    names = (path.relative_to(folder).as_posix() for path in paths)
+    return sorted(name for name in names if name != MARKER and not name.startswith(f"{MARKER}."))
 
 
 def why_not_ours(folder: Path) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
-from eval.ownership import files_in, run_at, write_marker
+from eval.ownership import files_in, run_at, unfinished_file, write_marker
 from eval.storage import read_json, read_jsonl, read_yaml_mapping, write_text
 from eval.tasks import task_name
 from trainers.step_line import duration
@@ -51,9 +51,11 @@ def write_cards(run: Path, results: dict[str, Any]) -> None:
     for name in ("model", "adapter"):
         folder = run / name
         if folder.is_dir():
-            write_text(folder / "README.md", str(card(run, results, adapter=name == "adapter")))
-            # It is one of the files that the run has made: a second start may replace the folder.
-            write_marker(folder, run_at(run), files_in(folder))
+            file = folder / "README.md"
+            # It counts as one of the files that the run has made before it is there: a start after a kill, at whatever
+            # moment, may replace the folder.
+            write_marker(folder, run_at(run), sorted({*files_in(folder), file.name, unfinished_file(file).name}))
+            write_text(file, str(card(run, results, adapter=name == "adapter")))
 
 
 def card(run: Path, results: dict[str, Any], adapter: bool = False) -> ModelCard:

@@ -9,6 +9,7 @@ import pytest
 from huggingface_hub import ModelCard, constants
 
 from eval.errors import UserError
+from eval.ownership import MARKER, unfinished_file
 from eval.storage import read_json, read_jsonl
 from tests.tiny import random_checkpoint
 from tests.trainers.test_tracking import ES_OPTIONS, GRPO_OPTIONS, words
@@ -19,6 +20,7 @@ from trainers.es.train import train_es
 from trainers.grpo import GRPOArguments, GRPOConfig, train_grpo
 from trainers.hub import check_hub
 from trainers.pretrain import PretrainConfig, pretrain
+from trainers.run_folder import end_run
 
 
 TOKEN = "hf_thisIsNoTokenOfAnybody123456"
@@ -40,6 +42,21 @@ def train(method, folder, **options):
         given = GRPO_OPTIONS | {"max_steps": 1, "eval_every": 1, "lora_rank": 2, "model": base, "output_dir": run}
         train_grpo(*parse(GRPOArguments, GRPOConfig, arguments=words(given | options)))
     return run
+
+
+@pytest.mark.slow
+def test_a_kill_while_the_card_is_written_stops_no_later_start(tmp_path, monkeypatch):
+    def killed(path, text):
+        unfinished_file(path).write_text(text[:10])
+        (path.parent / f"{MARKER}.17").write_text("{")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("trainers.cards.write_text", killed)
+        train("pretrain", tmp_path)
+    end_run(tmp_path / "pretrain")
+    run = train("pretrain", tmp_path)
+    assert (run / "model" / "README.md").is_file() and not list(run.rglob(".unfinished-*"))
 
 
 @pytest.mark.slow
