@@ -195,12 +195,7 @@ class HFEngine:
         input_ids = torch.tensor([[pad] * (longest - len(ids)) + ids for ids in prompt_tokens], device=device)
         lengths = torch.tensor([len(ids) for ids in prompt_tokens], device=device)
         capacity = longest + sampling.max_new_tokens
-        window = getattr(self.model.config, "sliding_window", None)  # only some architectures have one
-        if window is not None and capacity > window:
-            raise UserError(
-                f"prompts and completions of up to {capacity} tokens exceed the sliding window of {window}, and "
-                "this engine attends to everything; shorten max_new_tokens"
-            )
+        self._check_window(capacity)
         # [rows, capacity]: True where there is a token to attend to; the prompts are padded on the left.
         visible = torch.arange(capacity, device=device)[None] >= (longest - lengths)[:, None]
         positions = (torch.arange(longest, device=device)[None] - (longest - lengths)[:, None]).clamp(min=0)
@@ -263,6 +258,15 @@ class HFEngine:
 
         each = zip(output.tolist(), output_log_probs.tolist(), output_lengths.tolist(), strict=True)
         return [(ids[:length], values[:length] if log_probs else None) for ids, values, length in each]
+
+    def _check_window(self, capacity: int) -> None:
+        """Raise `UserError` if prompts and completions of so many tokens exceed what the model may attend to."""
+        window = getattr(self.model.config, "sliding_window", None)  # only some architectures have one
+        if window is not None and capacity > window:
+            raise UserError(
+                f"prompts and completions of up to {capacity} tokens exceed the sliding window of {window}, and "
+                "this engine attends to everything; shorten max_new_tokens"
+            )
 
 
 def _kind(member: Member, name: str, weight: torch.Tensor) -> Kind:
