@@ -388,7 +388,9 @@ def train_grpo(arguments: GRPOArguments, config: GRPOConfig) -> dict[str, Any]:
     accumulate = config.gradient_accumulation_steps
     reopen(folder, config.max_steps, arguments.eval_every, lambda step: step * accumulate % config.generate_every == 0)
     checkpoint = last_checkpoint_of_run(
-        folder, lambda newest: _train(arguments, config, task, model, tokenizer, problems, newest)
+        folder,
+        config.save_total_limit,
+        lambda newest: _train(arguments, config, task, model, tokenizer, problems, newest),
     )
     if is_main_process():
         _finish(folder, arguments, config, problems, checkpoint)

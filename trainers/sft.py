@@ -180,7 +180,9 @@ def train_sft(arguments: SFTArguments, config: SFTConfig) -> dict[str, Any]:
     whole = partial(ends_whole, kept, config)
     reopen(folder, steps_of(kept, config), arguments.eval_every, whole)
     checkpoint = last_checkpoint_of_run(
-        folder, lambda newest: _train(arguments, config, task, model, tokenizer, sampled, newest)
+        folder,
+        config.save_total_limit,
+        lambda newest: _train(arguments, config, task, model, tokenizer, sampled, newest),
     )
     if is_main_process():
         _finish(folder, arguments, config, problems, sampled, checkpoint)

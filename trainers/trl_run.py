@@ -431,9 +431,7 @@ class RunRecorder(TrainerCallback):
             marker = {**self._reached(state), "processes": args.world_size, "ended_by": self.ended_by}
             write_marker(checkpoint, run_at(self.folder), [*files_in(checkpoint), MARKER])
             write_json(checkpoint / MARKER, marker)
-            # Not by transformers, which would remove whatever has the name of a checkpoint.
-            for old in sorted(complete_checkpoints(self.folder), key=step_of)[: -self.keep if self.keep else 0]:
-                remove_made(old)
+            keep_newest_checkpoints(self.folder, self.keep)
 
     def _ended_by(self, args: TrainingArguments, state: TrainerState) -> str | None:
         """See `trainers.ending`. A budget waits until all completions that it has paid for are used."""
@@ -517,9 +515,23 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
     return max(complete_checkpoints(folder), key=step_of, default=None)
 
 
-def last_checkpoint_of_run(folder: Path, train: Callable[[Path | None], None]) -> Path:
-    """The checkpoint with which the run has ended; before, `train` goes on from the newest, if it has not ended."""
+def keep_newest_checkpoints(folder: Path, keep: int | None) -> None:
+    """Remove all but the `keep` newest complete checkpoints (None: all stay), on the main process.
+
+    transformers would remove whatever has the name of a checkpoint.
+    """
+    if keep and is_main_process():
+        for old in sorted(complete_checkpoints(folder), key=step_of)[:-keep]:
+            remove_made(old)
+
+
+def last_checkpoint_of_run(folder: Path, keep: int | None, train: Callable[[Path | None], None]) -> Path:
+    """The checkpoint with which the run has ended; before, `train` goes on from the newest, if it has not ended.
+
+    A kill between the newest checkpoint and the removal of the oldest leaves one more than `keep`, which goes first.
+    """
     checkpoint = last_complete_checkpoint(folder)
+    keep_newest_checkpoints(folder, keep)
     if checkpoint is None or read_json(checkpoint / MARKER)["ended_by"] is None:
         train(checkpoint)
         checkpoint = last_complete_checkpoint(folder)

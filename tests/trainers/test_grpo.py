@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerState
 from eval import hardware
 from eval.digests import file_digest, folder_digest
 from eval.errors import UserError
+from eval.ownership import remove_made
 from eval.storage import read_json, read_jsonl, write_json
 from eval.tasks.base import Score
 from tests.tiny import random_checkpoint, random_model
@@ -454,6 +455,26 @@ def test_complete_run_returns_at_once_but_not_with_other_options(model, tmp_path
 
 @pytest.mark.slow
 def test_old_checkpoints_are_removed(model, tmp_path):
+    train(tmp_path, model=model, save_steps=1, save_total_limit=2)
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
+
+
+@pytest.mark.slow
+def test_kill_between_the_last_checkpoint_and_the_removal_of_an_old_one_leaves_none_behind(
+    model, tmp_path, monkeypatch
+):
+    class Killed(BaseException):
+        pass
+
+    def killed_at_the_end(folder):
+        if folder.name == "checkpoint-2":
+            raise Killed
+        return remove_made(folder)
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr("trainers.trl_run.remove_made", killed_at_the_end)
+        train(tmp_path, model=model, save_steps=1, save_total_limit=2)
+    assert len(list(tmp_path.glob("checkpoint-*/complete.json"))) == 3
     train(tmp_path, model=model, save_steps=1, save_total_limit=2)
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
 
