@@ -8,6 +8,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType
 
 from eval.errors import UserError
+from eval.freed_memory import keep_freed_memory
 
 
 SHARDED_LAUNCHES = {
@@ -27,6 +28,7 @@ def make_accelerator(**options: Any) -> Accelerator:
     """
     if not torch.accelerator.is_available():
         os.environ["ACCELERATE_USE_CPU"] = "true"
+        keep_freed_memory()
     accelerator = Accelerator(**options)
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != started:

@@ -21,6 +21,7 @@ from transformers.utils import logging
 
 from eval.checkpoint_files import BUFFERS, is_adapter, locate_tensors, tensor_headers
 from eval.errors import UserError
+from eval.freed_memory import keep_freed_memory
 from eval.lora_adapter import LoraAdapter, check_base, named_base
 from eval.rollout.gguf import local_model_name
 
@@ -41,6 +42,7 @@ def load_model(
     """
 
     path = local_model_name(path)
+    keep_freed_memory()
 
     def build() -> PreTrainedModel:
         # Mismatched sizes are let pass there, because we name them; so is transformers' table of them.
