@@ -12,6 +12,8 @@ CHAINS_FOR_AN_INTERVAL = 4  # chains of trainings; a bootstrap of three or fewer
 
 # Two models on the same problems
 SIMILAR_ACCURACY = 0.05  # what an interval over 500 problems can tell apart
+MATCHED_ACCURACY = 0.02  # checkpoints that count as equally accurate; the paper's own comparisons differ by as much
+NON_INFERIOR = 0.05  # margin of "matches or exceeds": the difference may lie this far below 0
 EQUAL_BUDGET = 1.05  # factor between completions; less than one evaluation interval
 REWARD_BARRIER = 0.05  # on a line; the standard error of a share of 200 problems is 0.035, so that 0.02 is noise
 LOSS_BARRIER = 0.01  # nats per token, on a line

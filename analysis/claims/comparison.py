@@ -24,7 +24,7 @@ from eval.harness import evaluate_task
 from eval.rollout.base import Sampling
 from eval.rollout.hf import HFEngine
 from eval.stages import Stages
-from eval.storage import new_folder, read_json, read_yaml_mapping
+from eval.storage import new_folder, read_jsonl, read_yaml_mapping
 from eval.tasks import TaskSpec, get_task, task_name
 
 
@@ -137,19 +137,29 @@ def add_probes(
 def evaluate(completions: Path, models: dict[str, Path], measured_on: ComparedOn, device: Any) -> dict[str, Any]:
     """{model: {task: greedy accuracy on held-out problems}}; what they wrote goes to the folder `completions`."""
     accuracy: dict[str, Any] = {}
-    sampling, rows = Sampling(measured_on.max_new_tokens), (measured_on.test_size, measured_on.data_seed)
+    rows = (measured_on.test_size, measured_on.data_seed)
     with new_folder(completions) as folder:
         for name, path in models.items():
-            engine = HFEngine.from_pretrained(path, device, base=models["base"])
-            accuracy[name] = {}
+            accuracy[name], wrote = evaluate_model(path, models["base"], measured_on, device)
             for test_task in measured_on.test_tasks:
                 task, called = get_task(test_task), task_name(test_task)
-                result = evaluate_task(engine, task, "test", *rows, sampling, measured_on.batch_size)
                 problems = task.load("test", *rows).to_list()
-                file = folder / completions_file(name, called)
-                write_completions(file, task.name, result.pop("records"), problems)
-                accuracy[name][called] = result
+                write_completions(folder / completions_file(name, called), task.name, wrote[called], problems)
     return accuracy
+
+
+def evaluate_model(
+    path: Path, base: Path, measured_on: ComparedOn, device: Any
+) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
+    """({task: greedy accuracy on its held-out problems}, {task: what was written there})."""
+    engine = HFEngine.from_pretrained(path, device, base=base)
+    sampling, rows = Sampling(measured_on.max_new_tokens), (measured_on.test_size, measured_on.data_seed)
+    accuracy, wrote = {}, {}
+    for test_task in measured_on.test_tasks:
+        result = evaluate_task(engine, get_task(test_task), "test", *rows, sampling, measured_on.batch_size)
+        wrote[task_name(test_task)] = result.pop("records")
+        accuracy[task_name(test_task)] = result
+    return accuracy, wrote
 
 
 def completions_of(folder: Path, models: Sequence[str], tasks: Sequence[TaskSpec]) -> dict[str, dict[str, Path]]:
@@ -158,16 +168,18 @@ def completions_of(folder: Path, models: Sequence[str], tasks: Sequence[TaskSpec
     return {name: {model: folder / completions_file(model, name) for model in models} for name in names}
 
 
-def random_walk(run: Path, norm: float, parameters: int) -> dict[str, Any] | None:
+def random_walk(run: Path, norm: float, parameters: int, steps: int | None = None) -> dict[str, Any] | None:
     """The norm of an update of evolution strategies beside that of a walk that learns nothing, alpha sqrt(T d / N).
 
-    run: its run folder. norm: measured. parameters: d. None where the formula does not apply.
+    run: its run folder. norm: measured. parameters: d. steps: after which it was measured; None at the end. None where
+    the formula does not apply.
     """
     es = read_yaml_mapping(run / "config.yaml")
     constant = es["alpha_schedule"] == "constant" and es["fitness_shaping"] == "zscore"
     if not constant or es["anchor"] or es["antithetic"] or es["shared_noise"]:
         return None
-    updates = read_json(run / "results.json")["updates"]
+    rows = [row for row in read_jsonl(run / "metrics.jsonl") if steps is None or row["step"] <= steps]
+    updates = sum(not row["members_tied"] for row in rows)
     return {
         "predicted_norm": random_walk_norm(es["alpha"], updates, es["population"], parameters),
         "measured_norm": norm,
