@@ -32,7 +32,7 @@ from trainers.dry_run import announce, folder_line, held_out_line, print_memory_
 from trainers.es.config import ESConfig
 from trainers.es.folder import may_grow
 from trainers.es.memory import model_shape
-from trainers.es.replay import can_replay, keep_replayed
+from trainers.es.replay import can_replay, keep_permuted, keep_replayed
 from trainers.es.train import train_es
 from trainers.evaluated import evaluated_folder, evaluated_models
 from trainers.grpo import GRPOArguments, GRPOConfig, check_more_steps, train_grpo
@@ -179,7 +179,9 @@ def compare(config: CompareConfig) -> Path:
         return base
 
     # 2. What the finished models can do, and how they differ.
-    sections = compare_models(run, base, METHODS, config.task, config, accelerator.device, stages)
+    sections = compare_models(
+        run, base, METHODS, config.task, config, accelerator.device, stages, lambda: permuted_es(run, config.model)
+    )
 
     # 3. The same where they are equally accurate, and along the way there.
     if matched:
@@ -206,6 +208,14 @@ def compare(config: CompareConfig) -> Path:
     print(f"\n{results_text(run)}\n", flush=True)
     print(f"report: {page}")
     return base
+
+
+def permuted_es(run: Path, model: str) -> Path | None:
+    """The control of the ES run that learned nothing: its seeds with shuffled fitness; None where no log has them."""
+    if not can_replay(run / "es"):
+        return None
+    keep_permuted(run / "es", model, run / "controls" / "permuted", seed=0)
+    return run / "controls" / "permuted"
 
 
 def equally_accurate(

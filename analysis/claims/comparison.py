@@ -4,18 +4,19 @@ Each section but the summaries of the trainings is a stage of the run folder, me
 options (`analysis.resume.stage`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from analysis.behaviour.controls import line_controls
 from analysis.behaviour.held_out import HeldOut
 from analysis.behaviour.kl import kl_drift
 from analysis.behaviour.lines import connectivity, task_landscape
 from analysis.behaviour.probes import probes
 from analysis.behaviour.written import written_section
 from analysis.geometry.updates import update_geometry
-from analysis.resume import folder_digests, measure_sections, stage
+from analysis.resume import digest, folder_digests, measure_sections, stage
 from analysis.theory.random_walk import random_walk_norm
 from analysis.training import training_summary
 from eval.completions import completions_file, write_completions
@@ -29,7 +30,9 @@ from eval.tasks import TaskSpec, get_task, task_name
 
 
 # The stages of `compare_models`.
-MEASURED = ("evaluation", "geometry", "kl", "connectivity")
+MEASURED = ("evaluation", "geometry", "kl", "connectivity", "controls")
+# Points on the lines of controls, at most: fewer find a barrier less easily, so that the power is not overstated.
+CONTROL_POINTS = 5
 
 
 @dataclass(kw_only=True)
@@ -52,11 +55,13 @@ def compare_models(
     measured_on: ComparedOn,
     device: Any,
     stages: Stages | None = None,
+    permuted: Callable[[], Path | None] = lambda: None,
 ) -> dict[str, Any]:
     """All sections about `methods`, whose trainings lie in `run`/<method>; "es" is evolution strategies.
 
     base: the checkpoint that they began with. task: what they were rewarded for, measured along the lines between the
     models. What the models wrote goes to `run`/completions/. stages: where the command is; they have `MEASURED`.
+    permuted: makes the model of that control, of the first method (see `analysis.behaviour.controls`).
     """
     models = {method: run / method / "model" for method in methods}
     files = {"checkpoints": folder_digests({"base": base, **models})}
@@ -87,6 +92,13 @@ def compare_models(
         lambda: connectivity(base, models, task, size, points, *generation),
         stages,
     )
+    controls = stage(
+        run,
+        "controls",
+        sampled | {"task": task, "size": size, "points": min(points, CONTROL_POINTS), "line": digest(lines)},
+        lambda: controls_of(base, models, permuted(), task, measured_on, device, lines),
+        stages,
+    )
     sizes = [(name, rows) for rows in (measured_on.test_size, prompts) for name in tasks]
     data = data_digests([*sizes, (task, size)], "test", measured_on.data_seed)
     wrote = written_section(run, completions_of(completions, ["base", *methods], tasks))
@@ -100,8 +112,40 @@ def compare_models(
         "random_walk": {"es": walk},
         "kl": kl,
         "connectivity": lines,
+        "controls": controls,
         "digests": run_digests(run, {}, data) | {"models": files["checkpoints"]},
     }
+
+
+def controls_of(
+    base: Path,
+    models: dict[str, Path],
+    permuted: Path | None,
+    task: str,
+    measured_on: ComparedOn,
+    device: Any,
+    lines: dict[str, Any],
+) -> dict[str, Any]:
+    """Controls of the line from the first model to the second, and of the first one's update. Returns
+
+    {"lines": {"a|b": see `line_controls`},
+     "update": {"norm": of the permuted control, "cosine": {"total", "null_std"} with b's update} or None}
+    """
+    first, second = list(models)[:2]
+    pair = f"{first}|{second}"
+    generation = (measured_on.data_seed, measured_on.max_new_tokens, measured_on.batch_size, device)
+    landscape = task_landscape(base, models, task, measured_on.line_size, *generation)
+    points = min(measured_on.line_points, CONTROL_POINTS)
+    found = line_controls(landscape, first, second, points, lines["lines"][pair], permuted)
+    if permuted is None:
+        return {"lines": {pair: found}, "update": None}
+    geometry = update_geometry(base, {"permuted": permuted, second: models[second]})
+    angle = geometry["cosine"][f"permuted|{second}"]
+    update = {
+        "norm": geometry["checkpoints"]["permuted"]["norm"],
+        "cosine": {key: angle[key] for key in ("total", "null_std")},
+    }
+    return {"lines": {pair: found}, "update": update}
 
 
 def add_probes(

@@ -10,8 +10,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from analysis.behaviour.controls import line_controls
 from analysis.behaviour.kl import kl_drift
-from analysis.claims.comparison import ComparedOn, completions_of, evaluate_model, random_walk
+from analysis.behaviour.lines import straight_lines, task_landscape
+from analysis.claims.comparison import CONTROL_POINTS, ComparedOn, completions_of, evaluate_model, random_walk
 from analysis.claims.matched import Curve, Match, columns, cost_of, value_at
 from analysis.criteria import MATCHED_ACCURACY, NON_INFERIOR
 from analysis.geometry.updates import update_geometry
@@ -88,7 +90,9 @@ def matched_section(
         {"within": MATCHED_ACCURACY, "found", "level", "difference": see `Match`,
          "pair": {method: {each number of `Reached`}},
          "cost": {method: {each cost: to reach `level`, interpolated} or None},
-         "at": {"task", "evaluation", "geometry", "random_walk", "kl"} as in results.json, of the pair,
+         "at": {"task", "evaluation", "geometry", "random_walk", "kl", "connectivity",
+                "controls"} as in results.json, of the pair,
+         "stops": {"matched budget", "matched accuracy": see `stopped`},
          "non_inferior": {"matched budget", "matched accuracy"}: see `non_inferiority`, first method against second,
          "curves": {method: {each number of `Reached`: [of each evaluation]}},
          "kept": {method: {"step", "accuracy", "norm", "on_forward", "on_reverse", "off_forward", "off_reverse": [of
@@ -125,15 +129,49 @@ def matched_section(
         "pair": {method: asdict(point) for method, point in pair.items()},
         "cost": {method: cost_of(curve, match.level) for method, curve in curves.items()},
         **at,
+        "stops": {
+            "matched budget": stopped(end, task, list(curves)),
+            "matched accuracy": stopped(at["at"], task, list(curves)),
+        },
         "curves": {method: columns(curve) for method, curve in curves.items()},
         "kept": measured,
         "at_level": {method: at_level(numbers, match.level) for method, numbers in measured.items()},
     }
 
 
+def stopped(sections: Mapping[str, Any], task: str, methods: Sequence[str]) -> dict[str, Any]:
+    """What is compared at one stopping point, in one place. Returns
+
+        {"accuracy", "norm", "on_forward", "on_reverse", "off_forward", "off_reverse": {each method, "ratio": the first
+         over the second, None over 0}, "cosine", "null_std"}
+
+    Accuracy on the trained task's test problems; KL in nats per token, on the trained task and as a mean
+    over the others.
+    """
+    name = task_name(task)
+    numbers: dict[str, Any] = {
+        "accuracy": {method: sections["evaluation"][method].get(name, {}).get("accuracy") for method in methods},
+        "norm": {method: sections["geometry"]["checkpoints"][method]["norm"] for method in methods},
+    }
+    for way in DIRECTIONS:
+        per_token = {
+            method: {of: found[way]["per_token"] for of, found in sections["kl"][method].items()} for method in methods
+        }
+        numbers[f"on_{way}"] = {method: per_token[method].get(name) for method in methods}
+        numbers[f"off_{way}"] = {
+            method: off_task({of: {way: value} for of, value in per_token[method].items()}, name, way)
+            for method in methods
+        }
+    for found in numbers.values():
+        first, second = (found[method] for method in methods[:2])
+        found["ratio"] = None if None in (first, second) or second <= 0 else first / second
+    angle = sections["geometry"]["cosine"]["|".join(methods[:2])]
+    return numbers | {"cosine": angle["total"], "null_std": angle["null_std"]}
+
+
 def inputs_of(base: Path, models: Mapping[str, Path], task: str, measured_on: ComparedOn) -> dict[str, Any]:
     """What the measurements depend on."""
-    names = ("data_seed", "max_new_tokens", "test_tasks", "test_size", "kl_prompts")
+    names = ("data_seed", "max_new_tokens", "test_tasks", "test_size", "kl_prompts", "line_points", "line_size")
     return {
         "checkpoints": folder_digests({"base": base, **models}),
         "task": task,
@@ -173,6 +211,7 @@ def at_pair(
         if method == "es"
     }
     matched = at_end | scores
+    line, controls = line_of_pair(base, models, task, measured_on, device)
     return {
         "at": {
             "task": task,
@@ -180,12 +219,28 @@ def at_pair(
             "geometry": geometry,
             "random_walk": walks,
             "kl": {method: drift.get(method, end["kl"][method]) for method in models},
+            "connectivity": line,
+            "controls": controls,
         },
         "non_inferior": {
             "matched budget": non_inferiority(at_end[first], at_end[second], at_end["base"]),
             "matched accuracy": non_inferiority(matched[first], matched[second], at_end["base"]),
         },
     }
+
+
+def line_of_pair(
+    base: Path, models: dict[str, Path], task: str, measured_on: ComparedOn, device: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """ "connectivity" and "controls" of the line between the two, of as many points as the controls have."""
+    generation = (measured_on.data_seed, measured_on.max_new_tokens, measured_on.batch_size, device)
+    landscape = task_landscape(base, models, task, measured_on.line_size, *generation)
+    points = min(measured_on.line_points, CONTROL_POINTS)
+    first, second = models
+    line = straight_lines(landscape, points, [(first, second)])
+    pair = f"{first}|{second}"
+    controls = line_controls(landscape, first, second, points, line["lines"][pair])
+    return line, {"lines": {pair: controls}, "update": None}
 
 
 def scores_at_end(run: Path, model: str, task: str) -> list[float | None]:
@@ -229,7 +284,7 @@ def measured_along(
 
 def off_task(drift: Mapping[str, Mapping[str, float]], task: str, way: str) -> float | None:
     others = [found[way] for name, found in drift.items() if name != task]
-    return fmean(others) if others else None
+    return fmean(others) if others and None not in others else None
 
 
 def at_level(numbers: Mapping[str, list[Any]], level: float) -> dict[str, float | None]:

@@ -33,6 +33,13 @@ FUNCTIONS: dict[str, dict[str, str]] = {
         "probes": "analysis.behaviour.probes.probes",
         "kl": "analysis.behaviour.kl.kl_drift",
         "kl_matrices": "analysis.behaviour.kl.kl_matrices",
+        "matched": "analysis.claims.equal_accuracy.matched_section",
+        "matched/pair": "analysis.claims.matched.first_match",
+        "matched/cost": "analysis.claims.matched.cost_of",
+        "matched/stops/*": "analysis.claims.equal_accuracy.stopped",
+        "matched/non_inferior/*": "analysis.claims.equal_accuracy.non_inferiority",
+        "matched/at_level": "analysis.claims.equal_accuracy.at_level",
+        "matched/kept": "analysis.claims.equal_accuracy.measured_along",
     },
     "training": {
         "training/*": "analysis.training.training_section",

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
+from analysis.barriers import Line, loss_barrier, reward_barrier
 from analysis.criteria import EXCLUDED_REWARD, LOSS_BARRIER, REWARD_BARRIER
 from analysis.report.numbers import count, percent, points, significant
 from analysis.report.results import (
@@ -41,9 +41,8 @@ OUTCOMES = {
 }
 SINGLE_PARTS = (
     "All parameters are those of the first model, and one part alone goes to the second. A gap up to "
-    f"{points(REWARD_BARRIER)} of reward or {LOSS_BARRIER:g} nats per token is called none."
+    f"{points(REWARD_BARRIER)} of reward or {percent(LOSS_BARRIER, 0)} of what the references cost is called none."
 )
-Line = Mapping[str, Any]
 
 
 def section(results: Results) -> Section:
@@ -84,9 +83,9 @@ def terms(results: Results) -> Terms:
         "loss how far it rises above. It is at least 0, and noise makes it larger, never smaller. Reward: "
         "accuracy of greedy decoding, with a Wilson interval. Loss: negative log-likelihood of right completions "
         f"of all models{listed}, with a bootstrap interval. It is called a barrier above "
-        f"{points(REWARD_BARRIER)} of reward or {LOSS_BARRIER:g} nats per token, if some point's whole "
-        "interval lies beyond the even line, and a lag where that happens without being worse than the worse end; "
-        "and no barrier up to that, if the interval of the reward stays "
+        f"{points(REWARD_BARRIER)} of reward or {percent(LOSS_BARRIER, 0)} of the loss on the even line, if some "
+        "point's whole interval lies beyond the even line, and a lag where that happens without being worse than the "
+        "worse end; and no barrier up to that, if the interval of the reward stays "
         f"within {points(EXCLUDED_REWARD)} of it. Otherwise it is unresolved."
     )
     return [("Barrier", barrier)]
@@ -139,65 +138,6 @@ def draw_line(axes: Axes, pair: str, line: Line, quantity: str, scale: float, na
         tick.set(color=colour(name, names), weight="bold")
     axes.set_xlim(-0.06, 1.06)
     axes.grid(axis="y")
-
-
-def chord_gaps(ts: Sequence[float], values: Sequence[float | None], limits: Sequence[float | None]) -> list[float]:
-    """How far `limits` lies under the straight line between the `values` at t = 0 and t = 1, at each t between.
-
-    Positive: under it. Points without a number are left out; so is everything when an end has none.
-    """
-    at = dict(zip(ts, values, strict=True))
-    start, end = at.get(0), at.get(1)
-    if start is None or end is None:
-        return []
-    return [
-        (1 - t) * start + t * end - limit
-        for t, limit in zip(ts, limits, strict=True)
-        if limit is not None and 0 < t < 1
-    ]
-
-
-def reward_barrier(line: Line) -> str:
-    """Whether the reward has a barrier on this line.
-
-    "none": the gap is negligible, and too large a one is excluded by the interval. "clear": some point lies below the
-    straight line between the ends with its whole interval, and one below both ends. "lag": the same, but none below
-    both ends. "unresolved": none of these. "unknown": the number is null.
-    """
-    height, ts, reward = line["reward_barrier"], line["ts"], line["reward"]
-    if height is None:
-        return "unknown"
-    if exceeds(height, REWARD_BARRIER):
-        if not any(gap > 0 for gap in chord_gaps(ts, reward, line["reward_high"])):
-            return "unresolved"
-        return "clear" if min(measured(reward)) < min(reward[0], reward[-1]) else "lag"
-    excluded = all(gap <= EXCLUDED_REWARD for gap in chord_gaps(ts, reward, line["reward_low"]))
-    return "none" if excluded else "unresolved"
-
-
-def exceeds(difference: float, limit: float) -> bool:
-    """Whether a difference of shares is above `limit`: 100 of 100 less 95 of 100 meets 0.05, their floats do not."""
-    return round(difference, 12) > limit
-
-
-def loss_barrier(line: Line) -> str:
-    """The same for the loss, where a barrier is a hill and not a dip.
-
-    Every point is measured on the same tokens, so that the intervals, which are those of the level, overstate the
-    uncertainty of the gap; a negligible gap is called none without asking them.
-    """
-    height, ts, loss = line["loss_barrier"], line["ts"], line["loss"]
-    if height is None:
-        return "unknown"
-    if height <= LOSS_BARRIER:
-        return "none"
-    if not any(gap < 0 for gap in chord_gaps(ts, loss, line["loss_low"])):
-        return "unresolved"
-    return "clear" if max(measured(loss)) > max(loss[0], loss[-1]) else "lag"
-
-
-def measured(values: Sequence[float | None]) -> list[float]:
-    return [value for value in values if value is not None]
 
 
 def barrier_between(line: Line) -> str:
