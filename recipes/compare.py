@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.claims.comparison import MEASURED, ComparedOn, compare_models
-from analysis.claims.equal_accuracy import MATCHED, MOST_MEASURED, matched_section
+from analysis.claims.equal_accuracy import MATCHED, matched_section
 from analysis.claims.matched import chosen_steps, first_match, read_curve
 from analysis.report import build
 from analysis.report.terminal import results_text
@@ -82,6 +82,9 @@ class CompareConfig(TaskOptions, ComparedOn):
     matched: bool = option(
         True,
         "measure at equal accuracy too, where grpo_config has keep_evaluated: true; ES is replayed from its seeds",
+    )
+    measured_checkpoints: PositiveInt = option(
+        6, "checkpoints of each method whose length and KL are measured along the trainings then, at most"
     )
     report_to: str | list[str] = option(
         "none", "tensorboard, trackio, wandb, several of them, or none: both trainings, and a run with what differs"
@@ -232,7 +235,7 @@ def equally_accurate(
     kept = {}
     for method, point in zip(METHODS, match.pair, strict=True):
         last = curves[method][-1].step
-        steps = chosen_steps(there[method], MOST_MEASURED, point.step)
+        steps = chosen_steps(there[method], config.measured_checkpoints, point.step)
         if can_replay(run / method):
             keep_replayed(run / method, config.model, [step for step in steps if step != last])
         kept[method] = {
@@ -250,7 +253,7 @@ def kept_steps(run: Path, evaluated: list[int]) -> list[int]:
 
 def may_differ(config: CompareConfig, es: ESConfig, grpo: tuple[GRPOArguments, GRPOConfig]) -> tuple[str, ...]:
     """The options that may differ from those of the comparison in the folder."""
-    return "report_to", "matched", *more_completions(config, es, grpo)
+    return "report_to", "matched", "measured_checkpoints", *more_completions(config, es, grpo)
 
 
 def more_completions(config: CompareConfig, es: ESConfig, grpo: tuple[GRPOArguments, GRPOConfig]) -> tuple[str, ...]:

@@ -26,8 +26,6 @@ from eval.tasks import task_name
 
 # The stages of `matched_section`.
 MATCHED = ("equal accuracy", "along the trainings")
-# Checkpoints of each method that are measured along the way, at most.
-MOST_MEASURED = 6
 DIRECTIONS = ("forward", "reverse")
 
 

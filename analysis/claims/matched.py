@@ -163,17 +163,20 @@ def value_at(accuracies: Sequence[float], values: Sequence[float], level: float)
 
 
 def chosen_steps(steps: Collection[int], most: int, always: int) -> list[int]:
-    """At most `most` of `steps`: the first, the last, `always`, and others that are evenly spaced in their logarithm.
+    """At most `most` of `steps`: `always`, the last, the first, and others that are evenly spaced in their logarithm.
 
     A training changes most at its beginning.
     """
     ordered = sorted(steps)
     if len(ordered) <= most:
         return ordered
-    chosen = {ordered[0], ordered[-1], always}
+    chosen: set[int] = set()
+    for step in (always, ordered[-1], ordered[0]):
+        if len(chosen) < most:
+            chosen.add(step)
     left = [step for step in ordered if step not in chosen]
     ratio = ordered[-1] / ordered[0]
-    targets = [ordered[0] * ratio ** ((i + 1) / (most - 1)) for i in range(most - 2)]
+    targets = [ordered[0] * ratio ** ((i + 1) / (most - 1)) for i in range(max(most - 2, 0))]
     for target in targets:
         if len(chosen) < most and left:
             nearest = min(left, key=lambda step: abs(step - target))

@@ -27,6 +27,9 @@ FUNCTIONS: dict[str, dict[str, str]] = {
         "trajectory": "analysis.geometry.trajectory.drift",
         "theory": "analysis.theory.predictions.predict",
         "connectivity": "analysis.behaviour.lines.straight_lines",
+        "controls/lines/*": "analysis.behaviour.controls.line_controls",
+        "controls/lines/*/reward": "analysis.barriers.with_controls",
+        "controls/lines/*/loss": "analysis.barriers.with_controls",
         "layer_lines": "analysis.behaviour.lines.part_lines",
         "kind_lines": "analysis.behaviour.lines.part_lines",
         "plane": "analysis.behaviour.plane.plane",
@@ -48,6 +51,7 @@ FUNCTIONS: dict[str, dict[str, str]] = {
     "claims": {
         "claims": "analysis.claims.judge.judge",
         "claims/claims/*/conditions/*": "analysis.claims.judge.judge_condition",
+        "alignment": "analysis.claims.mean_update.cosines_of_means",
     },
     "sequential": {
         **WRITTEN,

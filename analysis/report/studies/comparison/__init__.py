@@ -38,6 +38,7 @@ def sections(results: Results) -> Sequence[Section]:
         lines.section(results),
     ]
     on_demand = [
+        lines.controls_section(),
         *matched.sections(),
         *spectra.sections(),
         trajectory.section(),
