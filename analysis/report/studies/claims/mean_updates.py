@@ -17,8 +17,8 @@ BEYOND_CHANCE = 3.0
 TERM = (
     "The cosine of each GRPO update with the mean of K updates of ES, mean over all choices of K seeds. A common "
     "direction makes it grow like the root of K, because averaging shortens the walks and leaves what they share; "
-    "without one it stays within chance, the standard deviation of the cosine of two random updates. z: mean cosine of "
-    "all pairs of seeds, in standard deviations of such a mean."
+    "without one it stays within chance, the standard deviation of the cosine of two random updates. z: mean cosine "
+    "of all pairs of seeds, in standard deviations of such a mean."
 )
 
 
