@@ -102,7 +102,7 @@ def largest_gap(line: Line, quantity: str) -> float | None:
     """The gap that decides: of the reward in shares of 1, of the loss relative to the even line; None if unknown."""
     if line[f"{quantity}_barrier"] is None:
         return None
-    return line["reward_barrier"] if quantity == "reward" else max(0.0, *relative_loss_gaps(line), 0.0)
+    return line["reward_barrier"] if quantity == "reward" else max([0.0, *relative_loss_gaps(line)])
 
 
 def untrained_line(line: Line, start: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,8 +115,8 @@ def untrained_line(line: Line, start: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "ts": list(ts),
         **columns,
-        "reward_barrier": max(0.0, *dips),
-        "loss_barrier": None if None in columns["loss"] else max(0.0, *hills),
+        "reward_barrier": max([0.0, *dips]),
+        "loss_barrier": None if None in columns["loss"] else max([0.0, *hills]),
     }
 
 

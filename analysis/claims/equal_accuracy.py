@@ -38,12 +38,12 @@ def non_inferiority(
     is that of the mean paired difference, normal approximation. The control that must fail is the base in place of the
     first: where it passes too, the test cannot tell.
 
-    Returns {"difference", "low", "high" (first minus second, shares), "margin", "problems", "control": the same three
-    of the base, "verdict": "matches or exceeds", "falls short" or "cannot tell"}.
+    Returns {"difference", "low", "high" (first minus second, shares; None with fewer than two problems), "margin",
+    "problems", "control": the same three of the base, "verdict": "matches or exceeds", "falls short" or "cannot tell"}.
     """
     difference, low, high, problems = paired_difference(first, second)
     control = dict(zip(("difference", "low", "high"), paired_difference(base, second), strict=False))
-    if control["high"] >= -NON_INFERIOR:
+    if low is None or high is None or control["high"] is None or control["high"] >= -NON_INFERIOR:
         verdict = "cannot tell"
     elif low >= -NON_INFERIOR:
         verdict = "matches or exceeds"
@@ -62,12 +62,14 @@ def non_inferiority(
 
 def paired_difference(
     first: Sequence[float | None], second: Sequence[float | None]
-) -> tuple[float, float, float, int]:
+) -> tuple[float | None, float | None, float | None, int]:
     """Mean difference on the same problems, its 95 % interval, and how many both were scored on.
 
-    Raises ValueError for lists of different lengths, or fewer than two common problems.
+    Fewer than two have neither. Raises ValueError for lists of different lengths.
     """
     differences = [a - b for a, b in zip(first, second, strict=True) if a is not None and b is not None]
+    if len(differences) < 2:
+        return None, None, None, len(differences)
     return fmean(differences), *mean_interval(differences), len(differences)
 
 
@@ -195,7 +197,7 @@ def at_pair(
     for method, folder in models.items():
         if method in earlier:
             evaluation[method], records = evaluate_model(folder, base, measured_on, device)
-            scores[method] = list(map(accuracy_of, records[name]))
+            scores[method] = list(map(accuracy_of, records.get(name, [])))
         else:
             evaluation[method] = end["evaluation"][method]
     at_end = {model: scores_at_end(run, model, name) for model in ("base", *models)}
@@ -242,9 +244,9 @@ def line_of_pair(
 
 
 def scores_at_end(run: Path, model: str, task: str) -> list[float | None]:
-    """What each problem counted for in the final evaluation of a model, in the order of the problems."""
+    """What each problem counted for in the final evaluation of a model, in their order; none of a task not tested."""
     file = completions_of(run / "completions", [model], [task])[task][model]
-    return list(map(accuracy_of, read_completions(file)))
+    return [] if not file.exists() else list(map(accuracy_of, read_completions(file)))
 
 
 def along_trainings(base: Path, models: Mapping[str, Path], measured_on: ComparedOn, device: Any) -> dict[str, Any]:
