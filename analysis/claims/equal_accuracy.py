@@ -39,7 +39,7 @@ def non_inferiority(
     first: where it passes too, the test cannot tell.
 
     Returns {"difference", "low", "high" (first minus second, shares; None with fewer than two problems), "margin",
-    "problems", "control": the same three of the base, "verdict": "matches or exceeds", "falls short" or "cannot tell"}.
+    "problems", "control": the same three of the base, "verdict": "matches or exceeds", "falls short", "cannot tell"}.
     """
     difference, low, high, problems = paired_difference(first, second)
     control = dict(zip(("difference", "low", "high"), paired_difference(base, second), strict=False))
