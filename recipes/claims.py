@@ -241,7 +241,7 @@ def method_settings(config: ClaimsConfig) -> dict[str, dict[str, Any]]:
 
 
 def is_finished(run: Path) -> bool:
-    return {"connectivity", "probes", "theory"} <= read_results(run / "results.json").keys()
+    return {"connectivity", "controls", "probes", "theory"} <= read_results(run / "results.json").keys()
 
 
 def comparison_config(config: ClaimsConfig, job: Job) -> CompareConfig:

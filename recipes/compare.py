@@ -202,6 +202,7 @@ def compare(config: CompareConfig) -> Path:
         **own_data([config.task, *config.test_tasks]),
     }
     earlier = without_other_checkpoints(read_results(run / "results.json"), sections["digests"]["models"])
+    earlier.pop("matched", None)  # of shorter trainings, where these have none
     write_results(run / "results.json", "comparison", earlier | about | sections)
     tracking = Tracking(tracker_names(config.report_to), run)
     tracking.summary(comparison_summary(sections), step=config.completions)

@@ -43,8 +43,8 @@ class Claim:
     low, high: the range that makes the statement true. logarithmic: whether means are taken of logarithms.
     control: the same number of what must not lie in the range; None for a claim that needs none. powerless: why the
         claim says nothing where the control holds too.
-    at_end_only: whether equal accuracy is no stopping point for it. known_std: of one value under chance, where
-        theory gives it; the interval then goes by it.
+    at_end_only: whether equal accuracy is no stopping point for it, or its control is not measured there.
+    known_std: of one value under chance, where theory gives it; the interval then goes by it.
     """
 
     key: str
@@ -294,6 +294,7 @@ CLAIMS = (
         logarithmic=True,
         control=permuted_walk_ratio,
         powerless="the same seeds with shuffled fitness go as far: for z-scored independent noise it is an identity",
+        at_end_only=True,
     ),
     Claim(
         "drift",
@@ -323,6 +324,7 @@ CLAIMS = (
         low=0.0,
         control=permuted_cosine_over_chance,
         powerless="the same seeds with shuffled fitness are aligned too",
+        at_end_only=True,
         known_std=1.0,
     ),
     Claim(

@@ -85,9 +85,7 @@ def keep_replayed(run: Path, model: str | Path, steps: Collection[int]) -> None:
 
 
 def keep_permuted(run: Path, model: str | Path, output: Path, seed: int) -> None:
-    """Make `output`: the model that the same seeds give with the fitness of every step shuffled; see `permuted`."""
-    if output.exists():
-        return
+    """Make `output` anew: the model that the same seeds give with the fitness of every step shuffled (`permuted`)."""
     updates = permuted(read_seed_log(run / EvolutionStrategy.log), seed)
     loaded, tokenizer, base = starting_weights(model, updates[0].device)
     with new_folder(output) as folder:

@@ -196,6 +196,7 @@ def test_a_claim_is_judged_at_both_stopping_points_and_may_depend_on_them():
     assert (judged["norm"]["verdict"], judged["norm"]["depends_on"]) == ("depends", ["stop"])
     assert [entry["stop"] for entry in judged["norm"]["conditions"]] == ["end", "equal accuracy"]
     assert [entry["stop"] for entry in judged["accuracy"]["conditions"]] == ["end"], "equal by construction there"
+    assert [entry["stop"] for entry in judged["walk"]["conditions"]] == ["end"], "its control is the whole run's"
     for run in runs:
         run.results["matched"]["found"] = False
     assert verdicts(runs)["norm"] == ("does not hold",), "the nearest pair is no equal one"
