@@ -12,9 +12,14 @@ CHAINS_FOR_AN_INTERVAL = 4  # chains of trainings; a bootstrap of three or fewer
 
 # Two models on the same problems
 SIMILAR_ACCURACY = 0.05  # what an interval over 500 problems can tell apart
+MATCHED_ACCURACY = 0.02  # checkpoints that count as equally accurate; the paper's own comparisons differ by as much
+NON_INFERIOR = 0.05  # margin of "matches or exceeds": the difference may lie this far below 0
+RETAINED = 0.02  # accuracy that may be lost on tasks that nobody trained and still count as kept
 EQUAL_BUDGET = 1.05  # factor between completions; less than one evaluation interval
 REWARD_BARRIER = 0.05  # on a line; the standard error of a share of 200 problems is 0.035, so that 0.02 is noise
-LOSS_BARRIER = 0.01  # nats per token, on a line
+# Share of what the references cost on the even line, on a line: a gap in nats alone says nothing, as the untrained
+# model costs only a few hundredths more than a trained one.
+LOSS_BARRIER = 0.1
 EXCLUDED_REWARD = 0.10  # "no barrier" also needs the whole interval of the reward within this of the straight line
 
 # Two updates

@@ -37,6 +37,42 @@ def mean_with_interval(
     return mean, mean - half, mean + half
 
 
+def interval_of_known_std(
+    values: Sequence[float], std: float, confidence: float = CONFIDENCE
+) -> tuple[float, float, float]:
+    """Mean and the normal interval of values whose standard deviation theory gives: mean -/+ z std / sqrt(n)."""
+    mean = fmean(values)
+    half = float(stats.norm.ppf((1 + confidence) / 2)) * std / math.sqrt(len(values))
+    return mean, mean - half, mean + half
+
+
+def chance_of_mean_above(values: Sequence[float], limit: float, known_std: float | None = None) -> float:
+    """One-sided p-value of the hypothesis that the mean is at most `limit`; Student's, or normal with a known spread.
+
+    Values without any spread decide exactly: 0 above the limit, 1 at it or below. Raises ValueError for fewer than two
+    values of unknown spread.
+    """
+    spread = stdev(values) if known_std is None else known_std
+    difference = fmean(values) - limit
+    if spread == 0:
+        return 0.0 if difference > 0 else 1.0
+    score = difference / (spread / math.sqrt(len(values)))
+    return float(stats.t.sf(score, len(values) - 1) if known_std is None else stats.norm.sf(score))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p-values of Holm 1979 (Scand. J. Statist. 6:65-70), in the order given.
+
+    Rejecting those up to alpha keeps the chance of any false rejection among all m at alpha, however they depend on
+    each other: the i-th smallest (from 0) is multiplied by m - i, and none is smaller than one before it.
+    """
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
 def exact_share(share: float, total: int | None) -> Fraction:
     """A share of `total` as its count over it, so that 15 of 100 less 5 of 100 is 1/10, which floats miss.
 

@@ -21,10 +21,11 @@ from typing import Any
 import yaml
 
 from analysis.claims.comparison import ComparedOn, add_probes
-from analysis.claims.judge import Comparison, judge
+from analysis.claims.judge import FACTORS, Comparison, judge
+from analysis.claims.mean_update import alignment
 from analysis.report import build, build_gallery
 from analysis.report.terminal import results_text
-from analysis.resume import read_results
+from analysis.resume import read_results, stage
 from analysis.theory.predictions import predict
 from eval.digests import file_digest, run_digests
 from eval.errors import UserError, exit_with_one_line
@@ -41,7 +42,7 @@ from trainers.arguments import (
     parse,
     read_yaml,
 )
-from trainers.chains import AT_BUDGET
+from trainers.chains import AT_BUDGET, local_model
 from trainers.dry_run import announce, folder_line, held_out_line, model_line
 from trainers.es.config import ESConfig
 from trainers.es.memory import model_shape
@@ -139,7 +140,7 @@ def main() -> None:
     for name, options in settings.items():
         write_text(sweep / "configs" / f"{name}.yaml", yaml.safe_dump(without_secrets(options), sort_keys=False))
 
-    stages = Stages(["comparisons", "verdicts", "report"])
+    stages = Stages(["comparisons", "mean updates", "verdicts", "report"])
 
     # 1. The comparisons, those of one seed before those of the next.
     unfinished = [job for job in planned if not is_finished(sweep / job.folder)]
@@ -155,7 +156,10 @@ def main() -> None:
     side_by_side(calls, config.processes, "comparison")
     print(f"{len(unfinished)} comparisons in {(time.perf_counter() - began) / 60:.1f} minutes", flush=True)
 
-    # 2. The verdicts, over everything that is there.
+    # 2. Does GRPO's update share a direction with the mean of ES's over seeds?
+    aligned = alignments(sweep, config, planned, stages)
+
+    # 3. The verdicts, over everything that is there.
     stages.begin("verdicts")
     comparisons = [
         Comparison(job.conditions, job.seed, read_json(sweep / job.folder / "results.json")) for job in planned
@@ -167,6 +171,7 @@ def main() -> None:
         "config": as_flat_dict(config),
         "base_model": config.model,
         "claims": judge(comparisons),
+        "alignment": aligned,
         # Each has the digests of its own models and data.
         "digests": run_digests(sweep, {"base": config.model}, {})
         | {"files": {str(job.folder): file_digest(sweep / job.folder / "results.json") for job in planned}},
@@ -177,6 +182,28 @@ def main() -> None:
     print(f"\n{results_text(sweep)}\n", flush=True)
     print(f"gallery: {gallery}")
     print(f"report: {page}")
+
+
+def alignments(sweep: Path, config: ClaimsConfig, planned: list[Job], stages: Stages) -> list[dict[str, Any]]:
+    """For each condition its factors and the cosines of means (see `analysis.claims.mean_update`)."""
+    conditions: dict[tuple[str, ...], dict[int, Path]] = {}
+    for job in planned:
+        conditions.setdefault(tuple(job.conditions.values()), {})[job.seed] = sweep / job.folder
+    folders = {"/".join(condition): runs for condition, runs in conditions.items()}
+    digests = {
+        name: {seed: file_digest(run / "geometry.json") for seed, run in runs.items()}
+        for name, runs in folders.items()
+    }
+
+    def measure() -> list[dict[str, Any]]:
+        base = local_model(config.model, sweep / "base")
+        return [
+            dict(zip(FACTORS, condition, strict=False))
+            | alignment(base, *({seed: run / method / "model" for seed, run in runs.items()} for method in METHODS))
+            for condition, runs in conditions.items()
+        ]
+
+    return stage(sweep, "mean updates", {"geometry": digests}, measure, stages)
 
 
 def lines_of_plan(config: ClaimsConfig, planned: list[Job]) -> dict[str, str]:
@@ -214,7 +241,7 @@ def method_settings(config: ClaimsConfig) -> dict[str, dict[str, Any]]:
 
 
 def is_finished(run: Path) -> bool:
-    return {"connectivity", "probes", "theory"} <= read_results(run / "results.json").keys()
+    return {"connectivity", "controls", "probes", "theory"} <= read_results(run / "results.json").keys()
 
 
 def comparison_config(config: ClaimsConfig, job: Job) -> CompareConfig:
@@ -227,6 +254,7 @@ def comparison_config(config: ClaimsConfig, job: Job) -> CompareConfig:
         es_config=str(sweep / "configs" / f"es-{job.budget}-{job.precision}.yaml"),
         grpo_config=str(sweep / "configs" / f"grpo-{job.budget}-{job.precision}.yaml"),
         completions=config.completions,
+        measured_checkpoints=1,
         grpo_completions=config.published_grpo_completions if job.budget == "published" else 0,
         **{option.name: getattr(config, option.name) for option in fields(ComparedOn)},
     )

@@ -4,7 +4,8 @@
 
 Both methods start from one checkpoint, see the same task under the same evaluator and generate the same number of
 completions. The finished models are compared on held-out problems, in weight space, in KL to the base and along the
-straight lines between them. Every stage writes its own file; started again, an interrupted comparison goes on with
+straight lines between them; where GRPO has kept the weights of its evaluations, so are the first two that are equally
+accurate. Every stage writes its own file; started again, an interrupted comparison goes on with
 the first stage that has none. The report is in report/index.html of the run folder.
 """
 
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from analysis.claims.comparison import MEASURED, ComparedOn, compare_models
+from analysis.claims.equal_accuracy import MATCHED, matched_section
+from analysis.claims.matched import chosen_steps, first_match, read_curve
 from analysis.report import build
 from analysis.report.terminal import results_text
 from analysis.resume import read_results, without_other_checkpoints
@@ -29,7 +32,9 @@ from trainers.dry_run import announce, folder_line, held_out_line, print_memory_
 from trainers.es.config import ESConfig
 from trainers.es.folder import may_grow
 from trainers.es.memory import model_shape
+from trainers.es.replay import can_replay, keep_permuted, keep_replayed
 from trainers.es.train import train_es
+from trainers.evaluated import evaluated_folder, evaluated_models
 from trainers.grpo import GRPOArguments, GRPOConfig, check_more_steps, train_grpo
 from trainers.launch import make_accelerator
 from trainers.options import (
@@ -74,6 +79,13 @@ class CompareConfig(TaskOptions, ComparedOn):
     kl_prompts: Rows = option(200, "prompts per task and direction of the KL")
     line_points: int = option(11, "models along each straight line, the ends included")
     batch_size: PositiveInt = option(500, "prompts generated at a time after training")
+    matched: bool = option(
+        True,
+        "measure at equal accuracy too, where grpo_config has keep_evaluated: true; ES is replayed from its seeds",
+    )
+    measured_checkpoints: PositiveInt = option(
+        6, "checkpoints of each method whose length and KL are measured along the trainings then, at most"
+    )
     report_to: str | list[str] = option(
         "none", "tensorboard, trackio, wandb, several of them, or none: both trainings, and a run with what differs"
     )
@@ -159,7 +171,8 @@ def compare(config: CompareConfig) -> Path:
     start_run(run, config, may_change=may_differ(config, es, grpo))
 
     # 1. Two trainings. A finished one returns at once.
-    stages = Stages(["training es", "training grpo", *MEASURED, "report"], accelerator.is_main_process)
+    matched = MATCHED if config.matched and grpo[0].keep_evaluated else ()
+    stages = Stages(["training es", "training grpo", *MEASURED, *matched, "report"], accelerator.is_main_process)
     stages.begin("training es", finished=(run / "es" / "results.json").exists())
     train_es(es)
     stages.begin("training grpo", finished=(run / "grpo" / "results.json").exists())
@@ -169,9 +182,15 @@ def compare(config: CompareConfig) -> Path:
         return base
 
     # 2. What the finished models can do, and how they differ.
-    sections = compare_models(run, base, METHODS, config.task, config, accelerator.device, stages)
+    sections = compare_models(
+        run, base, METHODS, config.task, config, accelerator.device, stages, lambda: permuted_es(run, config.model)
+    )
 
-    # 3. All numbers in one file, and the page made from it. What `python -m analysis` has added to the file stays,
+    # 3. The same where they are equally accurate, and along the way there.
+    if matched:
+        sections |= equally_accurate(config, base, accelerator.device, sections, stages)
+
+    # 4. All numbers in one file, and the page made from it. What `python -m analysis` has added to the file stays,
     # unless the models are others now.
     environment = read_json(run / "environment.json")
     about = {
@@ -183,6 +202,7 @@ def compare(config: CompareConfig) -> Path:
         **own_data([config.task, *config.test_tasks]),
     }
     earlier = without_other_checkpoints(read_results(run / "results.json"), sections["digests"]["models"])
+    earlier.pop("matched", None)  # of shorter trainings, where these have none
     write_results(run / "results.json", "comparison", earlier | about | sections)
     tracking = Tracking(tracker_names(config.report_to), run)
     tracking.summary(comparison_summary(sections), step=config.completions)
@@ -194,9 +214,47 @@ def compare(config: CompareConfig) -> Path:
     return base
 
 
+def permuted_es(run: Path, model: str) -> Path | None:
+    """The control of the ES run that learned nothing: its seeds with shuffled fitness; None where no log has them."""
+    if not can_replay(run / "es"):
+        return None
+    keep_permuted(run / "es", model, run / "controls" / "permuted", seed=0)
+    return run / "controls" / "permuted"
+
+
+def equally_accurate(
+    config: CompareConfig, base: Path, device: Any, sections: dict[str, Any], stages: Stages
+) -> dict[str, Any]:
+    """{"matched": see `matched_section`}; {} where a training has no evaluation whose weights there are."""
+    run = Path(config.output_dir)
+    curves = {method: read_curve(run / method) for method in METHODS}
+    there = {method: kept_steps(run / method, [point.step for point in curves[method]]) for method in METHODS}
+    es, grpo = METHODS
+    match = first_match((curves[es], curves[grpo]), (there[es], there[grpo]))
+    if match is None:
+        return {}
+    kept = {}
+    for method, point in zip(METHODS, match.pair, strict=True):
+        last = curves[method][-1].step
+        steps = chosen_steps(there[method], config.measured_checkpoints, point.step)
+        if can_replay(run / method):
+            keep_replayed(run / method, config.model, [step for step in steps if step != last])
+        kept[method] = {
+            step: run / method / "model" if step == last else evaluated_folder(run / method, step) for step in steps
+        }
+    measured = matched_section(run, base, config.task, config, device, curves, match, kept, sections, stages)
+    return {"matched": measured}
+
+
+def kept_steps(run: Path, evaluated: list[int]) -> list[int]:
+    """Of the steps at which a training was evaluated, those whose weights are there or can be made again."""
+    there = {*(evaluated if can_replay(run) else evaluated_models(run)), *evaluated[-1:]} - {0}
+    return sorted(there & {*evaluated})
+
+
 def may_differ(config: CompareConfig, es: ESConfig, grpo: tuple[GRPOArguments, GRPOConfig]) -> tuple[str, ...]:
     """The options that may differ from those of the comparison in the folder."""
-    return "report_to", *more_completions(config, es, grpo)
+    return "report_to", "matched", "measured_checkpoints", *more_completions(config, es, grpo)
 
 
 def more_completions(config: CompareConfig, es: ESConfig, grpo: tuple[GRPOArguments, GRPOConfig]) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from trainers.es.engine import check_memory, resolve_engine_dtype
 from trainers.es.folder import MAY_CHANGE as ES_MAY_CHANGE
 from trainers.es.folder import may_grow
 from trainers.es.memory import model_shape
+from trainers.evaluated import evaluations_of, saved_bytes
 from trainers.grpo import GRPOArguments, GRPOConfig, check_grpo_run, check_more_steps
 from trainers.launch import is_main_process, make_accelerator
 from trainers.pretrain import MAY_CHANGE as PRETRAIN_MAY_CHANGE
@@ -23,9 +24,9 @@ from trainers.pretrain import PretrainConfig
 from trainers.rules import MAY_CHANGE as RULES_MAY_CHANGE
 from trainers.rules import RulesConfig
 from trainers.run_folder import check_start, last_complete_step
-from trainers.sft import SFTArguments, SFTConfig, more_passes
+from trainers.sft import SFTArguments, SFTConfig, answers_per_step, more_passes
 from trainers.trl_run import MAY_CHANGE as TRL_MAY_CHANGE
-from trainers.trl_run import check_run, seed_of_problems
+from trainers.trl_run import TRLArguments, check_run, seed_of_problems
 
 
 def announce(method: str, lines: dict[str, str]) -> None:
@@ -121,6 +122,7 @@ def grpo_lines(arguments: GRPOArguments, config: GRPOConfig) -> dict[str, str]:
         "data": _data_of_trl(arguments, config, problems),
         "length": f"{config.max_steps:,} optimiser steps, {completions:,} completions"
         + limits(arguments.stop_at_tokens, arguments.stop_at_seconds),
+        **kept_line(arguments, config.max_steps, arguments.lora_rank),
     }
 
 
@@ -132,7 +134,19 @@ def sft_lines(arguments: SFTArguments, config: SFTConfig) -> dict[str, str]:
         "data": _data_of_trl(arguments, config, arguments.problems),
         "length": f"{completions:,} completions, then {config.num_train_epochs:g} passes over the right ones"
         + limits(arguments.stop_at_tokens, arguments.stop_at_seconds),
+        **kept_line(arguments, -(-completions * int(config.num_train_epochs) // answers_per_step(config))),
     }
+
+
+def kept_line(arguments: TRLArguments, steps: int, lora_rank: int = 0) -> dict[str, str]:
+    """The bytes of the weights that are kept at evaluations, at most; none where none are."""
+    if not arguments.keep_evaluated:
+        return {}
+    weights = model_shape(arguments.model).parameters
+    folders = evaluations_of(steps, arguments.eval_every)
+    each = saved_bytes(weights, arguments.evaluated_dtype)
+    size = f"{each:,} bytes each, {folders * each:,} in all"
+    return {"evaluated": f"weights of {folders:,} evaluations: {'an adapter each' if lora_rank else size}"}
 
 
 def _data_of_trl(arguments: Any, config: Any, problems: int) -> str:

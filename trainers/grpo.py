@@ -441,6 +441,7 @@ def _train(
         generation=generation,
         generate_every=config.generate_every,
         keep=config.save_total_limit,
+        evaluated_dtype=arguments.evaluated_dtype if arguments.keep_evaluated else None,
     )
     run_trainer(trainer, recorder, arguments, checkpoint)
 

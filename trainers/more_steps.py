@@ -13,6 +13,7 @@ from transformers import SchedulerType, TrainingArguments
 from eval.errors import UserError
 from eval.ownership import remove_made
 from eval.storage import read_json, read_yaml_mapping, truncate_jsonl, write_json
+from trainers.evaluated import drop_evaluated_after
 from trainers.launch import is_main_process, wait_for_everyone
 from trainers.trl_run import MARKER, complete_checkpoints, step_of
 
@@ -67,6 +68,7 @@ def reopen(folder: Path, steps: int, eval_every: int, usable: Callable[[int], bo
                 remove_made(folder / name)
         if eval_every and step % eval_every:
             truncate_jsonl(folder / "evaluations.jsonl", step - 1)
+            drop_evaluated_after(folder, step - 1)
         if usable(step):
             write_json(newest / MARKER, read_json(newest / MARKER) | {"ended_by": None})
         else:

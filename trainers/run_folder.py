@@ -41,8 +41,8 @@ from trainers.run_lock import lock_run, unlock_run
 
 # What runs and studies write into their folders: what of it is there already belongs to something else.
 WRITTEN_BY_RUNS = (
-    "adapter answers checkpoints completions data.safetensors environment.json evaluations.jsonl fitness.jsonl "
-    "metrics.jsonl model report results.json samples samples.jsonl seeds.jsonl validation.jsonl"
+    "adapter answers checkpoints completions data.safetensors environment.json evaluated evaluations.jsonl "
+    "fitness.jsonl metrics.jsonl model report results.json samples samples.jsonl seeds.jsonl validation.jsonl"
 ).split()
 # What nothing else in a run's folder may be called, with any ending.
 RUN_NAMES = frozenset({name.partition(".")[0] for name in WRITTEN_BY_RUNS} | {"config", "log", ""})

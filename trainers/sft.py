@@ -399,6 +399,7 @@ def _train(
         keep=config.save_total_limit,
         method="sft",
         rows=(options.train_batch_size * options.gradient_accumulation_steps * options.world_size, len(data)),
+        evaluated_dtype=arguments.evaluated_dtype if arguments.keep_evaluated else None,
     )
     run_trainer(trainer, recorder, arguments, checkpoint)
 

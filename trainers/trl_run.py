@@ -5,6 +5,7 @@ The trainers are TRL's, unchanged; this is what surrounds them. The run folder, 
     config.yaml, environment.json   what was asked for, and on what it ran
     metrics.jsonl                   one row per optimiser step: what was generated so far, and all that TRL logs
     evaluations.jsonl               greedy accuracy on validation problems, in the precision of training
+    evaluated/step_N/               with `keep_evaluated: true`: the weights there (see `trainers.evaluated`)
     checkpoint-N/                   TRL's own trainer state; complete when it holds complete.json
     model/                          the final model as a Hugging Face folder
     results.json                    written last: a run that has it is complete
@@ -64,12 +65,21 @@ from trainers.arguments import (
     MOST,
     check_all_finite,
     check_at_least,
+    check_choice,
     check_count,
     check_positive,
     check_seed,
 )
 from trainers.dead_signal import DeadSignal
 from trainers.ending import diverged, ended_by
+from trainers.evaluated import (
+    DTYPES,
+    drop_evaluated_after,
+    evaluations_of,
+    keep_evaluated,
+    saved_bytes,
+    saver_of,
+)
 from trainers.finish import finish_again, finish_training
 from trainers.hub import HUB_OPTIONS, check_hub
 from trainers.launch import is_main_process
@@ -96,7 +106,14 @@ FIXED = {
 NAMES_IN_YAML = {None: "null", False: "false"}
 # What may change between a killed run and its continuation: how much is kept, not what is computed.
 # Earlier runs have logging_nan_inf_filter: true.
-MAY_CHANGE = ("save_total_limit", "report_to", "logging_nan_inf_filter", *HUB_OPTIONS)
+MAY_CHANGE = (
+    "save_total_limit",
+    "report_to",
+    "logging_nan_inf_filter",
+    "keep_evaluated",
+    "evaluated_dtype",
+    *HUB_OPTIONS,
+)
 # What is logged of the model itself: NaN there is a divergence. A reward is NaN where nothing could be scored.
 OF_THE_MODEL = ("loss", "grad_norm", "kl", "entropy")
 ADVICE = "lower learning_rate, or max_grad_norm"
@@ -117,6 +134,16 @@ class TRLArguments(TaskOptions):
         "and one after the last. 0: no evaluation at all.",
     )
     eval_size: Rows = option(200, "Validation problems of each evaluation.")
+    keep_evaluated: bool = option(
+        False,
+        "Keep the weights of every evaluation, without the optimizer's state, in evaluated/step_N of the run folder: "
+        "a comparison at equal accuracy reads them. With LoRA the adapter alone.",
+    )
+    evaluated_dtype: str = option(
+        "float32",
+        "Type in which they are stored: float32, or bfloat16, half the size, whose rounding hides the length and the "
+        "direction of a small update.",
+    )
     optimizer_from: str = option(
         "",
         "Run folder of an earlier run of the same method: the optimizer starts with the state it had at that run's "
@@ -127,6 +154,7 @@ class TRLArguments(TaskOptions):
         check_bounds(self)
         fold_task(self)
         check_at_least("eval_size", self.eval_size, 2)
+        check_choice("evaluated_dtype", self.evaluated_dtype, DTYPES)
 
 
 class Generated(Protocol):
@@ -314,6 +342,7 @@ class RunRecorder(TrainerCallback):
     keep: how many checkpoints, the newest ones; None keeps all.
     method: its name in the line after a step. rows: of a step and of the whole run, where all was sampled before the
         run; None where each step generates its own completions.
+    evaluated_dtype: in which the weights of every evaluation are kept; None keeps none.
     """
 
     def __init__(
@@ -333,11 +362,13 @@ class RunRecorder(TrainerCallback):
         keep: int | None = None,
         method: str = "grpo",
         rows: tuple[int, int] | None = None,
+        evaluated_dtype: str | None = None,
     ):
         self.folder, self.generated, self.evaluate, self.eval_every = folder, generated, evaluate, eval_every
         self.budgets, self.generate_every, self.generation = budgets, generate_every, generation
         self.seconds, self.left_out, self.keep = seconds, left_out, keep
         self.method, self.rows, self.seconds_before = method, rows, seconds
+        self.evaluated_dtype = evaluated_dtype
         self.ended_by: str | None = None
         # Of the rewards so far, where there are rewards.
         self.signal: DeadSignal | None = getattr(generated, "signal", None)
@@ -349,6 +380,7 @@ class RunRecorder(TrainerCallback):
         if is_main_process():
             truncate_jsonl(folder / "metrics.jsonl", last_step)
             truncate_jsonl(folder / "evaluations.jsonl", last_step)
+            drop_evaluated_after(folder, last_step)
             if self.signal is not None:
                 self.signal.resume(folder / "metrics.jsonl")
         self.tracking = Tracking(trackers if is_main_process() else [], folder)
@@ -357,9 +389,12 @@ class RunRecorder(TrainerCallback):
         model = kwargs["model"]
         checkpoints = math.ceil((state.max_steps - state.global_step) / state.save_steps)
         needed = min(checkpoints, self.keep or checkpoints) * _checkpoint_bytes(model)
+        if self.evaluated_dtype is not None:
+            evaluations = evaluations_of(state.max_steps - state.global_step, self.eval_every)
+            needed += evaluations * (saved_bytes(_trained(model), self.evaluated_dtype) + BESIDE_WEIGHTS)
         require_free_space(self.folder, needed + _model_bytes(model), "this run")
         if state.global_step == 0 and self.eval_every:
-            self._evaluate(state)
+            self._evaluate(state, kwargs)
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.step_began = time.perf_counter()
@@ -370,7 +405,7 @@ class RunRecorder(TrainerCallback):
         if self.ended_by is not None:
             control.should_save = control.should_training_stop = True
         if self.eval_every and (state.global_step % self.eval_every == 0 or self.ended_by is not None):
-            self._evaluate(state)
+            self._evaluate(state, kwargs)
         if control.should_save:
             needed = _checkpoint_bytes(kwargs["model"])
             require_free_space(self.folder, needed, f"the checkpoint of step {state.global_step}")
@@ -441,8 +476,13 @@ class RunRecorder(TrainerCallback):
         # The clocks of the processes differ.
         return broadcast_object_list([ended])[0]
 
-    def _evaluate(self, state: TrainerState) -> None:
+    def _evaluate(self, state: TrainerState, trainer: dict[str, Any]) -> None:
+        """trainer: the model and the tokenizer, as transformers gives them to a callback."""
         if state.is_world_process_zero:
+            if self.evaluated_dtype is not None and state.global_step:
+                dtype = DTYPES[self.evaluated_dtype]
+                save = saver_of(trainer["model"], trainer["processing_class"], self.generation, dtype)
+                keep_evaluated(self.folder, state.global_step, save)
             evaluation = self.evaluate()
             if evaluation["accuracy"] is None:
                 raise UserError("none of the task's validation problems could be scored; set eval_every: 0")
@@ -693,6 +733,11 @@ def _is_own(checkpoint: Path) -> bool:
 
 def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def _trained(model: torch.nn.Module) -> int:
+    """How many weights are trained."""
+    return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
 
 
 def _checkpoint_bytes(model: torch.nn.Module) -> int:

@@ -4,18 +4,19 @@ Each section but the summaries of the trainings is a stage of the run folder, me
 options (`analysis.resume.stage`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from analysis.behaviour.controls import line_controls
 from analysis.behaviour.held_out import HeldOut
 from analysis.behaviour.kl import kl_drift
 from analysis.behaviour.lines import connectivity, task_landscape
 from analysis.behaviour.probes import probes
 from analysis.behaviour.written import written_section
 from analysis.geometry.updates import update_geometry
-from analysis.resume import folder_digests, measure_sections, stage
+from analysis.resume import digest, folder_digests, measure_sections, stage
 from analysis.theory.random_walk import random_walk_norm
 from analysis.training import training_summary
 from eval.completions import completions_file, write_completions
@@ -24,12 +25,14 @@ from eval.harness import evaluate_task
 from eval.rollout.base import Sampling
 from eval.rollout.hf import HFEngine
 from eval.stages import Stages
-from eval.storage import new_folder, read_json, read_yaml_mapping
+from eval.storage import new_folder, read_jsonl, read_yaml_mapping
 from eval.tasks import TaskSpec, get_task, task_name
 
 
 # The stages of `compare_models`.
-MEASURED = ("evaluation", "geometry", "kl", "connectivity")
+MEASURED = ("evaluation", "geometry", "kl", "connectivity", "controls")
+# Points on the lines of controls, at most: fewer find a barrier less easily, so that the power is not overstated.
+CONTROL_POINTS = 5
 
 
 @dataclass(kw_only=True)
@@ -52,11 +55,13 @@ def compare_models(
     measured_on: ComparedOn,
     device: Any,
     stages: Stages | None = None,
+    permuted: Callable[[], Path | None] = lambda: None,
 ) -> dict[str, Any]:
     """All sections about `methods`, whose trainings lie in `run`/<method>; "es" is evolution strategies.
 
     base: the checkpoint that they began with. task: what they were rewarded for, measured along the lines between the
     models. What the models wrote goes to `run`/completions/. stages: where the command is; they have `MEASURED`.
+    permuted: makes the model of that control, of the first method (see `analysis.behaviour.controls`).
     """
     models = {method: run / method / "model" for method in methods}
     files = {"checkpoints": folder_digests({"base": base, **models})}
@@ -87,6 +92,13 @@ def compare_models(
         lambda: connectivity(base, models, task, size, points, *generation),
         stages,
     )
+    controls = stage(
+        run,
+        "controls",
+        sampled | {"task": task, "size": size, "points": min(points, CONTROL_POINTS), "line": digest(lines)},
+        lambda: controls_of(base, models, permuted(), task, measured_on, device, lines),
+        stages,
+    )
     sizes = [(name, rows) for rows in (measured_on.test_size, prompts) for name in tasks]
     data = data_digests([*sizes, (task, size)], "test", measured_on.data_seed)
     wrote = written_section(run, completions_of(completions, ["base", *methods], tasks))
@@ -100,8 +112,40 @@ def compare_models(
         "random_walk": {"es": walk},
         "kl": kl,
         "connectivity": lines,
+        "controls": controls,
         "digests": run_digests(run, {}, data) | {"models": files["checkpoints"]},
     }
+
+
+def controls_of(
+    base: Path,
+    models: dict[str, Path],
+    permuted: Path | None,
+    task: str,
+    measured_on: ComparedOn,
+    device: Any,
+    lines: dict[str, Any],
+) -> dict[str, Any]:
+    """Controls of the line from the first model to the second, and of the first one's update. Returns
+
+    {"lines": {"a|b": see `line_controls`},
+     "update": {"norm": of the permuted control, "cosine": {"total", "null_std"} with b's update} or None}
+    """
+    first, second = list(models)[:2]
+    pair = f"{first}|{second}"
+    generation = (measured_on.data_seed, measured_on.max_new_tokens, measured_on.batch_size, device)
+    landscape = task_landscape(base, models, task, measured_on.line_size, *generation)
+    points = min(measured_on.line_points, CONTROL_POINTS)
+    found = line_controls(landscape, first, second, points, lines["lines"][pair], permuted)
+    if permuted is None:
+        return {"lines": {pair: found}, "update": None}
+    geometry = update_geometry(base, {"permuted": permuted, second: models[second]})
+    angle = geometry["cosine"][f"permuted|{second}"]
+    update = {
+        "norm": geometry["checkpoints"]["permuted"]["norm"],
+        "cosine": {key: angle[key] for key in ("total", "null_std")},
+    }
+    return {"lines": {pair: found}, "update": update}
 
 
 def add_probes(
@@ -137,19 +181,29 @@ def add_probes(
 def evaluate(completions: Path, models: dict[str, Path], measured_on: ComparedOn, device: Any) -> dict[str, Any]:
     """{model: {task: greedy accuracy on held-out problems}}; what they wrote goes to the folder `completions`."""
     accuracy: dict[str, Any] = {}
-    sampling, rows = Sampling(measured_on.max_new_tokens), (measured_on.test_size, measured_on.data_seed)
+    rows = (measured_on.test_size, measured_on.data_seed)
     with new_folder(completions) as folder:
         for name, path in models.items():
-            engine = HFEngine.from_pretrained(path, device, base=models["base"])
-            accuracy[name] = {}
+            accuracy[name], wrote = evaluate_model(path, models["base"], measured_on, device)
             for test_task in measured_on.test_tasks:
                 task, called = get_task(test_task), task_name(test_task)
-                result = evaluate_task(engine, task, "test", *rows, sampling, measured_on.batch_size)
                 problems = task.load("test", *rows).to_list()
-                file = folder / completions_file(name, called)
-                write_completions(file, task.name, result.pop("records"), problems)
-                accuracy[name][called] = result
+                write_completions(folder / completions_file(name, called), task.name, wrote[called], problems)
     return accuracy
+
+
+def evaluate_model(
+    path: Path, base: Path, measured_on: ComparedOn, device: Any
+) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
+    """({task: greedy accuracy on its held-out problems}, {task: what was written there})."""
+    engine = HFEngine.from_pretrained(path, device, base=base)
+    sampling, rows = Sampling(measured_on.max_new_tokens), (measured_on.test_size, measured_on.data_seed)
+    accuracy, wrote = {}, {}
+    for test_task in measured_on.test_tasks:
+        result = evaluate_task(engine, get_task(test_task), "test", *rows, sampling, measured_on.batch_size)
+        wrote[task_name(test_task)] = result.pop("records")
+        accuracy[task_name(test_task)] = result
+    return accuracy, wrote
 
 
 def completions_of(folder: Path, models: Sequence[str], tasks: Sequence[TaskSpec]) -> dict[str, dict[str, Path]]:
@@ -158,16 +212,18 @@ def completions_of(folder: Path, models: Sequence[str], tasks: Sequence[TaskSpec
     return {name: {model: folder / completions_file(model, name) for model in models} for name in names}
 
 
-def random_walk(run: Path, norm: float, parameters: int) -> dict[str, Any] | None:
+def random_walk(run: Path, norm: float, parameters: int, steps: int | None = None) -> dict[str, Any] | None:
     """The norm of an update of evolution strategies beside that of a walk that learns nothing, alpha sqrt(T d / N).
 
-    run: its run folder. norm: measured. parameters: d. None where the formula does not apply.
+    run: its run folder. norm: measured. parameters: d. steps: after which it was measured; None at the end. None where
+    the formula does not apply.
     """
     es = read_yaml_mapping(run / "config.yaml")
     constant = es["alpha_schedule"] == "constant" and es["fitness_shaping"] == "zscore"
     if not constant or es["anchor"] or es["antithetic"] or es["shared_noise"]:
         return None
-    updates = read_json(run / "results.json")["updates"]
+    rows = [row for row in read_jsonl(run / "metrics.jsonl") if steps is None or row["step"] <= steps]
+    updates = sum(not row["members_tied"] for row in rows)
     return {
         "predicted_norm": random_walk_norm(es["alpha"], updates, es["population"], parameters),
         "measured_norm": norm,

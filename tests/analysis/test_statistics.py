@@ -11,9 +11,12 @@ from scipy import stats
 
 from analysis.statistics import (
     McNemar,
+    chance_of_mean_above,
     chance_overlap,
     exact_share,
+    holm,
     interval_of_draws,
+    interval_of_known_std,
     mcnemar,
     mean_with_interval,
     median_time,
@@ -142,3 +145,19 @@ def test_the_ends_of_an_interval_with_censored_draws_are_draws():
     assert interval_of_draws([math.inf, 1.0, 2.0, 4.0], 0.5) == (1.0, None)
     assert interval_of_draws([4.0, 1.0, 2.0, 3.0], 0.5) == (1.0, 4.0)
     assert interval_of_draws([math.inf] * 3) == (None, None)
+
+
+def test_holm_multiplies_the_smallest_most_and_never_turns_the_order_round():
+    # Worked by hand: 3 * 0.01, then 2 * 0.03, then 0.04 raised to what stands before it.
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0] and holm([]) == []
+
+
+def test_a_one_sided_test_agrees_with_the_interval_and_decides_exactly_without_spread():
+    values = [1.0, 2.0, 3.0, 4.0, 5.0]
+    _, low, _ = mean_with_interval(values)
+    assert chance_of_mean_above(values, low) == pytest.approx(0.025)
+    assert chance_of_mean_above([2.0, 2.0], 1.0) == 0.0 and chance_of_mean_above([2.0, 2.0], 2.0) == 1.0
+    _, low, high = interval_of_known_std([1.0, 3.0], 1.0)
+    assert (low, high) == pytest.approx((2 - 1.959964 / 2**0.5, 2 + 1.959964 / 2**0.5))
+    assert chance_of_mean_above([1.0, 3.0], low, known_std=1.0) == pytest.approx(0.025)

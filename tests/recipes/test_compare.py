@@ -17,7 +17,7 @@ from analysis.__main__ import main as analysis
 from eval.completions import read_completions
 from eval.digests import file_digest
 from eval.errors import UserError
-from eval.storage import read_json
+from eval.storage import read_json, read_jsonl
 from tests.recipe_files import ROOT, load_script
 
 
@@ -46,6 +46,7 @@ GRPO = {
     "report_to": "none",
     "eval_every": 1,
     "eval_size": 10,
+    "keep_evaluated": True,
     "learning_rate": 3e-4,
     "lr_scheduler_type": "constant",
     "train_size": 24,
@@ -130,6 +131,39 @@ def test_every_section_is_there(finished):
     assert len(results["written"]) == 4 and results["written"]["yes_no"]["files"]["es"] == file
     page = (finished / "report" / "index.html").read_text()
     assert "<svg" in page and (finished / "report" / "report.md").exists()
+
+
+def test_both_stopping_points_and_the_way_there_are_measured(finished):
+    results = read_json(finished / "results.json")
+    matched = results["matched"]
+    assert list(matched["pair"]) == ["es", "grpo"] and isinstance(matched["found"], bool)
+    assert set(matched["at"]) >= {"evaluation", "geometry", "kl", "connectivity", "controls"}
+    # The length of ES's replayed checkpoints is what the run itself measured, and the last one's that of its model.
+    walked = {row["step"]: row["distance_from_base"] for row in read_jsonl(finished / "es" / "metrics.jsonl")}
+    kept = matched["kept"]["es"]
+    assert kept["step"] == [1, 2, 3] and kept["norm"] == pytest.approx([walked[step] for step in kept["step"]])
+    norms = {method: results["geometry"]["checkpoints"][method]["norm"] for method in ("es", "grpo")}
+    assert {method: matched["kept"][method]["norm"][-1] for method in norms} == norms
+    assert matched["stops"]["matched budget"]["norm"]["es"] == norms["es"]
+    for method, at in matched["pair"].items():
+        index = matched["kept"][method]["step"].index(at["step"])
+        assert matched["at"]["geometry"]["checkpoints"][method]["norm"] == matched["kept"][method]["norm"][index]
+    spent = matched["curves"]["grpo"]
+    assert spent["completions"] == [0, 32, 64, 96] and spent["tokens"][-1] == results["training"]["grpo"]["tokens"]
+    assert spent["flops"][-1] == 8 * results["geometry"]["parameters"] * spent["tokens"][-1]
+
+
+def test_the_line_between_the_methods_has_its_controls(finished):
+    results = read_json(finished / "results.json")
+    controls = results["controls"]["lines"]["es|grpo"]
+    assert set(controls["lines"]) == {"random", "mirrored", "permuted", "untrained"}
+    assert {controls[quantity]["verdict"] for quantity in ("reward", "loss")}
+    base = load_file(ROOT / MODEL / "model.safetensors")
+    permuted = load_file(finished / "controls" / "permuted" / "model.safetensors")
+    squared = sum(float((permuted[name].double() - base[name].double()).pow(2).sum()) for name in base)
+    assert results["controls"]["update"]["norm"] == pytest.approx(squared**0.5, rel=1e-9)
+    # Shuffled fitness makes steps of the same length, in other directions.
+    assert squared**0.5 == pytest.approx(results["geometry"]["checkpoints"]["es"]["norm"], rel=0.02)
 
 
 def test_the_measured_norm_is_the_distance_of_the_checkpoints(finished):

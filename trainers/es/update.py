@@ -1,11 +1,13 @@
 """The update, and how to rebuild it from the seed log."""
 
 import math
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from eval.errors import UserError
@@ -102,6 +104,15 @@ def replay(base: Weights, updates: Iterable[Update]) -> Weights:
 
     base: float32 weights of the model that the run started from; left as they are.
     """
+    last = deque(replayed(base, updates), maxlen=1)
+    return last[0] if last else {name: weight.clone() for name, weight in base.items()}
+
+
+def replayed(base: Weights, updates: Iterable[Update]) -> Iterator[Weights]:
+    """The weights after each of these updates; the tensors are the same ones, changed in place by the next.
+
+    Raises `UserError` for a log with a gap, or of another kind of device than that of `base`.
+    """
     weights = {name: weight.clone() for name, weight in base.items()}
     for expected, update in enumerate(updates, start=1):
         device = next(iter(weights.values())).device.type
@@ -113,4 +124,18 @@ def replay(base: Weights, updates: Iterable[Update]) -> Weights:
         if update.step != expected:
             raise UserError(f"the seed log jumps from step {expected - 1} to {update.step}; it is not complete")
         apply_update(weights, base, update)
-    return weights
+        yield weights
+
+
+def permuted(updates: Iterable[Update], seed: int) -> list[Update]:
+    """The same seeds with the fitness of each step shuffled among its members: the same noise, nothing learned.
+
+    What is shuffled is z_i; the sign of an antithetic pair's second member stays with it.
+    """
+    order, shuffled = np.random.default_rng(seed), []
+    for update in updates:
+        signs = [-1.0 if member in update.seeds[:i] else 1.0 for i, member in enumerate(update.seeds)]
+        z = [c * sign for c, sign in zip(update.coefficients, signs, strict=True)]
+        coefficients = [z[i] * sign for i, sign in zip(order.permutation(len(z)), signs, strict=True)]
+        shuffled.append(replace(update, coefficients=coefficients))
+    return shuffled

@@ -206,8 +206,10 @@ def test_loss_barrier():
     assert lines.loss_barrier(FLAT) == "none"
     assert lines.loss_barrier(DIP) == "clear"
     assert lines.loss_barrier(line([0.5] * 3, [0.9, 0.85, 0.4])) == "lag"
-    assert lines.loss_barrier(line([0.5] * 3, [0.4, 0.42, 0.4])) == "clear"
-    assert lines.loss_barrier(line([0.5] * 3, [0.4, 0.42, 0.4]) | {"loss_low": [0.3] * 3}) == "unresolved"
+    # The limit is a tenth of what the references cost on the even line, met exactly by the first.
+    assert lines.loss_barrier(line([0.5] * 3, [0.4, 0.44, 0.4])) == "none"
+    assert lines.loss_barrier(line([0.5] * 3, [0.04, 0.0445, 0.04]) | {"loss_low": [0.0, 0.042, 0.0]}) == "clear"
+    assert lines.loss_barrier(line([0.5] * 3, [0.4, 0.45, 0.4]) | {"loss_low": [0.3] * 3}) == "unresolved"
     assert lines.loss_barrier(line([0.5] * 3, [0.4, 0.1, 0.4])) == "none"
     without_references = FLAT | dict.fromkeys(["loss", "loss_low", "loss_high"], [None] * 3) | {"loss_barrier": None}
     assert lines.loss_barrier(without_references) == "unknown"

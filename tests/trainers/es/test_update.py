@@ -10,7 +10,7 @@ from eval.errors import UserError
 from eval.storage import append_jsonl
 from trainers.es.noise import Noise, member_seed
 from trainers.es.shaping import shape
-from trainers.es.update import Update, apply_update, read_seed_log, replay
+from trainers.es.update import Update, apply_update, permuted, read_seed_log, replay, replayed
 
 
 def weights():
@@ -137,3 +137,27 @@ def test_replay_refuses_a_log_with_a_gap_or_of_another_device():
         replay(weights(), [update(1), update(3)])
     with pytest.raises(UserError, match="written on cuda"):
         replay(weights(), [Update(1, [1], [1.0], 0.0, False, "cuda")])
+
+
+def test_shuffled_fitness_keeps_the_seeds_the_noise_and_the_length_of_every_step():
+    generator = np.random.default_rng(0)
+    seeds = [[member_seed(0, step, member // 2) for member in range(8)] for step in range(3)]
+    signs = [1.0, -1.0] * 4
+    updates = [
+        Update(step + 1, of_step, (0.01 * generator.standard_normal(8) * signs).tolist(), 0.0, False, "cpu")
+        for step, of_step in enumerate(seeds)
+    ]
+    shuffled = permuted(updates, seed=3)
+    assert [update.seeds for update in shuffled] == seeds and [update.step for update in shuffled] == [1, 2, 3]
+    for before, after in zip(updates, shuffled, strict=True):
+        fitness = [sorted(c * sign for c, sign in zip(u.coefficients, signs, strict=True)) for u in (before, after)]
+        assert fitness[0] == fitness[1] and before.coefficients != after.coefficients
+    assert permuted(updates, seed=3) == shuffled != permuted(updates, seed=4)
+
+
+def test_one_replay_gives_the_weights_of_every_step():
+    updates = [update(step=step, coefficients=(0.1 * step, 0.0, -0.2)) for step in (1, 2, 3)]
+    each = [{name: weight.clone() for name, weight in after.items()} for after in replayed(weights(), updates)]
+    for step in (1, 2, 3):
+        alone = replay(weights(), updates[:step])
+        assert all(torch.equal(each[step - 1][name], alone[name]) for name in alone)

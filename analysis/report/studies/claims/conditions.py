@@ -15,8 +15,13 @@ from analysis.report.style import NO_VALUE, WIDTH, canvas, only_cells
 from analysis.report.tables import Cell, Table, value
 
 
-COLOURS = {"holds": "#9fd8c4", "fails": "#f0b48a", "undecided": "#f4e3a1"}
-NAMES = {"holds": "holds", "fails": "does not hold", "undecided": "undecided"}
+COLOURS = {"holds": "#9fd8c4", "fails": "#f0b48a", "undecided": "#f4e3a1", "cannot tell": "#d9d4e7"}
+NAMES = {
+    "holds": "holds",
+    "fails": "does not hold",
+    "undecided": "undecided",
+    "cannot tell": "this test cannot tell",
+}
 
 
 def section() -> Section:
@@ -34,12 +39,16 @@ def section() -> Section:
 
 def terms(results: Results) -> Terms:
     verdict = (
-        "One condition is one task, budget and precision. A claim holds there if the 95 % interval "
+        "One condition is one task, budget, precision and stopping point: the end of both trainings, or the first "
+        "evaluations at which they are equally accurate. A claim holds there if the 95 % interval "
         "(Student's, over training seeds) of its number lies in the range that the claim needs, does not "
         "hold if it lies outside, and is undecided otherwise or with fewer than "
-        f"{count(results['claims']['min_seeds'])} seeds. Over all conditions it depends on the factors of which two "
-        "conditions that differ in nothing else give opposite verdicts. No correction for the number of "
-        "claims. Intervals cover other training seeds, not other problems, models or sizes."
+        f"{count(results['claims']['min_seeds'])} seeds. The p-values of all tests in the table "
+        f"({count(results['claims'].get('tests'))}) are corrected by Holm's method, and verdicts go by them. A claim "
+        "that would hold whatever is compared has a control on which it must not; where it does, this test cannot "
+        "tell. Over all conditions it depends on the factors of which two "
+        "conditions that differ in nothing else give opposite verdicts. "
+        "Intervals cover other training seeds, not other problems, models or sizes."
     )
     return [("Verdict", verdict)]
 
@@ -53,6 +62,7 @@ def title(results: Results) -> str:
         ("does not", "do not", sum(verdict.startswith("does not") for verdict in verdicts)),
         ("depends on the setting", "depend on the setting", verdicts.count("depends")),
         ("is not decided", "are not decided", verdicts.count("undecided")),
+        ("cannot be told by this test", "cannot be told by these tests", verdicts.count("cannot tell")),
         ("was not measured", "were not measured", verdicts.count("not measured")),
     ]
     listed = [f"{number} {one if number == 1 else many}" for one, many, number in parts if number]
@@ -132,11 +142,17 @@ def table(results: Results) -> Table:
             [
                 *map(Cell, (claim["key"], claim["statement"], verdict)),
                 *(value(results, ("claims", "claims", str(i), name), count) for name in NAMES),
-                *map(Cell, (claim["quantity"], claim["source"])),
+                *map(Cell, (claim["quantity"], claim["source"], reason(claim))),
             ]
         )
-    columns = ["Claim", "Statement", "Verdict", "Holds in", "Fails in", "Undecided", "Measured as", "Source"]
-    return Table("The claims", columns, rows, "Holds in, fails in, undecided: numbers of conditions.")
+    counts = ["Holds in", "Fails in", "Undecided", "Cannot tell"]
+    columns = ["Claim", "Statement", "Verdict", *counts, "Measured as", "Source", "Why it cannot tell"]
+    return Table("The claims", columns, rows, "Holds in to cannot tell: numbers of conditions.")
+
+
+def reason(claim: dict[str, Any]) -> str:
+    """Why the test of a claim says nothing where it cannot tell; nothing where it can."""
+    return claim["powerless"] if claim.get("cannot tell") else ""
 
 
 def conditions_table(results: Results) -> Table:
@@ -149,10 +165,12 @@ def conditions_table(results: Results) -> Table:
             rows.append(
                 [
                     *map(Cell, (claim["key"], *(label(entry[factor]) for factor in factors))),
-                    *(value(results, (*at, key), significant) for key in ("mean", "low", "high")),
+                    *(value(results, (*at, key), significant) for key in ("mean", "low", "high", "control")),
                     value(results, (*at, "seeds"), count),
+                    *(value(results, (*at, key), significant) for key in ("p", "p_holm")),
                     Cell(NAMES[entry["verdict"]]),
                 ]
             )
-    columns = ["Claim", *(factor.capitalize() for factor in factors), "Mean", "Low", "High", "Seeds", "Verdict"]
+    numbers = ["Mean", "Low", "High", "Control", "Seeds", "p", "p (Holm)"]
+    columns = ["Claim", *(factor.capitalize() for factor in factors), *numbers, "Verdict"]
     return Table("The claims in every condition, over seeds", columns, rows)

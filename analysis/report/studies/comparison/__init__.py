@@ -16,6 +16,7 @@ from analysis.report.studies.comparison import (
     headline,
     learning,
     lines,
+    matched,
     plane,
     probes,
     random_walk,
@@ -37,6 +38,8 @@ def sections(results: Results) -> Sequence[Section]:
         lines.section(results),
     ]
     on_demand = [
+        lines.controls_section(),
+        *matched.sections(),
         *spectra.sections(),
         trajectory.section(),
         *random_walk.sections(),

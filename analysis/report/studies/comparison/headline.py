@@ -15,7 +15,9 @@ from analysis.report.studies.comparison.lines import (
     Line,
     barrier_between,
     barrier_verdict,
+    has_barrier,
     lines,
+    powerless,
     reward_barrier,
 )
 from analysis.report.studies.comparison.update_size import distance, labelled_norms, norms
@@ -49,7 +51,10 @@ def title(results: Results) -> str:
     verdicts = [
         gain_verdict(task, before, after) if before and after else None,
         common(weights),
-        common(barrier_verdict(line) for line in method_lines(results).values()),
+        common(
+            None if pair in powerless(results) and not has_barrier(line) else barrier_verdict(line)
+            for pair, line in method_lines(results).items()
+        ),
     ]
     said = ", ".join(verdict for verdict in verdicts if verdict)
     names = [label(method) for method in methods(results)]
@@ -76,7 +81,13 @@ def headline(results: Results) -> str:
             orientation(cosine, lookup(results, "geometry", "cosine", pair, "null_std"))
             for pair, cosine in angles.items()
         ]
-        second += [barrier_between(line) for line in between.values()]
+        unpowered = powerless(results)
+        second += [
+            f"whether a barrier lies between them this test cannot tell (largest gap {points(line['reward_barrier'])})"
+            if pair in unpowered and not has_barrier(line)
+            else barrier_between(line)
+            for pair, line in between.items()
+        ]
     else:
         listed = [f"{fixed(cosine)} ({pair_label(pair)})" for pair, cosine in angles.items()]
         second += [f"the cosines between the updates are {join(listed)}"] if listed else []
@@ -118,7 +129,10 @@ def tiles(results: Results) -> list[Tile]:
             chance = f", chance \N{PLUS-MINUS SIGN}{fixed(entry['null_std'], 4)}" if entry["null_std"] else ""
             shown.append(Tile("Cosine of the updates", fixed(entry["total"]), pair_label(pair) + chance))
     for pair, line in method_lines(results).items():
-        note = f"{pair_label(pair)}, reward: {OUTCOMES[reward_barrier(line)]}"
+        outcome = OUTCOMES[reward_barrier(line)]
+        if "reward" in powerless(results).get(pair, {}):
+            outcome = "this test cannot tell"
+        note = f"{pair_label(pair)}, reward: {outcome}"
         shown.append(Tile("Largest gap on the line", points(line["reward_barrier"]), note))
     where, rows = task, trained_drift(results)
     if not rows and asked(results) is not None and (sets := tasks(results)):

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
+from analysis.barriers import CANNOT_TELL, Line, loss_barrier, reward_barrier
 from analysis.criteria import EXCLUDED_REWARD, LOSS_BARRIER, REWARD_BARRIER
 from analysis.report.numbers import count, percent, points, significant
 from analysis.report.results import (
@@ -39,11 +39,23 @@ OUTCOMES = {
     "unresolved": "unresolved",
     "unknown": "not known",
 }
+CONTROLS = {
+    "random": "a random update of the same length in every tensor",
+    "mirrored": "the update turned round",
+    "permuted": "the same seeds with shuffled fitness",
+    "untrained": "a line through the untrained base",
+}
+CONTROLS_TERM = (
+    "The first model is replaced by what learned nothing, on the same problems and references: random, base plus a "
+    "random update as long as the model's in every tensor; mirrored, base minus the update; permuted, the run's own "
+    "seeds with the fitness of every step shuffled; untrained, the base at every point between the ends. No barrier "
+    "is called a finding only where the same test finds one on all of these; otherwise this test cannot tell. Base "
+    "against base has a gap of 0 by itself."
+)
 SINGLE_PARTS = (
     "All parameters are those of the first model, and one part alone goes to the second. A gap up to "
-    f"{points(REWARD_BARRIER)} of reward or {LOSS_BARRIER:g} nats per token is called none."
+    f"{points(REWARD_BARRIER)} of reward or {percent(LOSS_BARRIER, 0)} of what the references cost is called none."
 )
-Line = Mapping[str, Any]
 
 
 def section(results: Results) -> Section:
@@ -54,10 +66,112 @@ def section(results: Results) -> Section:
         needs=[("connectivity", "lines", pair) for pair in pairs] or [("connectivity",)],
         wanted=[("connectivity", "lines", pair, "loss_barrier") for pair in pairs],
         figure=figure,
-        caption=lambda results: barriers({pair_label(pair): line for pair, line in lines(results).items()}),
+        caption=caption,
         numbers=[table],
         terms=terms,
     )
+
+
+def caption(results: Results) -> str:
+    """The barrier of every line, and where the test has no power to deny one."""
+    stated = barriers({pair_label(pair): line for pair, line in lines(results).items()})
+    return " ".join([stated, *(cannot_tell(pair, judged) for pair, judged in powerless(results).items())])
+
+
+def powerless(results: Results) -> dict[str, dict[str, list[str]]]:
+    """{pair: {quantity: names of the controls that pass}} of the lines of which the test cannot tell."""
+    found = {
+        pair: {
+            quantity: judged[quantity]["passed"]
+            for quantity in ("reward", "loss")
+            if judged[quantity]["verdict"] == CANNOT_TELL
+        }
+        for pair, judged in (lookup(results, "controls", "lines") or {}).items()
+    }
+    return {pair: quantities for pair, quantities in found.items() if quantities}
+
+
+def cannot_tell(pair: str, judged: Mapping[str, Sequence[str]]) -> str:
+    """ "This test cannot tell whether ...", with the reason."""
+    clauses = [
+        f"in the {quantity} {join([CONTROLS[name] for name in passed]) or 'no control'} passes it as well"
+        for quantity, passed in judged.items()
+    ]
+    return f"Of {pair_label(pair)} this test cannot tell: {'; '.join(clauses)}."
+
+
+def controls_section() -> Section:
+    return Section(
+        name="controls",
+        title="Would the test have found a barrier?",
+        needs=[("controls", "lines")],
+        on_demand=True,
+        figure=controls_figure,
+        caption=controls_caption,
+        table=controls_table,
+        terms=lambda results: [("Controls of a line", CONTROLS_TERM)],
+    )
+
+
+def controls_figure(results: Results) -> Figure:
+    """The line between the methods beside its controls, reward and loss."""
+    drawing, panels = canvas(4.2, 1, 2)
+    for pair, judged in lookup(results, "controls", "lines").items():
+        between = {"": lookup(results, "connectivity", "lines", pair), **judged["lines"]}
+        between = {name: line for name, line in between.items() if line}
+        for axes, (quantity, scale) in zip(panels, (("reward", 100), ("loss", 1)), strict=True):
+            for i, (name, line) in enumerate(between.items()):
+                style = {"linewidth": 1.5, "linestyle": DOTTED} if name else {"linewidth": 2.5}
+                shade = FURTHER_COLOURS[(i - 1) % len(FURTHER_COLOURS)] if name else INK
+                axes.plot(
+                    numbers(line["ts"]),
+                    scale * numbers(line[quantity]),
+                    color=shade,
+                    marker="o",
+                    markersize=4,
+                    **style,
+                )
+        handles = [Line2D([], [], color=INK, linewidth=2.5)]
+        handles += [
+            Line2D([], [], color=FURTHER_COLOURS[i % len(FURTHER_COLOURS)], linestyle=DOTTED)
+            for i in range(len(between) - 1)
+        ]
+        drawing.legend(handles, [pair_label(pair), *list(between)[1:]], loc="outside upper left", ncols=len(between))
+    for axes, name in zip(panels, ("Reward (% of examples fully right)", "Loss (nats per token)"), strict=True):
+        axes.set_ylabel(name)
+        axes.grid(axis="y")
+    drawing.supxlabel("Position on the straight line to the second model", fontsize=11)
+    return drawing
+
+
+def controls_caption(results: Results) -> str:
+    """The verdict of each quantity, and which controls were found."""
+    clauses = []
+    for pair, judged in lookup(results, "controls", "lines").items():
+        for quantity in ("reward", "loss"):
+            found = judged[quantity]
+            caught = [name for name in found["controls"] if name not in found["passed"]]
+            seen = f"found on {join(caught)}" if caught else "found on no control"
+            missed = f", missed on {join(found['passed'])}" if found["passed"] else ""
+            verdict = "this test cannot tell" if found["verdict"] == CANNOT_TELL else found["verdict"]
+            clauses.append(f"{pair_label(pair)}, {quantity}: {verdict}; a barrier is {seen}{missed}")
+    return sentence(clauses)
+
+
+def controls_table(results: Results) -> Table:
+    """The gap that decides on the line and on each control."""
+    rows = []
+    for pair, judged in lookup(results, "controls", "lines").items():
+        for name in ["", *judged["lines"]]:
+            cells = [Cell(f"{pair_label(pair)}, {name}" if name else pair_label(pair))]
+            for quantity, write in (("reward", points), ("loss", percent)):
+                at = ("controls", "lines", pair, quantity, *(["controls", name] if name else []))
+                outcome = OUTCOMES[lookup(results, *at, "outcome")]
+                cells += [value(results, (*at, "gap"), write), Cell(outcome)]
+            rows.append(cells)
+    columns = ["Line", "Gap of the reward", "Reward", "Gap of the loss, of what it costs", "Loss"]
+    limits = f"Limits: {points(REWARD_BARRIER)} of reward, {percent(LOSS_BARRIER, 0)} of the loss on the even line."
+    return Table("A line and its controls", columns, rows, limits)
 
 
 def parts_section(name: str, what: str, key: str) -> Section:
@@ -84,9 +198,9 @@ def terms(results: Results) -> Terms:
         "loss how far it rises above. It is at least 0, and noise makes it larger, never smaller. Reward: "
         "accuracy of greedy decoding, with a Wilson interval. Loss: negative log-likelihood of right completions "
         f"of all models{listed}, with a bootstrap interval. It is called a barrier above "
-        f"{points(REWARD_BARRIER)} of reward or {LOSS_BARRIER:g} nats per token, if some point's whole "
-        "interval lies beyond the even line, and a lag where that happens without being worse than the worse end; "
-        "and no barrier up to that, if the interval of the reward stays "
+        f"{points(REWARD_BARRIER)} of reward or {percent(LOSS_BARRIER, 0)} of the loss on the even line, if some "
+        "point's whole interval lies beyond the even line, and a lag where that happens without being worse than the "
+        "worse end; and no barrier up to that, if the interval of the reward stays "
         f"within {points(EXCLUDED_REWARD)} of it. Otherwise it is unresolved."
     )
     return [("Barrier", barrier)]
@@ -141,65 +255,6 @@ def draw_line(axes: Axes, pair: str, line: Line, quantity: str, scale: float, na
     axes.grid(axis="y")
 
 
-def chord_gaps(ts: Sequence[float], values: Sequence[float | None], limits: Sequence[float | None]) -> list[float]:
-    """How far `limits` lies under the straight line between the `values` at t = 0 and t = 1, at each t between.
-
-    Positive: under it. Points without a number are left out; so is everything when an end has none.
-    """
-    at = dict(zip(ts, values, strict=True))
-    start, end = at.get(0), at.get(1)
-    if start is None or end is None:
-        return []
-    return [
-        (1 - t) * start + t * end - limit
-        for t, limit in zip(ts, limits, strict=True)
-        if limit is not None and 0 < t < 1
-    ]
-
-
-def reward_barrier(line: Line) -> str:
-    """Whether the reward has a barrier on this line.
-
-    "none": the gap is negligible, and too large a one is excluded by the interval. "clear": some point lies below the
-    straight line between the ends with its whole interval, and one below both ends. "lag": the same, but none below
-    both ends. "unresolved": none of these. "unknown": the number is null.
-    """
-    height, ts, reward = line["reward_barrier"], line["ts"], line["reward"]
-    if height is None:
-        return "unknown"
-    if exceeds(height, REWARD_BARRIER):
-        if not any(gap > 0 for gap in chord_gaps(ts, reward, line["reward_high"])):
-            return "unresolved"
-        return "clear" if min(measured(reward)) < min(reward[0], reward[-1]) else "lag"
-    excluded = all(gap <= EXCLUDED_REWARD for gap in chord_gaps(ts, reward, line["reward_low"]))
-    return "none" if excluded else "unresolved"
-
-
-def exceeds(difference: float, limit: float) -> bool:
-    """Whether a difference of shares is above `limit`: 100 of 100 less 95 of 100 meets 0.05, their floats do not."""
-    return round(difference, 12) > limit
-
-
-def loss_barrier(line: Line) -> str:
-    """The same for the loss, where a barrier is a hill and not a dip.
-
-    Every point is measured on the same tokens, so that the intervals, which are those of the level, overstate the
-    uncertainty of the gap; a negligible gap is called none without asking them.
-    """
-    height, ts, loss = line["loss_barrier"], line["ts"], line["loss"]
-    if height is None:
-        return "unknown"
-    if height <= LOSS_BARRIER:
-        return "none"
-    if not any(gap < 0 for gap in chord_gaps(ts, loss, line["loss_low"])):
-        return "unresolved"
-    return "clear" if max(measured(loss)) > max(loss[0], loss[-1]) else "lag"
-
-
-def measured(values: Sequence[float | None]) -> list[float]:
-    return [value for value in values if value is not None]
-
-
 def barrier_between(line: Line) -> str:
     """What separates two models on the straight line between them, for the headline."""
     height = points(line["reward_barrier"])
@@ -243,9 +298,13 @@ def outcome(line: Line) -> str:
 def barrier_verdict(line: Line) -> str | None:
     """The barrier between two models in a few words, for the title; None when the numbers do not decide."""
     outcomes = {reward_barrier(line), loss_barrier(line)}
-    if "clear" in outcomes:
+    if has_barrier(line):
         return "a barrier between them"
     return "no barrier between them" if outcomes == {"none"} else None
+
+
+def has_barrier(line: Line) -> bool:
+    return "clear" in (reward_barrier(line), loss_barrier(line))
 
 
 def ends_and_barriers(results: Results, at: Location, points_of_line: int) -> list[Cell]:
