@@ -171,3 +171,12 @@ def test_a_part_really_runs_on_a_cpu(tmp_path):
     text = json.dumps(found)
     assert str(ROOT) not in text and str(tmp_path) not in text and socket.gethostname() not in text
     assert found["machine"]["versions"]["packages"]["torch"]
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+def test_a_gpu_repeats_a_run_bit_for_bit(tmp_path):
+    told, found = command(tmp_path, "plain hf 135m", "es hf 135m", "replay")
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert [part["status"] for part in found["parts"]] == [RAN] * 3
+    assert all(part["figures"]["replayed_bit_for_bit"] for part in found["parts"][1:])

@@ -72,7 +72,8 @@ def row_of(part: Part, machine: Machine, folder: Path, end: float) -> Row:
     if ending.status is None:
         row.status, row.error = TIMEOUT, f"it was ended after {limit:.0f} s"
     elif ending.status or not written.exists():
-        row.status, row.error = FAILED, error_line(ending.text)
+        by = f"ended by signal {-ending.status}: " if ending.status < 0 else ""
+        row.status, row.error = FAILED, by + error_line(ending.text)
     else:
         row.figures = read_json(written)
         if wrong := [name for name, value in row.figures.items() if value is False]:

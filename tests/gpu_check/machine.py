@@ -85,9 +85,16 @@ def version(package: str) -> str | None:
 
 
 def described(device: str) -> Machine:
-    """`here` from a process of its own, so that this one holds no memory of the GPU."""
+    """`here` from a process of its own, so that this one holds no memory of the GPU.
+
+    Ends with one line where that process fails.
+    """
     command = [sys.executable, "-m", "tests.gpu_check.machine", device]
-    told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ)
+    told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=os.environ)
+    if told.returncode:
+        sys.exit(
+            "error: torch cannot open this machine's GPUs; what it says is above: correct the driver or torch first"
+        )
     return Machine(**json.loads(told.stdout.splitlines()[-1]))
 
 
