@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from tests.benchmarks.es_throughput import generate
 from tests.gpu_check.machine import Machine
 from tests.gpu_check.memory import peak_bytes, resident_bytes
 from tests.gpu_check.processes import clean
-from tests.gpu_check.reward import TASK
+from tests.gpu_check.reward import TASK, TASK_NAME
 from tests.gpu_check.shapes import model_of
 from tests.recipe_files import ROOT
 from trainers.es.config import ESConfig
@@ -33,7 +34,6 @@ from trainers.es.trainer import ESTrainer
 from trainers.es.update import read_seed_log, replay
 
 
-TASK_NAME = "tests.gpu_check.reward:TASK"
 REPEATS = 3
 
 
@@ -134,15 +134,21 @@ def plain_vllm(machine: Machine, folder: Path, shape: str) -> dict[str, Any]:
     from eval.rollout.vllm import LLM, SamplingParams  # here, because vLLM is an extra
 
     size, model = SIZES[machine.device], model_of(shape, folder, machine.device)
-    llm = LLM(
-        model=str(local_model_name(model)),
-        dtype=dtype_of(machine),
-        max_model_len=256,
-        kv_cache_memory_bytes=int(size.population_gb * 1e9),
-        enforce_eager=machine.device == "cpu",
-        disable_log_stats=True,
-        seed=0,
-    )
+    building = nullcontext()
+    if machine.device == "cpu":
+        from eval.rollout.vllm_cpu import editable_cpu_engine
+
+        building = editable_cpu_engine()  # without it vLLM fails on what else is imported here
+    with building:
+        llm = LLM(
+            model=str(local_model_name(model)),
+            dtype=dtype_of(machine),
+            max_model_len=256,
+            kv_cache_memory_bytes=int(size.population_gb * 1e9),
+            enforce_eager=machine.device == "cpu",
+            disable_log_stats=True,
+            seed=0,
+        )
     requests = [{"prompt_token_ids": ids} for ids in prompt_ids(load_tokenizer(model), rows_of_a_step(machine))]
     params = SamplingParams(temperature=0.0, max_tokens=size.tokens, ignore_eos=True, detokenize=False)
 

@@ -18,10 +18,9 @@ import torch
 
 from eval.rollout.gguf import local_model_name
 from eval.storage import read_json, read_jsonl
-from tests.gpu_check.es import TASK_NAME
-from tests.gpu_check.grpo_process import PEAKS
 from tests.gpu_check.machine import Machine
-from tests.gpu_check.processes import run, started
+from tests.gpu_check.processes import RANKS, run, started
+from tests.gpu_check.reward import TASK_NAME
 from tests.gpu_check.shapes import model_of
 from trainers.es.memory import model_shape
 
@@ -30,6 +29,8 @@ from trainers.es.memory import model_shape
 BATCH, ANSWERS, TOKENS = {"cuda": 32, "cpu": 8}, 4, {"cuda": 64, "cpu": 8}
 # Bytes for each parameter: float32 weights, gradients and two moments.
 WEIGHTS, GRADIENTS, MOMENTS = 4, 4, 8
+# What accelerate calls a launch that shards.
+KINDS = {"zero2": "DEEPSPEED", "fsdp2": "FSDP"}
 COLOCATE = {
     "use_vllm": True,
     "vllm_mode": "colocate",
@@ -95,8 +96,8 @@ def grpo(
     **options: Any,
 ) -> dict[str, Any]:
     """Three steps of the recipe, launched by a file of accelerate_configs."""
-    model, peaks = model_of(shape, folder, machine.device), folder / "peaks"
-    peaks.mkdir()
+    model, ranks = model_of(shape, folder, machine.device), folder / "ranks"
+    ranks.mkdir()
     usual = {
         "model": model,
         "task": TASK_NAME,
@@ -126,10 +127,10 @@ def grpo(
         "--config_file",
         f"accelerate_configs/{config}.yaml",
     ]
-    if processes > 1 or config in ("zero2", "fsdp2"):
+    if processes > 1 or config in KINDS:
         command += ["--num_processes", str(processes), "--main_process_port", str(free_port())]
     command += ["-m", "tests.gpu_check.grpo_process", *words]
-    ending = run(command, 3600, os.environ | {PEAKS: str(peaks)} | (environment or {}))
+    ending = run(command, 3600, os.environ | {RANKS: str(ranks)} | (environment or {}))
     print(ending.text, flush=True)
     if ending.status:
         sys.exit(ending.status)
@@ -140,7 +141,7 @@ def figures(folder: Path, model: str, config: str, processes: int) -> dict[str, 
     """What a run that is complete has to say."""
     rows = read_jsonl(folder / "run" / "metrics.jsonl")
     seconds = [after["seconds"] - before["seconds"] for before, after in itertools.pairwise(rows)]
-    found = [read_json(file) for file in sorted((folder / "peaks").iterdir())]
+    ranks = [read_json(file) for file in sorted((folder / "ranks").iterdir())]
     gap = {name.replace("/", "_"): value for name, value in rows[0].items() if name.startswith("log_prob_gap/")}
     return {
         "processes": processes,
@@ -148,7 +149,8 @@ def figures(folder: Path, model: str, config: str, processes: int) -> dict[str, 
         "completions": rows[-1]["completions"],
         "seconds_per_step": statistics.median(seconds),
         "memory_planned_bytes": model_shape(model).parameters * bytes_per_parameter(config, processes),
-        "memory_peak_bytes": max(found),
+        "memory_peak_bytes": max(rank["peak"] for rank in ranks),
+        **({"sharded": all(rank["kind"] == KINDS[config] for rank in ranks)} if config in KINDS else {}),
         **gap,
     }
 

@@ -18,6 +18,10 @@ from eval.secrets import hide
 from tests.recipe_files import ROOT
 
 
+# The folder in which each process of a launch leaves what it was and took.
+RANKS = "POSTTRAIN_LAB_GPU_CHECK"
+
+
 @dataclass(frozen=True)
 class Ending:
     """status: None for a process that was ended at its limit, negative for one that a signal ended."""

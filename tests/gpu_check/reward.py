@@ -30,3 +30,4 @@ class Checksum:
 
 
 TASK = Checksum()
+TASK_NAME = "tests.gpu_check.reward:TASK"
