@@ -77,8 +77,8 @@ def test_at_the_limit_everything_that_a_part_has_started_ends():
             f"import subprocess; p = subprocess.Popen(['sleep', '60'], start_new_session=True); open({pid.name!r}, "
         )
         child += "'w').write(str(p.pid)); p.wait()"
-        ending = run([sys.executable, "-c", child], 0.5, os.environ)
-        assert ending.status is None and ending.seconds < 10
+        ending = run([sys.executable, "-c", child], 3.0, os.environ)
+        assert ending.status is None and ending.seconds < 20
         assert not psutil.pid_exists(int(pid.read()))
 
 
@@ -133,7 +133,7 @@ def test_a_part_that_fails_or_has_no_time_is_a_row(tmp_path, monkeypatch):
     machine = Machine("cuda", [CARD], versions=VERSIONS)
     part = Part("p", 60, no_device, dict)
     assert check.row_of(part, machine, tmp_path, time.monotonic() + 5).reason == "no time was left for it (--minutes)"
-    endings = {"fails": "raise ValueError('/home/me/x is not one')", "hangs": "import time; time.sleep(60)"}
+    endings = {"fails": "raise ValueError('/srv/me/x is not one')", "hangs": "import time; time.sleep(60)"}
     rows = {}
     for name, code in endings.items():
         program = [sys.executable, "-c", code]

@@ -145,6 +145,7 @@ def plain_vllm(machine: Machine, folder: Path, shape: str) -> dict[str, Any]:
             dtype=dtype_of(machine),
             max_model_len=256,
             kv_cache_memory_bytes=int(size.population_gb * 1e9),
+            gpu_memory_utilization=0.5,  # what has to be free
             enforce_eager=machine.device == "cpu",
             disable_log_stats=True,
             seed=0,
