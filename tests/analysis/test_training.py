@@ -16,7 +16,7 @@ from eval.storage import append_jsonl, read_json, write_json, write_text
 
 # What a method calls things in metrics.jsonl.
 LENGTHS = {
-    "es": {"mean_tokens": 4.0, "max_tokens": 9},
+    "es": {"mean_tokens": 4.0, "max_tokens": 9, "log_prob_gap/mean": 0.02, "log_prob_gap/max": 0.25},
     "grpo": {"completions/mean_length": 4.0, "completions/max_length": 9.0, "loss": 0.5},
     "sft": {"loss": 0.25},
 }
@@ -92,6 +92,8 @@ def test_the_command_writes_the_numbers_and_the_page(tmp_path, method, capsys):
     assert ("4.0 tokens on average in the first step and 4.0 in the last; the longest of all had 9." in text) == (
         method != "sft"
     )
+    gap = "differed by 0.0200 nats on average at first and 0.0200 at last, at most by 0.250. One side is the engine"
+    assert (gap in text) == ("## Gap of log-probabilities" in text) == (method == "es")
     assert ("## Loss" in text) == (method != "es") and ("## Lengths" in text) == (method != "sft")
     assert ("All 4 completions of the last table that the training kept are shown, those of step 4." in text) == (
         method != "sft"

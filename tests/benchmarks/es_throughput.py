@@ -96,12 +96,12 @@ def measure(engine: HFEngine, members: int, prompts: int, fixed: bool, repeats: 
 
 
 @torch.no_grad()
-def generate(engine: HFEngine, messages: list, fixed: bool) -> torch.Tensor:
+def generate(engine: HFEngine, messages: list, fixed: bool, length: int = LENGTH) -> torch.Tensor:
     ids = engine.encode(messages)
     longest, pad = max(map(len, ids)), engine.tokenizer.pad_token_id
-    padded = torch.tensor([[pad] * (longest - len(row)) + row for row in ids])
-    ends = {"min_new_tokens": LENGTH, "do_sample": False} if fixed else {"do_sample": True, "temperature": 1.0}
-    return engine.model.generate(padded, attention_mask=(padded != pad).long(), max_new_tokens=LENGTH, top_k=0, **ends)
+    padded = torch.tensor([[pad] * (longest - len(row)) + row for row in ids], device=engine.model.device)
+    ends = {"min_new_tokens": length, "do_sample": False} if fixed else {"do_sample": True, "temperature": 1.0}
+    return engine.model.generate(padded, attention_mask=(padded != pad).long(), max_new_tokens=length, top_k=0, **ends)
 
 
 if __name__ == "__main__":
