@@ -1,6 +1,7 @@
 """The engine of a run, and whether what it takes fits into the memory that is there."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -107,15 +108,19 @@ def longest_prompt(
     config: ESConfig, task: Task | None = None, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> int:
     """Tokens of the longest training prompt; `PROMPT_TOKENS` for a folder without a tokenizer."""
-    folder = Path(local_model_name(config.model))
+    tasks = [task or get_task(config.task), *map(get_task, replay_names(config.replay))]
+    return longest_prompt_of(config.model, tasks, config.train_size, config.data_seed, tokenizer)
+
+
+def longest_prompt_of(
+    model: str, tasks: Iterable[Task], size: int, seed: int, tokenizer: PreTrainedTokenizerBase | None = None
+) -> int:
+    """The same of `size` training problems of each task."""
+    folder = Path(local_model_name(model))
     if tokenizer is None and folder.exists() and not (folder / "tokenizer_config.json").exists():
         return PROMPT_TOKENS
-    tasks = [task or get_task(config.task), *map(get_task, replay_names(config.replay))]
-    prompts = [
-        prompt for task in tasks for prompt in task.load("train", config.train_size, config.data_seed)["prompt"]
-    ]
-    tokenizer = tokenizer or load_tokenizer(config.model)
-    return max(map(len, prompt_ids(tokenizer, prompts)))
+    prompts = [prompt for task in tasks for prompt in task.load("train", size, seed)["prompt"]]
+    return max(map(len, prompt_ids(tokenizer or load_tokenizer(model), prompts)))
 
 
 def memory_demand(

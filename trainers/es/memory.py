@@ -191,9 +191,14 @@ def member_numbers(model: ModelShape, demand: Demand) -> tuple[int, int]:
 def completion_cache(model: ModelShape, demand: Demand) -> int:
     """Bytes of the keys and values of one completion of full length and its prompt."""
     config = model.config
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    per_token = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * demand.engine_bytes
+    heads = config.num_key_value_heads * head_dimension(config)
+    per_token = 2 * config.num_hidden_layers * heads * demand.engine_bytes
     return (demand.prompt_tokens + demand.max_new_tokens) * per_token
+
+
+def head_dimension(config: PretrainedConfig) -> int:
+    """Width of an attention head, which not every configuration names."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def activations(model: ModelShape, demand: Demand, tokens: int, rows: int) -> int:

@@ -1,0 +1,127 @@
+"""How much memory GRPO will take on a process, from the model's configuration alone: as `trainers.es.memory` has it.
+
+The peak lies where the backward pass begins, with every layer's activations kept, or where it ends, with every
+gradient there. Activations are those of transformers' Llama, Qwen and Mistral layers with scaled dot-product attention
+under a mask; TRL computes the logits of training in small pieces. Without the shards of ZeRO and FSDP.
+"""
+
+import math
+from dataclasses import dataclass
+
+from trainers.es.memory import ModelShape, Plan, head_dimension
+from trainers.grpo import GRPOArguments, GRPOConfig
+
+
+FULL, HALF = 4, 2  # bytes of a number
+
+
+@dataclass(frozen=True)
+class GRPODemand:
+    """What decides the memory of a run besides the model.
+
+    rows: completions of one forward and backward pass. generated: completions generated at once. prompt_tokens: of the
+        longest prompt.
+    half: products in bfloat16 (autocast), the weights in float32. checkpointing: only each layer's input is kept, and
+        the rest computed again.
+    lora_rank: 0 if all parameters are trained. lora_targets: names of the modules with adapters; None for all linear
+        layers but the head.
+    """
+
+    rows: int
+    generated: int
+    prompt_tokens: int
+    max_new_tokens: int
+    half: bool = False
+    checkpointing: bool = False
+    lora_rank: int = 0
+    lora_targets: tuple[str, ...] | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Of one forward and backward pass, padding included."""
+        return self.rows * (self.prompt_tokens + self.max_new_tokens)
+
+
+def grpo_demand(arguments: GRPOArguments, config: GRPOConfig, prompt_tokens: int) -> GRPODemand:
+    """That of a run's options, for each of its processes."""
+    steps = config.steps_per_generation or 1
+    targets = arguments.lora_target_modules
+    return GRPODemand(
+        rows=config.per_device_train_batch_size,
+        generated=config.per_device_train_batch_size * steps,
+        prompt_tokens=prompt_tokens,
+        max_new_tokens=config.max_completion_length or 0,
+        half=bool(config.bf16),
+        checkpointing=bool(config.gradient_checkpointing),
+        lora_rank=arguments.lora_rank,
+        lora_targets=None if targets is None else tuple(targets),
+    )
+
+
+def plan_grpo_memory(model: ModelShape, demand: GRPODemand) -> Plan:
+    """What a run allocates on one process at its peak, with transformers as the engine."""
+    trained = adapter_parameters(model, demand) if demand.lora_rank else model.parameters
+    weights = model.parameters + (trained if demand.lora_rank else 0)
+    gradients = FULL * trained
+    kept = max(kept_activations(model, demand), generation_cache(model, demand))
+    device = {
+        "weights": FULL * weights,
+        "optimizer's moments": 2 * FULL * trained,
+        # Autocast keeps the copies that it makes of what is trained until the end of the forward pass.
+        "weights in bfloat16": HALF * trained if demand.half else 0,
+        "gradients": gradients,
+        "activations beside them": max(0, kept - gradients),
+    }
+    return Plan(device, {}, 1, demand.rows)
+
+
+def adapter_parameters(model: ModelShape, demand: GRPODemand) -> int:
+    """Of LoRA's two matrices beside each adapted one."""
+    return sum(
+        demand.lora_rank * sum(shape) for name, shape in model.shapes.items() if _is_adapted(name, shape, demand)
+    )
+
+
+def _is_adapted(name: str, shape: tuple[int, ...], demand: GRPODemand) -> bool:
+    module = name.removesuffix(".weight").split(".")[-1]
+    if len(shape) != 2 or module in ("embed_tokens", "lm_head"):
+        return False
+    return demand.lora_targets is None or module in demand.lora_targets
+
+
+def kept_activations(model: ModelShape, demand: GRPODemand) -> int:
+    """Bytes that the forward pass keeps for the backward pass."""
+    layers = model.config.num_hidden_layers
+    if demand.checkpointing:
+        # The inputs of all layers, and one layer's own while it is computed again.
+        return demand.tokens * (layers * FULL * model.config.hidden_size + bytes_of_a_layer(model, demand))
+    return demand.tokens * layers * bytes_of_a_layer(model, demand)
+
+
+def bytes_of_a_layer(model: ModelShape, demand: GRPODemand) -> int:
+    """Kept for one token by one layer.
+
+    The two norms keep their input and, if their weights are trained, what they normalised; attention its queries, keys
+    and values (repeated for each query head, because of the mask) and its output; the MLP its gate before and after
+    the activation, the other half, and their product. Each product keeps its input, in bfloat16 under autocast.
+    """
+    config = model.config
+    product = HALF if demand.half else FULL
+    width, middle = config.hidden_size, config.intermediate_size
+    attended = config.num_attention_heads * head_dimension(config)
+    norms = 2 * width * FULL * (1 if demand.lora_rank else 2)
+    inputs = 2 * width * product
+    attention = 4 * attended * product
+    mlp = 4 * middle * product
+    if demand.lora_rank and demand.half:
+        # An adapter casts its input by itself, to float32 and back, and so each keeps a copy.
+        inputs += 3 * width * product
+    return norms + inputs + attention + mlp
+
+
+def generation_cache(model: ModelShape, demand: GRPODemand) -> int:
+    """Bytes of the keys and values of a generation, which transformers copies for each new token."""
+    config = model.config
+    per_token = 2 * config.num_key_value_heads * head_dimension(config) * FULL
+    tokens = demand.generated * (demand.prompt_tokens + demand.max_new_tokens)
+    return math.ceil(tokens * per_token * (config.num_hidden_layers + 1))
