@@ -181,7 +181,7 @@ def fitted(x: Any, y: Any) -> Exponent:
 
 
 def large_plans(memory: dict[str, Any]) -> dict[str, Any]:
-    """The plans of the large models' recipes, and the peaks if they were as far from their plans as the measured ones."""
+    """The plans of the large models' recipes, and the peaks if they lie as far from them as the measured ones do."""
     ratios = [
         row["measured"] / row["plan"] for label in memory if "grpo" not in label for row in memory[label].values()
     ]

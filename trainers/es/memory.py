@@ -127,11 +127,16 @@ def model_shape(path: str) -> ModelShape:
 def plan_memory(model: ModelShape, demand: Demand) -> Plan:
     """What a run allocates on one process at its peak."""
     engine, together, rows = (_vllm_engine if demand.engine == "vllm" else _hf_engine)(model, demand)
-    searched = sum(math.prod(shape) for shape in model.searched.values())
-    master = {"master": 4 * searched, "starting weights": 4 * searched}
+    noisy = noisy_parameters(model, demand)
+    # What is frozen is the same tensor in both.
+    master = {
+        "master": 4 * sum(math.prod(shape) for shape in model.searched.values()),
+        "starting weights": 4 * sum(noisy.values()),
+    }
     on_host = demand.master_on_cpu and demand.host_apart
-    # One tensor at a time: noise, sum, and the weight beside them.
-    noise = {"noise": 12 * max(math.prod(shape) for shape in model.searched.values())}
+    # One tensor at a time: noise, sum, and the weight beside them; or the check that all of a tensor is finite.
+    largest = max(math.prod(shape) for shape in model.searched.values())
+    noise = {"noise": max(12 * max(noisy.values()), 7 * largest)}
     return Plan(({} if on_host else master) | noise | engine, master if on_host else {}, together, rows)
 
 
@@ -186,6 +191,16 @@ def member_numbers(model: ModelShape, demand: Demand) -> tuple[int, int]:
         elif kind == "dense":
             dense += math.prod(shape)
     return dense, adapter
+
+
+def noisy_parameters(model: ModelShape, demand: Demand) -> dict[str, int]:
+    """The sizes of the parameters that a run changes, by name."""
+    noise = Noise(rank=demand.rank, rest=demand.rest)
+    return {
+        name: math.prod(shape)
+        for name, shape in model.searched.items()
+        if demand.vectors or noise.kind(name, torch.empty(shape, device="meta")) != "frozen"
+    }
 
 
 def completion_cache(model: ModelShape, demand: Demand) -> int:

@@ -11,7 +11,10 @@ from typing import Any
 
 import torch
 
+from eval.rollout.base import Sampling
+from eval.rollout.hf import HFEngine
 from eval.storage import read_jsonl
+from eval.tasks import get_task
 from tests.recipe_files import ROOT
 from trainers.arguments import parse
 from trainers.es.config import ESConfig
@@ -25,7 +28,8 @@ Settings = dict[str, Any]
 def measure(method: str, runs: list[Settings], threads: int) -> tuple[list[list[float]], int]:
     """The seconds of each step of each run, and the peak of the process in which all of them are made, one by one.
 
-    method: "es" or "grpo". runs: the options of each, without the folder. Raises `RuntimeError` if one fails.
+    method: "es" or "grpo"; "model" only loads the model in float32 and answers the prompts of a step. runs: the
+    options of each, without the folder. Raises `RuntimeError` if one fails.
     """
     command = [sys.executable, "-m", "tests.benchmarks.drivers.training", method, json.dumps(runs), str(threads)]
     variables = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads)}
@@ -44,10 +48,19 @@ def grpo_options(settings: Settings) -> tuple[GRPOArguments, GRPOConfig]:
     return arguments, config
 
 
+def answer_prompts(settings: Settings) -> None:
+    prompts = get_task(settings["task"]).load("train", settings["prompts_per_step"], 0)["prompt"]
+    HFEngine.from_pretrained(settings["model"], "cpu").generate(list(prompts), Sampling(settings["max_new_tokens"]))
+
+
 def main() -> None:
     method, runs, threads = sys.argv[1:]
     torch.set_num_threads(int(threads))
-    seconds = []
+    seconds: list[list[float]] = []
+    if method == "model":
+        for settings in json.loads(runs):
+            answer_prompts(settings)
+        runs = "[]"
     with tempfile.TemporaryDirectory(prefix="posttrain-lab-training-") as folder:
         for number, settings in enumerate(json.loads(runs)):
             output = f"{folder}/{number}"
