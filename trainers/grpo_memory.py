@@ -62,13 +62,14 @@ def plan_grpo_memory(model: ModelShape, demand: GRPODemand) -> Plan:
     """What a run allocates on one process at its peak, with transformers as the engine."""
     trained = adapter_parameters(model, demand) if demand.lora_rank else model.parameters
     weights = model.parameters + (trained if demand.lora_rank else 0)
+    # Of each the backward pass keeps the copy that autocast has made.
+    matrices = sum(math.prod(shape) for shape in model.shapes.values() if len(shape) == 2)
     gradients = FULL * trained
     kept = max(kept_activations(model, demand), generation_cache(model, demand))
     device = {
         "weights": FULL * weights,
         "optimizer's moments": 2 * FULL * trained,
-        # Autocast keeps the copies that it makes of what is trained until the end of the forward pass.
-        "weights in bfloat16": HALF * trained if demand.half else 0,
+        "weights in bfloat16": HALF * matrices if demand.half else 0,
         "gradients": gradients,
         "activations beside them": max(0, kept - gradients),
     }
@@ -101,22 +102,21 @@ def kept_activations(model: ModelShape, demand: GRPODemand) -> int:
 def bytes_of_a_layer(model: ModelShape, demand: GRPODemand) -> int:
     """Kept for one token by one layer.
 
-    The two norms keep their input and, if their weights are trained, what they normalised; attention its queries, keys
-    and values (repeated for each query head, because of the mask) and its output; the MLP its gate before and after
-    the activation, the other half, and their product. Each product keeps its input, in bfloat16 under autocast.
+    The two norms keep their input and, if their weights are trained, what they normalised, in float32. Attention keeps
+    its queries, keys and values (repeated for each query head, because of the mask), its output, a row of the mask;
+    the MLP its gate before and after the activation, the other half, and their product. The inputs of the products
+    after a norm are kept once, but under autocast each has a copy of its own, and so has an adapter's.
     """
     config = model.config
     product = HALF if demand.half else FULL
     width, middle = config.hidden_size, config.intermediate_size
     attended = config.num_attention_heads * head_dimension(config)
     norms = 2 * width * FULL * (1 if demand.lora_rank else 2)
-    inputs = 2 * width * product
-    attention = 4 * attended * product
-    mlp = 4 * middle * product
-    if demand.lora_rank and demand.half:
-        # An adapter casts its input by itself, to float32 and back, and so each keeps a copy.
-        inputs += 3 * width * product
-    return norms + inputs + attention + mlp
+    inputs = (5 if demand.half else 2) * width * product
+    if demand.half and demand.lora_rank:
+        inputs += attended * product
+    attention = (4 * attended + demand.prompt_tokens + demand.max_new_tokens) * product
+    return norms + inputs + attention + 4 * middle * product
 
 
 def generation_cache(model: ModelShape, demand: GRPODemand) -> int:

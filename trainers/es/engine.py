@@ -26,6 +26,7 @@ from trainers.es.config import AUTO, DTYPES, ESConfig
 from trainers.es.memory import (
     PROMPT_TOKENS,
     VLLM_COMPLETIONS,
+    VLLM_SLOTS,
     VLLM_TOKENS,
     Demand,
     ModelShape,
@@ -73,7 +74,7 @@ def make_engine(
     return VLLMEngine(
         config.model,
         dtype,
-        slots=most_members(config, accelerator.num_processes) if rank else 0,
+        slots=min(VLLM_SLOTS, most_members(config, accelerator.num_processes)) if rank else 0,
         rank=rank,
         kv_cache_gb=config.population_gb,
         # Validation prompts may be longer than those for training.

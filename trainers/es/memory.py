@@ -24,6 +24,8 @@ GB = 1e9
 PER_MEMBER = ("dense members", "adapters", "KV cache")
 # What vLLM is allowed in one forward pass, on any device.
 VLLM_TOKENS, VLLM_COMPLETIONS = 8192, 1024
+# Adapter slots, at most: more members take turns in them.
+VLLM_SLOTS = 128
 # Advice does not go below as many prompts at once.
 FEWEST_PROMPTS = 8
 LOW_RANK = "noise: low_rank, rank: 1, rest: frozen"
@@ -163,7 +165,7 @@ def _hf_engine(model: ModelShape, demand: Demand) -> tuple[dict[str, int], int, 
 def _vllm_engine(model: ModelShape, demand: Demand) -> tuple[dict[str, int], int, int]:
     """The same of vLLM. Members that are not low-rank are written into its weights one after the other."""
     _, adapter = member_numbers(model, demand)
-    together = demand.members if demand.rank else 1
+    together = min(VLLM_SLOTS, demand.members) if demand.rank else 1
     rows = min(VLLM_COMPLETIONS, together * demand.prompts * demand.samples)
     matrices = sum(math.prod(shape) for shape in model.shapes.values() if len(shape) == 2)
     slots = together * adapter // demand.rank * adapter_rank(demand.rank) if demand.rank else 0
