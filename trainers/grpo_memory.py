@@ -1,8 +1,8 @@
 """How much memory GRPO will take on a process, from the model's configuration alone: as `trainers.es.memory` has it.
 
-The peak lies where the backward pass begins, with every layer's activations kept, or where it ends, with every
-gradient there. Activations are those of transformers' Llama, Qwen and Mistral layers with scaled dot-product attention
-under a mask; TRL computes the logits of training in small pieces. Without the shards of ZeRO and FSDP.
+The peak lies where the backward pass begins, with every layer's activations kept and the logits of some tokens beside
+them, or where it ends, with every gradient there. Activations are those of Llama, Qwen and Mistral layers as
+transformers has them, with scaled dot-product attention under a mask. Without the shards of ZeRO and FSDP.
 """
 
 import math
@@ -13,6 +13,10 @@ from trainers.grpo import GRPOArguments, GRPOConfig
 
 
 FULL, HALF = 4, 2  # bytes of a number
+# TRL computes the logits of training in tiles of so many tokens and words of the vocabulary (trl/kernels).
+TILE = (4096, 32768)
+# Of each number of a tile where no Triton kernel does it: five tensors in float32 at once, a product of two, a mask.
+BESIDE_TILE = 29
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class GRPODemand:
         the rest computed again.
     lora_rank: 0 if all parameters are trained. lora_targets: names of the modules with adapters; None for all linear
         layers but the head.
+    triton: the device is a GPU, whose kernels work inside a tile of logits.
     """
 
     rows: int
@@ -35,6 +40,7 @@ class GRPODemand:
     checkpointing: bool = False
     lora_rank: int = 0
     lora_targets: tuple[str, ...] | None = None
+    triton: bool = False
 
     @property
     def tokens(self) -> int:
@@ -55,6 +61,7 @@ def grpo_demand(arguments: GRPOArguments, config: GRPOConfig, prompt_tokens: int
         checkpointing=bool(config.gradient_checkpointing),
         lora_rank=arguments.lora_rank,
         lora_targets=None if targets is None else tuple(targets),
+        triton=config.device.type == "cuda",
     )
 
 
@@ -65,13 +72,14 @@ def plan_grpo_memory(model: ModelShape, demand: GRPODemand) -> Plan:
     # Of each the backward pass keeps the copy that autocast has made.
     matrices = sum(math.prod(shape) for shape in model.shapes.values() if len(shape) == 2)
     gradients = FULL * trained
-    kept = max(kept_activations(model, demand), generation_cache(model, demand))
+    # What is kept makes room for gradients layer by layer.
+    kept = max(kept_activations(model, demand) + tile_of_logits(model, demand), generation_cache(model, demand))
     device = {
         "weights": FULL * weights,
         "optimizer's moments": 2 * FULL * trained,
         "weights in bfloat16": HALF * matrices if demand.half else 0,
         "gradients": gradients,
-        "activations beside them": max(0, kept - gradients),
+        "activations and logits": max(0, kept - gradients),
     }
     return Plan(device, {}, 1, demand.rows)
 
@@ -117,6 +125,12 @@ def bytes_of_a_layer(model: ModelShape, demand: GRPODemand) -> int:
         inputs += attended * product
     attention = (4 * attended + demand.prompt_tokens + demand.max_new_tokens) * product
     return norms + inputs + attention + 4 * middle * product
+
+
+def tile_of_logits(model: ModelShape, demand: GRPODemand) -> int:
+    """Bytes for the logits of training that exist at once, and for their gradient."""
+    numbers = min(demand.tokens, TILE[0]) * min(model.config.vocab_size, TILE[1])
+    return numbers * ((HALF if demand.half else FULL) + (0 if demand.triton else BESIDE_TILE))
 
 
 def generation_cache(model: ModelShape, demand: GRPODemand) -> int:

@@ -71,9 +71,9 @@ def test_the_peak_is_where_activations_or_gradients_are_most():
     model, _ = random_model(**SHAPE)
     shape = ModelShape.of(model.config)
     few, many = (plan_grpo_memory(shape, replace(DEMAND, rows=rows, generated=rows)) for rows in (1, 1000))
-    assert few.device["activations beside them"] == 0
+    assert few.device["activations and logits"] == 0
     assert few.device_bytes == 16 * shape.parameters
-    assert many.device["activations beside them"] + many.device["gradients"] > 1000 * LENGTH * 2 * 128 * 4
+    assert many.device["activations and logits"] + many.device["gradients"] > 1000 * LENGTH * 2 * 128 * 4
     lora = plan_grpo_memory(shape, replace(DEMAND, lora_rank=4))
     trained = adapter_parameters(shape, replace(DEMAND, lora_rank=4))
     assert lora.device["optimizer's moments"] == 2 * lora.device["gradients"] == 8 * trained
