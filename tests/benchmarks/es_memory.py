@@ -66,7 +66,7 @@ GRPO_RUN = {
     "task": "countdown",
     "max_steps": 2,
     "save_steps": 2,
-    "per_device_train_batch_size": 64,
+    "per_device_train_batch_size": 16,
     "num_generations": 8,
     "steps_per_generation": 1,
     "max_completion_length": 8,

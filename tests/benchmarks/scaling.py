@@ -47,7 +47,7 @@ MIDDLE = {
 }
 COPIED = (*MIDDLE, "head_dim")
 ES = RUN | {"steps": 3, "max_new_tokens": 16, "eval_every": 0, "save_every": 1000, "population_gb": 2.0}
-GRPO = GRPO_RUN | {"max_steps": 3, "max_completion_length": 16, "save_steps": 1000}
+GRPO = GRPO_RUN | {"max_steps": 3, "per_device_train_batch_size": 64, "max_completion_length": 16, "save_steps": 1000}
 METHODS = {"es": ("es", ES), "es rank 1": ("es", ES | LOW_RANK), "grpo": ("grpo", GRPO)}
 VLLM = {"es rank 1, vllm": ("es", ES | LOW_RANK | {"engine": "vllm", "population_gb": 0.5})}
 POPULATIONS, LENGTHS = (8, 16, 32, 64), (8, 16, 32, 64)
