@@ -25,10 +25,10 @@ from transformers import AutoConfig
 from eval.storage import write_json
 from tests.benchmarks.drivers.training import Settings, measure
 from tests.benchmarks.es_memory import GRPO_RUN, LOW_RANK, RUN, planned_es, planned_grpo, random_folder
-from tests.recipe_files import ROOT
+from tests.recipe_files import ROOT, planned_demand
 from trainers.arguments import parse
-from trainers.es.config import DTYPES, ESConfig
-from trainers.es.memory import PROMPT_TOKENS, Demand, model_shape, plan_memory, size_text
+from trainers.es.config import ESConfig
+from trainers.es.memory import model_shape, plan_memory, size_text
 
 
 SHAPES = {
@@ -192,7 +192,7 @@ def large_plans(memory: dict[str, Any]) -> dict[str, Any]:
         for path in sorted((ROOT / "recipes" / name).glob("es*.yaml")):
             (config,) = parse(ESConfig, arguments=["--config", str(path.relative_to(ROOT))])
             gigabytes = int(path.read_text(encoding="utf-8").split("one GPU of ")[1].split(" GB")[0])
-            plan = plan_memory(model_shape(str(ROOT / shape)), demand_of(config)).device_bytes
+            plan = plan_memory(model_shape(str(ROOT / shape)), planned_demand(config)).device_bytes
             fits = "fits" if high * plan <= gigabytes * 1e9 else "does not fit"
             found[f"{name}/{path.stem}"] = {"plan": plan, "low": low * plan, "high": high * plan, "device": gigabytes}
             print(
@@ -200,24 +200,6 @@ def large_plans(memory: dict[str, Any]) -> dict[str, Any]:
                 f"{size_text(high * plan)}: {fits} its {gigabytes} GB"
             )
     return found
-
-
-def demand_of(config: ESConfig) -> Demand:
-    """Of a recipe whose model and tokenizer are not here."""
-    return Demand(
-        members=config.population,
-        prompts=config.prompts_per_batch or config.prompts_per_step,
-        samples=config.samples,
-        prompt_tokens=PROMPT_TOKENS,
-        max_new_tokens=config.max_new_tokens,
-        engine_bytes=DTYPES.get(config.engine_dtype, DTYPES["bfloat16"]).itemsize,
-        population_bytes=int(config.population_gb * 1e9),
-        rank=config.member_rank,
-        rest=config.rest,
-        master_on_cpu=config.master_on_cpu,
-        sampled=config.temperature > 0,
-        engine=config.engine,
-    )
 
 
 if __name__ == "__main__":

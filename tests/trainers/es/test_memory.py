@@ -11,14 +11,13 @@ import pytest
 from eval.errors import UserError
 from eval.rollout.base import Sampling
 from eval.rollout.hf import HFEngine
-from tests.recipe_files import ROOT, recipe_yamls
+from tests.recipe_files import ROOT, planned_demand, recipe_yamls
 from tests.tiny import random_checkpoint, random_model
 from trainers.arguments import parse
 from trainers.es.config import ESConfig
 from trainers.es.engine import memory_demand
 from trainers.es.member import SeededMember
 from trainers.es.memory import (
-    PROMPT_TOKENS,
     USABLE,
     Demand,
     ModelShape,
@@ -188,21 +187,7 @@ def test_a_recipe_fits_the_device_that_its_header_names(path):
     gigabytes = int(re.search(r"Hardware: (?:one GPU of|a CPU with) (\d+) GB", text)[1])
     model = path.split("/")[1]
     shape = model_shape(str(CONFIGS.get(model, ROOT / "tests/trainers/es/configs" / model)))
-    demand = Demand(
-        members=config.population,
-        prompts=config.prompts_per_batch or config.prompts_per_step,
-        samples=1,
-        prompt_tokens=PROMPT_TOKENS,
-        max_new_tokens=config.max_new_tokens,
-        engine_bytes=2,
-        population_bytes=int(config.population_gb * 1e9),
-        sampled=config.temperature > 0,
-        master_on_cpu=config.master_on_cpu,
-        rank=config.member_rank,
-        rest=config.rest,
-        engine=config.engine,
-    )
-    require_memory(shape, demand, gigabytes * 10**9)
+    require_memory(shape, planned_demand(config), gigabytes * 10**9)
 
 
 def test_every_model_of_the_papers_has_their_values_and_corrected_ones():
