@@ -6,6 +6,8 @@ from pathlib import Path
 from types import ModuleType
 
 from trainers.arguments import read_yaml
+from trainers.es.config import ESConfig
+from trainers.es.memory import PROMPT_TOKENS, Demand
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,6 +40,24 @@ def script_of(yaml_path: str) -> str:
 
 def needs_vllm(yaml_path: str) -> bool:
     return read_yaml(ROOT / yaml_path).get("engine") == "vllm"
+
+
+def planned_demand(config: ESConfig) -> Demand:
+    """What decides the memory of a recipe whose model and tokenizer are not here; its engine is in bfloat16."""
+    return Demand(
+        members=config.population,
+        prompts=config.prompts_per_batch or config.prompts_per_step,
+        samples=config.samples,
+        prompt_tokens=PROMPT_TOKENS,
+        max_new_tokens=config.max_new_tokens,
+        engine_bytes=2,
+        population_bytes=int(config.population_gb * 1e9),
+        sampled=config.temperature > 0,
+        master_on_cpu=config.master_on_cpu,
+        rank=config.member_rank,
+        rest=config.rest,
+        engine=config.engine,
+    )
 
 
 def load_script(path: str) -> ModuleType:

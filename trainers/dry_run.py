@@ -11,13 +11,15 @@ from typing import Any
 
 from eval.circuit_tasks import CIRCUIT_TASKS
 from eval.tasks import get_task
+from trainers.earlier_tasks import replay_names
 from trainers.es.config import ESConfig
-from trainers.es.engine import check_memory, resolve_engine_dtype
+from trainers.es.engine import check_memory, longest_prompt_of, resolve_engine_dtype
 from trainers.es.folder import MAY_CHANGE as ES_MAY_CHANGE
 from trainers.es.folder import may_grow
-from trainers.es.memory import model_shape
+from trainers.es.memory import model_shape, size_text
 from trainers.evaluated import evaluations_of, saved_bytes
 from trainers.grpo import GRPOArguments, GRPOConfig, check_grpo_run, check_more_steps
+from trainers.grpo_memory import grpo_demand, plan_grpo_memory
 from trainers.launch import is_main_process, make_accelerator
 from trainers.pretrain import MAY_CHANGE as PRETRAIN_MAY_CHANGE
 from trainers.pretrain import PretrainConfig
@@ -123,7 +125,20 @@ def grpo_lines(arguments: GRPOArguments, config: GRPOConfig) -> dict[str, str]:
         "length": f"{config.max_steps:,} optimiser steps, {completions:,} completions"
         + limits(arguments.stop_at_tokens, arguments.stop_at_seconds),
         **kept_line(arguments, config.max_steps, arguments.lora_rank),
+        "memory": grpo_memory_line(arguments, config, problems),
     }
+
+
+def grpo_memory_line(arguments: GRPOArguments, config: GRPOConfig, problems: int) -> str:
+    """What a process takes at its peak, the largest part first."""
+    tasks = [get_task(arguments.task), *map(get_task, replay_names(arguments.replay))]
+    prompt_tokens = longest_prompt_of(arguments.model, tasks, problems, seed_of_problems(config))
+    demand = grpo_demand(arguments, config, prompt_tokens)
+    plan = plan_grpo_memory(model_shape(arguments.model), demand)
+    parts = sorted(plan.device.items(), key=lambda part: -part[1])
+    named = ", ".join(f"{name} {size_text(size)}" for name, size in parts if size)
+    beside = "; vLLM comes on top" if config.use_vllm else ""
+    return f"{size_text(plan.device_bytes)} on each process, without shards: {named}{beside}"
 
 
 def sft_lines(arguments: SFTArguments, config: SFTConfig) -> dict[str, str]:

@@ -22,6 +22,7 @@ import time
 import torch
 
 from eval.rollout.base import Sampling
+from eval.rollout.chat import completion
 from eval.rollout.hf import HFEngine
 from eval.rollout.vllm import LLM, SamplingParams, VLLMEngine
 from eval.rollout.vllm_worker import MemberWorker
@@ -97,7 +98,10 @@ def measure(
         params = SamplingParams(temperature=1.0, max_tokens=LENGTH, stop_token_ids=engine.end_ids, detokenize=False)
         outputs = plain.generate([{"prompt_token_ids": row} for row in ids], params, use_tqdm=False)
         plain.reset_prefix_cache()
-        return sum(len(engine._completion(list(output.outputs[0].token_ids)).token_ids) for output in outputs)
+        answers = (
+            completion(engine.tokenizer, list(output.outputs[0].token_ids), engine.end_ids) for output in outputs
+        )
+        return sum(len(answer.token_ids) for answer in answers)
 
     def generate_in_turn() -> int:
         tokens = 0

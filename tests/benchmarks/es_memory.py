@@ -1,17 +1,15 @@
-"""Peak memory of runs with evolution strategies on a CPU, beside the memory plan; on Linux.
+"""Peak memory of runs on a CPU, beside the memory plan; on Linux.
 
-    python -m tests.benchmarks.es_memory [--engines hf vllm] [--layers 10] [--width 640] [--threads 2]
+    python -m tests.benchmarks.es_memory [--engines hf vllm grpo] [--model smollm2-135m] [--layers 10] [--threads 2]
 
-Each run is two steps of a random Llama model in a process of its own. What the process takes for itself (interpreter,
-libraries, vLLM's own buffers) is left out by taking off the same run of a model of a few thousand parameters: printed
-are the plan's difference between the two models, the measured one, and their ratio.
+Each run is two steps of ES, or of GRPO, in a process of its own, of a random Llama model or of `--model`. What the
+process takes for itself (interpreter, libraries, vLLM's own buffers) is left out by taking off the same run of a model
+of a few thousand parameters: printed are the plan's difference between the two models, the measured one, and their
+ratio. With SmolLM2-135M a run takes about half a minute alone on 2 cores, all of them 8 minutes.
 """
 
 import argparse
 import json
-import re
-import subprocess
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +17,13 @@ from typing import Any
 
 import torch
 
-from tests.recipe_files import ROOT
+from eval.rollout.gguf import local_model_name
+from tests.benchmarks.drivers.training import Settings, grpo_options, measure
 from tests.tiny import random_model
 from trainers.es.config import ESConfig
-from trainers.es.engine import memory_demand
+from trainers.es.engine import longest_prompt, memory_demand
 from trainers.es.memory import model_shape, plan_memory, size_text
-from trainers.es.train import train_es
+from trainers.grpo_memory import grpo_demand, plan_grpo_memory
 
 
 LOW_RANK = {"noise": "low_rank", "rest": "frozen"}
@@ -34,10 +33,22 @@ WAYS = {
     "low rank, rest dense": {"noise": "low_rank"},
     "snes": {"algorithm": "snes"},
     "bfloat16": {"engine_dtype": "bfloat16"},
+    "bfloat16, low rank": LOW_RANK | {"engine_dtype": "bfloat16"},
     "sampled, low rank": LOW_RANK | {"temperature": 1.0},
 }
+GRPO_WAYS = {
+    "all parameters": {},
+    "lora": {"lora_rank": 8},
+    "autocast": {"bf16": True},
+    "autocast, lora": {"bf16": True, "lora_rank": 8},
+    "checkpointing": {"gradient_checkpointing": True},
+}
 # vLLM has no adapters for what is dense.
-ENGINES = {"hf": tuple(WAYS), "vllm": tuple(way for way in WAYS if way != "low rank, rest dense")}
+ENGINES = {
+    "hf": WAYS,
+    "vllm": {way: options for way, options in WAYS.items() if way != "low rank, rest dense"},
+    "grpo": GRPO_WAYS,
+}
 RUN = {
     "task": "countdown",
     "steps": 2,
@@ -51,6 +62,21 @@ RUN = {
     "sigma": 0.01,
     "engine_dtype": "float32",
 }
+GRPO_RUN = {
+    "task": "countdown",
+    "max_steps": 2,
+    "save_steps": 2,
+    "per_device_train_batch_size": 16,
+    "num_generations": 8,
+    "steps_per_generation": 1,
+    "max_completion_length": 8,
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "logging_steps": 1,
+    "report_to": "none",
+    "beta": 0.0,
+}
 # Room for a few members of the larger model; for vLLM what it allocates at once.
 POPULATION_GB = {"large": 0.8, "small": 0.05}
 
@@ -58,24 +84,34 @@ POPULATION_GB = {"large": 0.8, "small": 0.05}
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--engines", nargs="+", default=["hf"], choices=ENGINES, help="vllm where it is installed")
-    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS, help="which runs")
-    parser.add_argument("--layers", type=int, default=10, help="of the larger model")
-    parser.add_argument("--width", type=int, default=640, help="of the larger model")
-    parser.add_argument("--vocabulary", type=int, default=8192, help="of the larger model")
+    ways = list(WAYS | GRPO_WAYS)
+    parser.add_argument("--ways", nargs="+", default=ways, choices=ways, help="which runs")
+    parser.add_argument("--model", help="a checkpoint folder or name in place of a random model")
+    parser.add_argument("--layers", type=int, default=10, help="of the random model")
+    parser.add_argument("--width", type=int, default=640, help="of the random model")
+    parser.add_argument("--vocabulary", type=int, default=8192, help="of the random model")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument("--output", help="file for the figures, as JSON")
     arguments = parser.parse_args()
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="posttrain-lab-memory-") as folder:
         large, small = models(Path(folder), arguments.layers, arguments.width, arguments.vocabulary)
-        print(f"{model_shape(str(large)).parameters:,} parameters, peak memory over that of a tiny model")
+        if arguments.model:
+            large = Path(local_model_name(arguments.model))
+        parameters = model_shape(str(large)).parameters
+        print(f"{parameters:,} parameters, peak memory over that of a tiny model")
         print(f"{'engine':8}{'run':24}{'plan':>12}{'measured':>12}{'ratio':>8}")
         for engine in arguments.engines:
-            for way in ENGINES[engine]:
+            for way, options in ENGINES[engine].items():
                 if way in arguments.ways:
-                    plan, measured = plan_and_peak(large, small, engine, WAYS[way], arguments.threads)
+                    plan, measured = plan_and_peak(large, small, engine, options, arguments.threads)
+                    rows.append({"engine": engine, "way": way, "plan": plan, "measured": measured})
                     print(
                         f"{engine:8}{way:24}{size_text(plan):>12}{size_text(measured):>12}{measured / plan:8.2f}",
                         flush=True,
                     )
+    if arguments.output:
+        Path(arguments.output).write_text(json.dumps({"parameters": parameters, "rows": rows}), encoding="utf-8")
 
 
 def models(folder: Path, layers: int, width: int, vocabulary: int) -> tuple[Path, Path]:
@@ -87,48 +123,48 @@ def models(folder: Path, layers: int, width: int, vocabulary: int) -> tuple[Path
         "num_attention_heads": width // 64,
         "num_key_value_heads": width // 128,
     }
-    for name, options, rows in (("large", large, vocabulary), ("small", {}, None)):
-        model, tokenizer = random_model(head_dim=64, **options)
-        model.resize_token_embeddings(rows, mean_resizing=False)
-        with torch.no_grad():  # the tiny models' weights are too large for wide ones
-            for parameter in model.parameters():
-                parameter.mul_(0.1 if parameter.ndim == 2 else 1.0)
-        model.save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / name)
-    return folder / "large", folder / "small"
+    return random_folder(folder / "large", vocabulary, **large), random_folder(folder / "small", None)
 
 
-def plan_and_peak(large: Path, small: Path, engine: str, options: dict[str, Any], threads: int) -> tuple[int, int]:
+def random_folder(folder: Path, vocabulary: int | None, **options: int) -> Path:
+    """A checkpoint of a random Llama with the tiny models' tokenizer, and rows without a token up to `vocabulary`."""
+    model, tokenizer = random_model(**({"head_dim": 64} | options))
+    model.resize_token_embeddings(vocabulary, mean_resizing=False)
+    with torch.no_grad():  # the tiny models' weights are too large for wide ones
+        for parameter in model.parameters():
+            parameter.mul_(0.1 if parameter.ndim == 2 else 1.0)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def plan_and_peak(large: Path, small: Path, engine: str, options: Settings, threads: int) -> tuple[int, int]:
     """Bytes by which the larger model's run exceeds the tiny one's: planned, and of resident memory at the peak."""
     plans, peaks = {}, {}
     for size, model in (("large", large), ("small", small)):
-        settings = RUN | {"model": str(model), "engine": engine, "population_gb": POPULATION_GB[size]} | options
-        config = ESConfig(output_dir="unused", **settings)
-        demand = replace(memory_demand(config, 1), host_apart=False)  # a CPU's memory holds everything
-        plans[size] = plan_memory(model_shape(str(model)), demand).device_bytes
-        peaks[size] = peak_of(settings, threads)
+        if engine == "grpo":
+            settings = GRPO_RUN | {"model": str(model)} | options
+            plans[size] = planned_grpo(settings)
+        else:
+            settings = RUN | {"model": str(model), "engine": engine, "population_gb": POPULATION_GB[size]} | options
+            plans[size] = planned_es(settings)
+        _, peaks[size] = measure("grpo" if engine == "grpo" else "es", [settings], threads)
     return plans["large"] - plans["small"], peaks["large"] - peaks["small"]
 
 
-def peak_of(settings: dict[str, Any], threads: int) -> int:
-    """Resident bytes at the peak of a run with these settings, in a process of its own."""
-    command = [sys.executable, "-m", "tests.benchmarks.es_memory", "--run", json.dumps(settings), str(threads)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"the run ended with {done.returncode}:\n{done.stderr}")
-    return int(done.stdout.splitlines()[-1])
+def planned_es(settings: Settings) -> int:
+    """Bytes of the plan of a run with these settings, on a CPU, whose memory holds everything."""
+    config = ESConfig(output_dir="unused", **settings)
+    demand = replace(memory_demand(config, 1), host_apart=False)
+    return plan_memory(model_shape(config.model), demand).device_bytes
 
 
-def run(settings: str, threads: str) -> None:
-    torch.set_num_threads(int(threads))
-    with tempfile.TemporaryDirectory(prefix="posttrain-lab-memory-") as folder:
-        train_es(ESConfig(output_dir=f"{folder}/run", **json.loads(settings)))
-    # Not getrusage's ru_maxrss, which starts at what the process held that started this one.
-    print(int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024)
+def planned_grpo(settings: Settings) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        arguments, config = grpo_options(settings | {"output_dir": folder})
+    prompt_tokens = longest_prompt(ESConfig(output_dir="unused", model=arguments.model, task=arguments.task))
+    return plan_grpo_memory(model_shape(arguments.model), grpo_demand(arguments, config, prompt_tokens)).device_bytes
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--run"]:
-        run(*sys.argv[2:])
-    else:
-        main()
+    main()

@@ -28,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,9 @@ def main() -> None:
             ["git", "-C", ROOT, "worktree", "add", "--detach", before, BEFORE], check=True, capture_output=True
         )
         try:
-            measured = rounds(Path(folder), before, arguments.steps, arguments.rounds, arguments.threads)
+            steps = arguments.steps
+            runs = {"es before": es_run(before, steps), "es": es_run(ROOT, steps)} | grpo_runs(Path(folder), steps)
+            measured = rounds(Path(folder), runs, PAIRS, arguments.rounds, arguments.threads)
         finally:
             subprocess.run(["git", "-C", ROOT, "worktree", "remove", "--force", before], check=True)
     print(f"recipes/tiny, {arguments.steps} steps, {arguments.threads} threads, medians of {arguments.rounds} rounds")
@@ -110,18 +113,30 @@ def main() -> None:
         print(f"{name} over {reference}: training {ratios[0]:.3f}, process {ratios[1]:.3f}")
 
 
-def rounds(folder: Path, before: Path, steps: int, count: int, threads: int) -> dict[str, list[tuple[float, float]]]:
-    """{run: (seconds of training, of the process) in each round}."""
+# What is run: the checkout that it runs in, and the words after `python`.
+Run = tuple[Path, list[str]]
+
+
+def es_run(root: Path, steps: int) -> Run:
+    return root, _words("recipes/es.py", "recipes/tiny/es.yaml", f"--steps={steps}", "--save_every=1000")
+
+
+def grpo_runs(folder: Path, steps: int) -> dict[str, Run]:
+    """Plain TRL, whose script is written into `folder`, and the recipe."""
     script = folder / "plain_grpo.py"
     script.write_text(PLAIN_GRPO, encoding="utf-8")
-    es = ["--config", "recipes/tiny/es.yaml", f"--steps={steps}", "--eval_every=0", "--save_every=1000"]
-    grpo = ["--config", "recipes/tiny/grpo.yaml", f"--max_steps={steps}", "--eval_every=0", "--save_steps=1000"]
-    runs = {
-        "es before": (before, ["recipes/es.py", *es]),
-        "es": (ROOT, ["recipes/es.py", *es]),
-        "grpo plain": (ROOT, [str(script), *grpo]),
-        "grpo": (ROOT, ["recipes/grpo.py", *grpo]),
-    }
+    options = ("recipes/tiny/grpo.yaml", f"--max_steps={steps}", "--save_steps=1000")
+    return {"grpo plain": (ROOT, _words(str(script), *options)), "grpo": (ROOT, _words("recipes/grpo.py", *options))}
+
+
+def _words(script: str, config: str, *options: str) -> list[str]:
+    return [script, "--config", config, *options, "--eval_every=0"]
+
+
+def rounds(
+    folder: Path, runs: dict[str, Run], pairs: Sequence[tuple[str, str]], count: int, threads: int
+) -> dict[str, list[tuple[float, float]]]:
+    """{run: (seconds of training, of the process) in each round}. Exits if the runs of a pair do not do the same."""
     measured: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for number in range(count):
         steps = {}
@@ -136,7 +151,7 @@ def rounds(folder: Path, before: Path, steps: int, count: int, threads: int) -> 
             process = time.perf_counter() - began
             seconds, steps[name] = outcome(output)
             measured[name].append((seconds, process))
-        for name, reference in PAIRS:
+        for name, reference in pairs:
             if different := differences(steps[name], steps[reference]):
                 sys.exit(f"{name} does not do what {reference} does: {'; '.join(different)}")
     return measured

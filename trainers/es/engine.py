@@ -1,6 +1,7 @@
 """The engine of a run, and whether what it takes fits into the memory that is there."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -25,6 +26,7 @@ from trainers.es.config import AUTO, DTYPES, ESConfig
 from trainers.es.memory import (
     PROMPT_TOKENS,
     VLLM_COMPLETIONS,
+    VLLM_SLOTS,
     VLLM_TOKENS,
     Demand,
     ModelShape,
@@ -72,7 +74,7 @@ def make_engine(
     return VLLMEngine(
         config.model,
         dtype,
-        slots=most_members(config, accelerator.num_processes) if rank else 0,
+        slots=min(VLLM_SLOTS, most_members(config, accelerator.num_processes)) if rank else 0,
         rank=rank,
         kv_cache_gb=config.population_gb,
         # Validation prompts may be longer than those for training.
@@ -107,15 +109,19 @@ def longest_prompt(
     config: ESConfig, task: Task | None = None, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> int:
     """Tokens of the longest training prompt; `PROMPT_TOKENS` for a folder without a tokenizer."""
-    folder = Path(local_model_name(config.model))
+    tasks = [task or get_task(config.task), *map(get_task, replay_names(config.replay))]
+    return longest_prompt_of(config.model, tasks, config.train_size, config.data_seed, tokenizer)
+
+
+def longest_prompt_of(
+    model: str, tasks: Iterable[Task], size: int, seed: int, tokenizer: PreTrainedTokenizerBase | None = None
+) -> int:
+    """The same of `size` training problems of each task."""
+    folder = Path(local_model_name(model))
     if tokenizer is None and folder.exists() and not (folder / "tokenizer_config.json").exists():
         return PROMPT_TOKENS
-    tasks = [task or get_task(config.task), *map(get_task, replay_names(config.replay))]
-    prompts = [
-        prompt for task in tasks for prompt in task.load("train", config.train_size, config.data_seed)["prompt"]
-    ]
-    tokenizer = tokenizer or load_tokenizer(config.model)
-    return max(map(len, prompt_ids(tokenizer, prompts)))
+    prompts = [prompt for task in tasks for prompt in task.load("train", size, seed)["prompt"]]
+    return max(map(len, prompt_ids(tokenizer or load_tokenizer(model), prompts)))
 
 
 def memory_demand(

@@ -24,6 +24,8 @@ GB = 1e9
 PER_MEMBER = ("dense members", "adapters", "KV cache")
 # What vLLM is allowed in one forward pass, on any device.
 VLLM_TOKENS, VLLM_COMPLETIONS = 8192, 1024
+# Adapter slots, at most: more members take turns in them.
+VLLM_SLOTS = 128
 # Advice does not go below as many prompts at once.
 FEWEST_PROMPTS = 8
 LOW_RANK = "noise: low_rank, rank: 1, rest: frozen"
@@ -127,11 +129,16 @@ def model_shape(path: str) -> ModelShape:
 def plan_memory(model: ModelShape, demand: Demand) -> Plan:
     """What a run allocates on one process at its peak."""
     engine, together, rows = (_vllm_engine if demand.engine == "vllm" else _hf_engine)(model, demand)
-    searched = sum(math.prod(shape) for shape in model.searched.values())
-    master = {"master": 4 * searched, "starting weights": 4 * searched}
+    noisy = noisy_parameters(model, demand)
+    # What is frozen is the same tensor in both.
+    master = {
+        "master": 4 * sum(math.prod(shape) for shape in model.searched.values()),
+        "starting weights": 4 * sum(noisy.values()),
+    }
     on_host = demand.master_on_cpu and demand.host_apart
-    # One tensor at a time: noise, sum, and the weight beside them.
-    noise = {"noise": 12 * max(math.prod(shape) for shape in model.searched.values())}
+    # One tensor at a time: noise, sum, and the weight beside them; or the check that all of a tensor is finite.
+    largest = max(math.prod(shape) for shape in model.searched.values())
+    noise = {"noise": max(12 * max(noisy.values()), 7 * largest)}
     return Plan(({} if on_host else master) | noise | engine, master if on_host else {}, together, rows)
 
 
@@ -158,7 +165,7 @@ def _hf_engine(model: ModelShape, demand: Demand) -> tuple[dict[str, int], int, 
 def _vllm_engine(model: ModelShape, demand: Demand) -> tuple[dict[str, int], int, int]:
     """The same of vLLM. Members that are not low-rank are written into its weights one after the other."""
     _, adapter = member_numbers(model, demand)
-    together = demand.members if demand.rank else 1
+    together = min(VLLM_SLOTS, demand.members) if demand.rank else 1
     rows = min(VLLM_COMPLETIONS, together * demand.prompts * demand.samples)
     matrices = sum(math.prod(shape) for shape in model.shapes.values() if len(shape) == 2)
     slots = together * adapter // demand.rank * adapter_rank(demand.rank) if demand.rank else 0
@@ -188,12 +195,27 @@ def member_numbers(model: ModelShape, demand: Demand) -> tuple[int, int]:
     return dense, adapter
 
 
+def noisy_parameters(model: ModelShape, demand: Demand) -> dict[str, int]:
+    """The sizes of the parameters that a run changes, by name."""
+    noise = Noise(rank=demand.rank, rest=demand.rest)
+    return {
+        name: math.prod(shape)
+        for name, shape in model.searched.items()
+        if demand.vectors or noise.kind(name, torch.empty(shape, device="meta")) != "frozen"
+    }
+
+
 def completion_cache(model: ModelShape, demand: Demand) -> int:
     """Bytes of the keys and values of one completion of full length and its prompt."""
     config = model.config
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    per_token = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * demand.engine_bytes
+    heads = config.num_key_value_heads * head_dimension(config)
+    per_token = 2 * config.num_hidden_layers * heads * demand.engine_bytes
     return (demand.prompt_tokens + demand.max_new_tokens) * per_token
+
+
+def head_dimension(config: PretrainedConfig) -> int:
+    """Width of an attention head, which not every configuration names."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def activations(model: ModelShape, demand: Demand, tokens: int, rows: int) -> int:

@@ -229,5 +229,6 @@ class EvolutionStrategy(SearchAlgorithm):
 
 def distance(weights: Weights, others: Weights) -> float:
     """Euclidean distance, summed in float64 without copies of the tensors in it."""
-    norms = (torch.linalg.vector_norm(weights[name] - others[name], dtype=torch.float64) for name in weights)
+    moved = [name for name in weights if weights[name] is not others[name]]
+    norms = (torch.linalg.vector_norm(weights[name] - others[name], dtype=torch.float64) for name in moved)
     return math.sqrt(sum(float(norm) ** 2 for norm in norms))

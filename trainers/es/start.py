@@ -56,16 +56,18 @@ def evolution_strategy(
 
     done: steps that the run has behind it. saved: the weights after them, needed on the main process alone.
     """
-    weights = {name: weight.clone() for name, weight in base.items()}
+    noise = config.make_noise(only)
+    # What has no noise stays what it was: one tensor is enough for both.
+    weights = {
+        name: weight if noise.kind(name, weight) == "frozen" else weight.clone() for name, weight in base.items()
+    }
     if done:
         for name, weight in weights.items():
             # The others get them over the network: their machines may lack the run folder.
             here = (saved[name] if saved else weight).to(accelerator.device, copy=True)
             weight.copy_(cast(torch.Tensor, broadcast(here)))
     return EvolutionStrategy(
-        SeedProblem(
-            rollout, config.make_noise(only), config.prompt_baseline, config.precision, config.released_engines
-        ),
+        SeedProblem(rollout, noise, config.prompt_baseline, config.precision, config.released_engines),
         weights,
         base,
         run_seed=config.seed,

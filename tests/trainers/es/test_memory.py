@@ -11,14 +11,13 @@ import pytest
 from eval.errors import UserError
 from eval.rollout.base import Sampling
 from eval.rollout.hf import HFEngine
-from tests.recipe_files import ROOT, recipe_yamls
+from tests.recipe_files import ROOT, planned_demand, recipe_yamls
 from tests.tiny import random_checkpoint, random_model
 from trainers.arguments import parse
 from trainers.es.config import ESConfig
 from trainers.es.engine import memory_demand
 from trainers.es.member import SeededMember
 from trainers.es.memory import (
-    PROMPT_TOKENS,
     USABLE,
     Demand,
     ModelShape,
@@ -68,7 +67,8 @@ def test_plans_of_the_papers_models(name, parameters, bytes_per_token):
     assert plan.device["adapters"] == 0 and plan.host == {}
     assert plan.device["noise"] == 12 * model.config.vocab_size * model.config.hidden_size
     low_rank = plan_memory(model, replace(PAPER, rank=1, rest="frozen", master_on_cpu=True))
-    assert low_rank.device["dense members"] == 0 and low_rank.host_bytes == 8 * parameters
+    frozen = sum(shape.numel() for name, shape in model.shapes.items() if ".layers." not in name or len(shape) == 1)
+    assert low_rank.device["dense members"] == 0 and low_rank.host_bytes == 8 * parameters - 4 * frozen
     matrices = [
         shape
         for tensor, shape in model.shapes.items()
@@ -84,7 +84,8 @@ def test_plans_of_the_papers_models_on_vllm(name):
     plan = plan_memory(model, demand)
     assert (plan.together, plan.rows) == (30, 1024)
     assert plan.device["pristine copy"] == plan.device["vLLM's weights"] == 2 * model.parameters
-    assert plan.device["master"] == plan.device["starting weights"] == 4 * model.parameters
+    searched = sum(s.numel() for tensor, s in model.shapes.items() if ".layers." in tensor and len(s) == 2)
+    assert plan.device["master"] == 4 * model.parameters and plan.device["starting weights"] == 4 * searched
     assert plan.device["KV cache"] == 12e9 and plan.device["packed matrices"] == 0
     per_layer = [shape for tensor, shape in model.shapes.items() if ".layers." in tensor and len(shape) == 2]
     assert plan.device["adapters"] == 30 * 8 * 2 * sum(map(sum, per_layer))  # vLLM makes room for rank 8
@@ -187,21 +188,7 @@ def test_a_recipe_fits_the_device_that_its_header_names(path):
     gigabytes = int(re.search(r"Hardware: (?:one GPU of|a CPU with) (\d+) GB", text)[1])
     model = path.split("/")[1]
     shape = model_shape(str(CONFIGS.get(model, ROOT / "tests/trainers/es/configs" / model)))
-    demand = Demand(
-        members=config.population,
-        prompts=config.prompts_per_batch or config.prompts_per_step,
-        samples=1,
-        prompt_tokens=PROMPT_TOKENS,
-        max_new_tokens=config.max_new_tokens,
-        engine_bytes=2,
-        population_bytes=int(config.population_gb * 1e9),
-        sampled=config.temperature > 0,
-        master_on_cpu=config.master_on_cpu,
-        rank=config.member_rank,
-        rest=config.rest,
-        engine=config.engine,
-    )
-    require_memory(shape, demand, gigabytes * 10**9)
+    require_memory(shape, planned_demand(config), gigabytes * 10**9)
 
 
 def test_every_model_of_the_papers_has_their_values_and_corrected_ones():
