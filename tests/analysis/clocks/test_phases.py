@@ -38,7 +38,7 @@ def planted(tmp_path_factory, write_run):
                     group,
                     size,
                     seed,
-                    rule=900,
+                    rule=1500,
                     memory=memory,
                     last=last,
                     length=length,

@@ -115,7 +115,7 @@ def test_rules_are_compared_at_equally_many_strings_and_within_a_phase(tmp_path,
 def test_runs_that_end_early_leave_claims_censored(tmp_path, write_run):
     for size in (64, 256):
         for group in (3, 4):
-            write_run(tmp_path / "runs" / f"g{group}-{size}", "mlp", group, size, rule=5000, memory=50000, last=500)
+            write_run(tmp_path / "runs" / f"g{group}-{size}", "mlp", group, size, rule=5000, memory=50000, last=427)
     results = measure(read_runs(tmp_path / "runs"), replicates=20)
     assert {claim(results, name, "mlp")["verdict"] for name in ("C1", "C5a", "C5b", "C5c")} == {"censored"}
     # Which clock comes first is unknown: these runs belong to neither phase.
