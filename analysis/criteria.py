@@ -44,6 +44,8 @@ SMALLEST_GAP = 0.05  # of CPR between gold and floor, below which a recovered sh
 # Clocks, claims C1 to C7 of arXiv 2605.10019
 AGREEMENT = 0.75  # share of ordered pairs of runs that have the order; half is chance
 INVARIANT_FACTOR = 3.0  # C3: between the memory clocks of rules that count as equal; seeds alone give up to 2
-NEARLY_LINEAR = (0.75, 1.35)  # C4: slopes of log tau_mem against log N
+EQUAL_BITS = 0.1  # C3: between the log2 of the valid strings of rules that are compared; a factor of 1.07 in strings
+NEARLY_LINEAR = (0.75, 1.35)  # C4: slopes of log tau_mem against log N; the whole interval lies inside, or outside
+SLOPE_SIZES = 3  # C4: sizes N within a phase that carry a slope; two points make a line across anything
 BASIN_FACTOR = 1.1  # C7: by which a radius must grow, or exceed another; two steps of the noise grid
 RECOVERY_GAP = 0.2  # share of strings that return, by which training strings must exceed held-out ones

@@ -5,8 +5,9 @@ values every one is run, and of several such options all combinations:
 
     {config: recipes/rules/parity-mlp.yaml, options: {train_size: [256, 512], seed: [0, 1, 2]}}
 
-A run's folder is the sweep's folder, then the file's name and the options: parity-mlp/train_size=256,seed=0. Finished
-runs are left as they are and interrupted ones go on, so a sweep is continued by starting it again.
+A run's folder is the sweep's folder, then the file's name and the options: parity-mlp/train_size=256,seed=0, without
+those that are null, which take an option of the file away. Finished runs are left as they are and interrupted ones go
+on, so a sweep is continued by starting it again.
 """
 
 from dataclasses import dataclass, field
@@ -47,7 +48,8 @@ class Runs:
         ]
         configs = []
         for settings in product(*axes):
-            folder_name = ",".join(f"{name}={_as_typed(value)}" for name, value in settings) or "run"
+            given = [f"{name}={_as_typed(value)}" for name, value in settings if value is not None]
+            folder_name = ",".join(given) or "run"
             output_dir = str(Path(folder) / Path(self.config).stem / folder_name)
             configs += from_yaml(self.config, (RulesConfig,), dict(settings) | {"output_dir": output_dir})
         return configs

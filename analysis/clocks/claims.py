@@ -4,12 +4,16 @@ A verdict is one of
 
     seen           the sweep shows it by the stated criterion
     not seen       the sweep shows something else
+    cannot tell    the runs leave both open
     censored       the runs ended before they could show it
-    not measured   no two runs of the sweep differ in what the claim is about
+    not measured   no two runs of the sweep differ in what the claim is about, and in that alone
 
 Order is judged on pairs of runs that differ in one quantity and in nothing else but the seed. A pair counts if its
 order is certain in spite of censoring (Harrell's concordance), and a claim about order is seen if at least
 `AGREEMENT` of these pairs have it. The rule clock is tau_rule_novel throughout: copying alone makes samples valid.
+
+What is said of tau_mem is judged within a phase (`analysis.clocks.phases`): where copies come first, and where the
+rule does. Rules are compared at equal N and at equally many valid strings, so that N over their entropy is equal too.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,17 +23,20 @@ from typing import Any
 
 from analysis.clocks.censored import concordance
 from analysis.clocks.measure import QUANTITIES, group_by, varied
+from analysis.clocks.phases import PHASES, equally_large, in_phase
 from analysis.clocks.resampled import median_crossing
 from analysis.clocks.runs import RULE_KEYS, Run
 from analysis.clocks.striking import MEMORY, RULE_NOVEL, Bounds, Crossing
-from analysis.criteria import AGREEMENT, BASIN_FACTOR, INVARIANT_FACTOR, NEARLY_LINEAR
+from analysis.criteria import AGREEMENT, BASIN_FACTOR, INVARIANT_FACTOR, NEARLY_LINEAR, SLOPE_SIZES
 
 
 CLAIMS = {
     "C1": "tau_rule increases with the complexity of the rule",
     "C2": "tau_rule decreases with the capacity of the model",
-    "C3": "tau_mem hardly depends on the rule",
-    "C4": "tau_mem grows nearly linearly with N",
+    "C3a": "tau_mem hardly depends on the rule, where copies come first",
+    "C3b": "tau_mem hardly depends on the rule, where the rule comes first",
+    "C4a": "tau_mem grows nearly linearly with N, where copies come first",
+    "C4b": "tau_mem grows nearly linearly with N, where the rule comes first",
     "C5a": "The window widens with N",
     "C5b": "The window narrows with the complexity of the rule",
     "C5c": "The window can vanish",
@@ -50,22 +57,27 @@ class Judgement:
     numbers: dict[str, Any] = field(default_factory=dict)
 
 
-def claims_section(runs: Sequence[Run], fits: Sequence[Entry], fields: dict[str, Entry]) -> list[Entry]:
+def claims_section(
+    runs: Sequence[Run], lines: Sequence[Entry], pooled: Sequence[Entry], fields: dict[str, Entry]
+) -> list[Entry]:
     """One entry for every claim and model (C6: all models together), in the order of CLAIMS.
 
     {"claim", "model", "verdict", "evidence": the numbers in words, "seeds": of the runs that it rests on,
      "runs": how many, and the numbers themselves under further keys}
 
-    fits: `fits_section`. fields: {run: its score field}, for the runs that have one.
+    lines, pooled: `phases_section` and `pooled_section`. fields: {run: its score field}, for the runs that have one.
     """
     by_model = group_by(runs, lambda run: run.model)
     judged = {("C6", "all"): _both_clocks(by_model)}
     for model, of_model in by_model.items():
+        fits = [entry for entry in [*pooled, *lines] if entry["model"] == model]
         judged |= {
             ("C1", model): _order(of_model, "complexity", rule_time, "later"),
-            ("C2", model): _order(of_model, "log10 parameters", rule_time, "earlier"),
-            ("C3", model): _invariance(of_model),
-            ("C4", model): _linearity(of_model, [fit for fit in fits if fit["model"] == model]),
+            ("C2", model): _capacity(of_model),
+            ("C3a", model): _invariance(of_model, "copies"),
+            ("C3b", model): _invariance(of_model, "rule"),
+            ("C4a", model): _linearity(of_model, "copies", fits),
+            ("C4b", model): _linearity(of_model, "rule", fits),
             ("C5a", model): _order(of_model, "log10 N", window_width, "wider"),
             ("C5b", model): _order(of_model, "complexity", window_width, "narrower"),
             ("C5c", model): _vanishing(of_model),
@@ -139,56 +151,81 @@ def _spread(crossings: Sequence[Crossing]) -> tuple[float, bool] | None:
     return max([*seen, *later]) / min(seen), bool(later)
 
 
-def _invariance(runs: Sequence[Run]) -> Judgement:
-    """C3, by the spread of the median memory clocks of the rules at equal N."""
-    used, spreads, rule_spreads = [], [], []
-    for group in group_by(runs, lambda run: run.setting_apart_from(RULE_KEYS)).values():
-        rules = group_by(group, lambda run: run.rule.describe()).values()
-        if len(rules) > 1:
-            used += group
-            spreads.append(_spread([_median([run.memorised for run in members]) for members in rules]))
-            rule_spreads.append(_spread([_median([run.rule_learned for run in members]) for members in rules]))
+def _capacity(runs: Sequence[Run]) -> Judgement:
+    """C2, and the same among the pairs of runs that both learned the rule before they copied."""
+    judged = _order(runs, "log10 parameters", rule_time, "earlier")
+    within = _order(in_phase(runs, "rule"), "log10 parameters", rule_time, "earlier")
+    if not within.runs:
+        return judged
+    evidence = f"{judged.evidence}; where the rule comes first in both: {within.evidence}"
+    numbers = judged.numbers | {f"rule_first_{name}": number for name, number in within.numbers.items()}
+    return Judgement(judged.verdict, evidence, judged.runs, numbers)
+
+
+def _invariance(runs: Sequence[Run], phase: str) -> Judgement:
+    """C3, by the spread of the median memory clocks of rules of equally many valid strings, at equal N in one "
+    "phase."""
+    used: list[Run] = []
+    spreads: list[tuple[int, tuple[float, bool] | None]] = []
+    apart = RULE_KEYS | {"train_size"}
+    for family in group_by(runs, lambda run: run.setting_apart_from(apart)).values():
+        for group in equally_large(family):
+            for size, members in sorted(group_by(in_phase(group, phase), lambda run: run.train_size).items()):
+                rules = group_by(members, lambda run: run.rule.describe()).values()
+                if len(rules) > 1:
+                    used += members
+                    spreads.append((size, _spread([_median([run.memorised for run in each]) for each in rules])))
     if not used:
-        return Judgement("not measured", "no two runs differ in the rule alone", used)
-    known = [spread for spread in spreads if spread is not None]
+        return Judgement("not measured", f"no two rules of equally many strings are at equal N in {_named(phase)}", [])
+    known = [(size, spread) for size, spread in spreads if spread is not None]
     if not known:
-        return Judgement("censored", "no rule was memorised", used)
-    factor, bound = max(known)
+        return Judgement("censored", f"no rule was memorised in {_named(phase)}", used)
+    factor, bound = max(spread for _, spread in known)
     if factor > INVARIANT_FACTOR:
         verdict = "not seen"
     else:
-        verdict = "censored" if any(part is None or part[1] for part in spreads) else "seen"
-    of_rule = max((part for part in rule_spreads if part is not None), default=None)
-    evidence = f"tau_mem of the rules within a factor of {_factor(factor, bound)}"
-    if of_rule is not None:
-        evidence += f", tau_rule within {_factor(*of_rule)}"
-    numbers = {"factor": factor, "is_bound": bound, "rule_factor": of_rule and of_rule[0]}
-    return Judgement(verdict, evidence, used, numbers)
+        verdict = "censored" if any(spread is None or spread[1] for _, spread in spreads) else "seen"
+    told = ", ".join(f"{_factor(*spread)} at N = {size}" for size, spread in known)
+    evidence = f"tau_mem of the rules, largest over smallest: {told}"
+    return Judgement(verdict, evidence, used, {"factor": factor, "is_bound": bound})
+
+
+def _named(phase: str) -> str:
+    return "runs in which copies come first" if phase == "copies" else "runs in which the rule comes first"
 
 
 def _factor(value: float, bound: bool) -> str:
     return f"{'at least ' if bound else ''}{value:.1f}"
 
 
-def _linearity(runs: Sequence[Run], fits: Sequence[Entry]) -> Judgement:
-    """C4, by the slope of the censored fit over most runs."""
-    candidates = [fit for fit in fits if (fit["clock"], fit["against"]) == (MEMORY, "log10 N")]
-    if not candidates:
-        return Judgement("not measured", "no two runs differ in N alone", [])
-    determined = [fit for fit in candidates if fit["slopes"]["log10 N"]["slope"] is not None]
-    if not determined:
-        return Judgement("censored", "too few runs were memorised for a slope", runs)
-    fit = max(determined, key=lambda each: each["observed"])
-    used = [run for run in runs if run.rule.describe() == fit["fixed"]]
+def _linearity(runs: Sequence[Run], phase: str, entries: Sequence[Entry]) -> Judgement:
+    """C4, by the slope within the phase over most memorised runs, and by its whole interval."""
+    members = in_phase(runs, phase)
+    if not members:
+        return Judgement("not measured", f"there are no {_named(phase)}", [])
+    at = f"{phase}_first"
+    fits = [(entry, entry[at]) for entry in entries if "log10 N" in entry[at]["slopes"]]
+    if not fits:
+        return Judgement("not measured", f"no two {_named(phase)} differ in N alone", members)
+    entry, fit = max(fits, key=lambda each: (each[1]["observed"], each[1]["censored"]))
     slope = fit["slopes"]["log10 N"]
+    if slope["slope"] is None:
+        return Judgement("censored", "too few runs were memorised for a slope", members)
     kind = "" if slope["bootstrap_low"] is None else "bootstrap_"
     low, high = slope[f"{kind}low"], slope[f"{kind}high"]
     interval = "" if low is None else f" ({low:.2f} to {high:.2f})"
+    rules = entry.get("rules", [entry.get("rule")])
     evidence = (
-        f"slope of log tau_mem against log N {slope['slope']:.2f}{interval}, {fit['observed']} runs memorised, "
-        f"{fit['censored']} censored, {fit['fixed']}"
+        f"slope of log tau_mem against log N {slope['slope']:.2f}{interval}, N from {fit['sizes'][0]} to "
+        f"{fit['sizes'][-1]}, {fit['observed']} runs memorised, {fit['censored']} censored, {' and '.join(rules)}"
     )
-    verdict = "seen" if NEARLY_LINEAR[0] <= slope["slope"] <= NEARLY_LINEAR[1] else "not seen"
+    verdict = "cannot tell"
+    if len(fit["sizes"]) >= SLOPE_SIZES and low is not None and high is not None:
+        if NEARLY_LINEAR[0] <= low and high <= NEARLY_LINEAR[1]:
+            verdict = "seen"
+        elif high < NEARLY_LINEAR[0] or low > NEARLY_LINEAR[1]:
+            verdict = "not seen"
+    used = [run for run in members if run.rule.describe() in rules]
     return Judgement(verdict, evidence, used, {"slope": slope["slope"], "low": low, "high": high})
 
 
@@ -201,14 +238,31 @@ def _vanishing(runs: Sequence[Run]) -> Judgement:
 
 
 def _both_clocks(by_model: dict[str, list[Run]]) -> Judgement:
-    """C6: which models show both clocks in one run, the rule first, and how far apart they are where tasks agree."""
-    parts, complete = [], []
+    """C6: whether in every model copies come first at small N and the rule at large N, with both clocks in one run.
+
+    Seen if every model has runs of both phases, in this order of N in `AGREEMENT` of the pairs of one setting, and a
+    run with the rule first and both clocks struck; censored if a model lacks one of these; not seen if in some
+    model the order is another.
+    """
+    parts, complete, reversed_order = [], [], []
     for model, runs in by_model.items():
-        both = sum(run.window.width is not None and run.window.state == "open" for run in runs)
-        rule, memory = (sum(run.clocks[name].observed for run in runs) for name in (RULE_NOVEL, MEMORY))
-        parts.append(f"{model}: both in one run {both}, rule {rule}, memory {memory} of {len(runs)} runs")
-        complete += [model] if both else []
-    verdict = "seen" if len(complete) == len(by_model) else "censored"
+        of_rule, of_copies = in_phase(runs, "rule"), in_phase(runs, "copies")
+        both = sum(run.window.width is not None for run in of_rule)
+        ordered = pairs = 0
+        for group in group_by(runs, lambda run: run.setting_apart_from({"train_size"})).values():
+            sizes = [[(run.train_size, run.train_size) for run in in_phase(group, phase)] for phase in PHASES]
+            in_order, certain = concordance(*sizes)
+            ordered, pairs = ordered + in_order, pairs + certain
+        unknown = len(runs) - len(of_rule) - len(of_copies)
+        parts.append(
+            f"{model}: copies first in {len(of_copies)} runs, the rule in {len(of_rule)} (both clocks struck in "
+            f"{both}), unknown in {unknown}; copies first at the smaller N in {ordered} of {pairs} pairs"
+        )
+        if pairs and ordered < AGREEMENT * pairs:
+            reversed_order.append(model)
+        elif pairs and both:
+            complete.append(model)
+    verdict = "not seen" if reversed_order else "seen" if len(complete) == len(by_model) else "censored"
     evidence = "; ".join([*parts, *_offsets(by_model)])
     used = [run for runs in by_model.values() for run in runs]
     numbers = {"models_with_both": complete}

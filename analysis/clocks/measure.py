@@ -104,6 +104,8 @@ def runs_section(runs: Sequence[Run], replicates: Replicates) -> dict[str, dict[
             "clocks": {name: crossed and asdict(crossed) for name, crossed in run.clocks.items()},
             "intervals": {name: list(clock_interval(again)) for name, again in replicates[run.name].items()},
             "window": asdict(run.window),
+            "first": run.window.first,
+            "memory_censored_by": run.memory_censored_by,
             "yield": run.innovation_yield,
             "curves": {name: [row[name] for row in run.rows] for name in CURVES},
         }
@@ -175,7 +177,7 @@ def _fit(
     design = [[1.0, *(QUANTITIES[quantity].value(run) for quantity in quantities)] for run in runs]
     crossings = [run.clocks[clock] for run in runs]
     line = fitted_line(design, crossings)
-    drawn = resampled_slopes(runs, clock, design, replicates) if line else []
+    drawn = resampled_lines(runs, clock, design, replicates) if line else []
     observed = sum(crossed.observed for crossed in crossings)
     return {
         "clock": clock,
@@ -183,9 +185,7 @@ def _fit(
         "against": quantities[0] if len(quantities) == 1 else "all",
         "fixed": fixed,
         "slopes": {
-            quantity: _slope(
-                line, column, [slopes[column - 1] for slopes in drawn], len(replicates[runs[0].name][clock])
-            )
+            quantity: slope_of(line, column, drawn, len(replicates[runs[0].name][clock]))
             for column, quantity in enumerate(quantities, start=1)
         },
         "intercept": line.coefficients[0] if line else None,
@@ -201,26 +201,29 @@ def fitted_line(design: Sequence[Sequence[float]], crossings: Sequence[Crossing]
     return censored_fit(design, [math.log10(c.time) for c in crossings], [c.observed for c in crossings])
 
 
-def resampled_slopes(
+def resampled_lines(
     runs: Sequence[Run], clock: str, design: Sequence[Sequence[float]], replicates: Replicates
 ) -> list[tuple[float, ...]]:
-    """The slopes of every replicate that has enough observed clocks for them, over seeds and samples."""
+    """The coefficients of every replicate that has enough observed clocks for them, over seeds and samples."""
     # Seeds are drawn anew within each setting, so that every replicate has all of them.
     positions = group_by(range(len(runs)), lambda i: runs[i].setting)
     generator = np.random.default_rng(0)
-    slopes = []
+    lines = []
     for replicate in range(len(replicates[runs[0].name][clock])):
         chosen = [int(i) for members in positions.values() for i in generator.choice(members, size=len(members))]
         again = fitted_line([design[i] for i in chosen], [replicates[runs[i].name][clock][replicate] for i in chosen])
-        slopes += [again.coefficients[1:]] if again else []
-    return slopes
+        lines += [again.coefficients] if again else []
+    return lines
 
 
-def _slope(line: Line | None, column: int, drawn: Sequence[float], replicates: int) -> dict[str, float | None]:
+def slope_of(
+    line: Line | None, column: int, drawn: Sequence[Sequence[float]], replicates: int
+) -> dict[str, float | None]:
+    """One coefficient with both its intervals. drawn: `resampled_lines`, of as many `replicates`."""
     wald = (line and line.interval(column)) or (None, None)
     # With too many replicates that have no slope there is no interval.
     enough = len(drawn) >= max(1, 0.9 * replicates)
-    bootstrap_low, bootstrap_high = interval_of_draws(drawn) if enough else (None, None)
+    bootstrap_low, bootstrap_high = interval_of_draws([each[column] for each in drawn]) if enough else (None, None)
     return {
         "slope": line.coefficients[column] if line else None,
         "low": wald[0],

@@ -88,6 +88,17 @@ class Run:
     def window(self) -> Window:
         return innovation_window(self.rule_learned, self.memorised)
 
+    @property
+    def memory_censored_by(self) -> str | None:
+        """Why the memory clock is known only to be later than the run, in words; None where it struck."""
+        if self.memorised.observed:
+            return None
+        if not self.finished:
+            return "the run is not finished"
+        if self.rows[-1]["step"] < self.config["steps"]:
+            return f"stop: {self.config['stop']}"
+        return f"the last step, {self.rows[-1]['step']:,}"
+
     @cached_property
     def innovation_yield(self) -> dict[str, float | int]:
         return innovation_yield(self.rows)

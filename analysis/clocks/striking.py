@@ -192,6 +192,12 @@ class Window:
     at_most: float | None = None
 
     @property
+    def first(self) -> str:
+        """The phase of the run: "rule" or "copies", by the clock that struck first; "unknown" if the run ended before
+        their order was known."""
+        return {"open": "rule", "vanished": "copies", "censored": "unknown"}[self.state]
+
+    @property
     def bounds(self) -> Bounds:
         """Of the width."""
         if self.width is not None:

@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from analysis.clocks.claims import claims_section
+from analysis.clocks.early import is_denoiser, score_memory
 from analysis.clocks.measure import (
     REPLICATES,
     bootstraps,
@@ -20,6 +21,7 @@ from analysis.clocks.measure import (
     settings_section,
 )
 from analysis.clocks.opened_models import has_field, mechanism, position_loss, score_field
+from analysis.clocks.phases import phases_section, pooled_section
 from analysis.clocks.runs import Run, environment, read_runs
 from analysis.clocks.sample_grids import sample_grids
 from analysis.resume import digest
@@ -50,7 +52,8 @@ def measure_sweep(runs: Path, output: Path, models: int = MODELS, replicates: in
 def measure(
     runs: Sequence[Run], models: int = MODELS, replicates: int = REPLICATES, earlier: Results | None = None
 ) -> Results:
-    """The sections of results.json: see analysis.clocks.measure, .claims, .opened_models and .sample_grids.
+    """The sections of results.json: see analysis.clocks.measure, .phases, .claims, .opened_models, .early and
+    .sample_grids.
 
     earlier: results of the same folder, whose sections on opened models stand where their runs have not changed.
     """
@@ -61,6 +64,8 @@ def measure(
         "score_field": (score_field, [run for run in by_interest if has_field(run)][:models]),
         "position_loss": (position_loss, next_token[: max(models // 2, 1)] if models else []),
         "mechanism": (mechanism, with_checkpoints[:models]),
+        # One number a checkpoint: of every run.
+        "score_memory": (score_memory, [run for run in runs if is_denoiser(run)] if models else []),
     }
     inputs = {section: {run.name: _digest(run) for run in chosen} for section, (_, chosen) in opened.items()}
     sections = {
@@ -68,12 +73,14 @@ def measure(
         for section, (measured, chosen) in opened.items()
     }
     again = bootstraps(runs, replicates)
-    fits = fits_section(runs, again)
+    lines, pooled = phases_section(runs, again), pooled_section(runs, again)
     return {
         "runs": runs_section(runs, again),
         "settings": settings_section(runs, again),
-        "fits": fits,
-        "claims": claims_section(runs, fits, sections["score_field"]),
+        "fits": fits_section(runs, again),
+        "phases": lines,
+        "pooled_phases": pooled,
+        "claims": claims_section(runs, lines, pooled, sections["score_field"]),
         "shown_runs": [run.name for run in by_interest[:CURVES]],
         "samples": {run.name: grid for run in by_interest[:SAMPLE_GRIDS] if (grid := sample_grids(run)) is not None},
         **sections,

@@ -29,13 +29,36 @@ def test_the_clocks_sweep_varies_what_the_claims_are_about():
     mlp = [run for run in runs if run.model == "mlp"]
     gpt = [run for run in runs if run.model == "gpt2"]
     dit = [run for run in runs if run.model == "dit"]
-    assert all((run.length, run.rule) == (24, "parity") for run in mlp + dit)
-    assert {run.train_size for run in mlp if run.group == 3} >= {128, 256, 512}
-    assert {run.group for run in mlp} >= {2, 3, 4} and {run.group for run in dit} == {2}
+    threes = [run for run in mlp if (run.length, run.group) == (24, 3)]
+    assert {run.rule for run in runs} == {"parity"}
+    # Both phases: copies come first up to 128, the rule from 256 on.
+    assert {run.train_size for run in threes} >= {32, 64, 128, 256, 512}
+    assert {run.group for run in mlp} >= {2, 3, 4}
+    # Rules of equally many valid strings at one N, and each model's task for another model.
+    equal = [run for run in mlp if run.make_rule().log2_count == 18 and run.train_size == 64]
+    assert {run.group for run in equal} == {2, 3, 4}
+    assert {(24, 2)} <= {(run.length, run.group) for run in dit}
+    assert {(run.length, run.group) for run in gpt} <= {(run.length, run.group) for run in mlp}
+    # One diffusion transformer that copies.
+    assert {run.stop for run in dit} == {"rule", "memory"}
     assert len({(run.width, run.depth) for run in mlp}) > 1
     assert {(run.length, run.group) for run in gpt} == {(16, 4)}
     for size in (64, 128, 256):
         assert len({run.seed for run in gpt if run.train_size == size}) >= 5
+
+
+def test_the_decisive_sweep_compares_rules_of_equally_many_strings_at_equal_sizes():
+    runs = sweep("decisive")
+    assert len(runs) == 30 and {run.stop for run in runs} == {"memory"} and {run.steps for run in runs} == {25000}
+    assert {run.make_rule().log2_count for run in runs} == {18}
+    for length, group in ((36, 2), (27, 3), (24, 4)):
+        of_rule = [run for run in runs if (run.length, run.group) == (length, group)]
+        assert {(run.train_size, run.seed) for run in of_rule} == {
+            (size, seed) for size in (32, 64, 128, 256, 512) for seed in (0, 1)
+        }
+    assert all(run.data_seed == run.seed for run in runs)
+    kept = {"width", "p_mean", "learning_rate", "batch_size", "ema_decay"}
+    assert len({tuple(getattr(run, name) for name in sorted(kept)) for run in runs}) == 1
 
 
 @pytest.mark.parametrize(

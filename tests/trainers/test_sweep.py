@@ -47,6 +47,10 @@ def test_an_entry_is_every_combination(recipe):
     assert configs[1].output_dir == "runs/here/small/group=2,seed=1,train_size=16"
     assert {(config.steps, config.train_size) for config in configs} == {(6, 16)}
     assert [config.output_dir for config in Runs(recipe).expand("runs/here")] == ["runs/here/small/run"]
+    # null takes an option of the file away, and names nothing.
+    (other,) = Runs(recipe, {"rule": "sudoku", "length": None, "group": None, "held_out_size": 16}).expand("here")
+    assert other.make_rule().describe() == "sudoku()"
+    assert other.output_dir == "here/small/rule=sudoku,held_out_size=16"
 
 
 def test_mistakes_are_found_before_the_first_run(recipe):

@@ -24,13 +24,14 @@ def write_rule_run(
     rule: float = 300,
     memory: float = 3000,
     last: int = 100000,
+    length: int = 24,
     **options,
 ) -> Path:
     """Write a run folder without a model: evaluations whose clocks are known, real data."""
     config = {
         "output_dir": str(folder),
         "rule": "parity",
-        "length": 24,
+        "length": length,
         "side": None,
         "group": group,
         "ones": None,
@@ -39,16 +40,18 @@ def write_rule_run(
         "data_seed": 0,
         "model": model,
         "width": 128,
+        "batch_size": 128,
         "depth": 3,
         "heads": 4,
         "mlp_ratio": 2.0,
         "seed": seed,
         "ema_decay": 0.0,
         "steps": last,
+        "stop": "never",
     } | options
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    split = make_rule("parity", length=24, group=group).split(train_size, 64, 0)
+    split = make_rule("parity", length=length, group=group).split(train_size, 64, 0)
     data = {"train": split.train, "control": split.control, "held_out": split.held_out}
     save_file({name: np.ascontiguousarray(part) for name, part in data.items()}, folder / "data.safetensors")
     (folder / "samples").mkdir()

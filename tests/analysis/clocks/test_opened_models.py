@@ -106,3 +106,20 @@ def test_what_is_measured_already_is_not_measured_again(results, trained):
     write_json(output / "results.json", found)
     measure_sweep(trained, output, models=5, replicates=5)
     assert read_json(output / "results.json")["score_field"]["mlp"]["vertices"] == 7
+
+
+def test_the_score_clock_of_every_checkpoint_agrees_with_the_field(results, trained):
+    page, found = results
+    assert set(found["score_memory"]) == {"mlp", "dit"}
+    runs = {run.name: run for run in read_runs(trained)}
+    for name, memory in found["score_memory"].items():
+        field = found["score_field"][name]
+        assert memory["steps"] == runs[name].checkpoints and set(field["steps"]) <= set(memory["steps"])
+        at = [memory["steps"].index(step) for step in field["steps"]]
+        assert [memory["recovery_gap"][i] for i in at] == field["recovery_gap"]
+        sigma = field["sigmas"].index(memory["sigma"])
+        # A batch of one noise level may round differently.
+        of_field = [clock["index"][sigma] for clock in field["score_clock"]]
+        assert [memory["index"][i] for i in at] == pytest.approx(of_field, abs=1e-6)
+        assert memory["turn"] == memory["steps"][memory["index"].index(max(memory["index"]))]
+    assert "Which clock struck first" in page.read_text()

@@ -75,11 +75,14 @@ def test_claims_hold_where_they_were_planted(results):
     for model in ("mlp", "gpt2"):
         assert verdicts["C1", model] == "seen"
         assert verdicts["C2", model] == "not measured"
-        assert verdicts["C4", model] == "seen"
+        # The rule comes first in these runs, and the rules differ in how many strings are valid.
+        assert verdicts["C4a", model] == "not measured" and verdicts["C4b", model] == "seen"
+        assert verdicts["C3b", model] == "not measured"
         assert verdicts["C5a", model] == "seen" and verdicts["C5b", model] == "seen"
         assert verdicts["C7", model] == "not measured"
     assert verdicts["C5c", "mlp"] == "seen" and verdicts["C5c", "gpt2"] == "not seen"
-    assert verdicts["C6", "all"] == "seen"
+    # No run of GPT-2 copies first.
+    assert verdicts["C6", "all"] == "censored"
     order = claim(results, "C1", "mlp")
     assert order["ordered"] == order["pairs"] and order["seeds"] == [0, 1]
     assert "mlp against gpt2" in claim(results, "C6", "all")["evidence"]
@@ -90,19 +93,36 @@ def test_claims_that_fail_are_not_seen(tmp_path, write_run):
         for size, memory in ((64, 600), (256, 500)):
             write_run(tmp_path / "runs" / f"g{group}-{size}", "mlp", group, size, rule=rule, memory=memory)
     results = measure(read_runs(tmp_path / "runs"), replicates=20)
-    for name in ("C1", "C4", "C5a", "C5b"):
+    for name in ("C1", "C5a", "C5b"):
         assert claim(results, name, "mlp")["verdict"] == "not seen", name
     assert claim(results, "C1", "mlp")["ordered"] < AGREEMENT * claim(results, "C1", "mlp")["pairs"]
-    assert claim(results, "C3", "mlp")["verdict"] == "seen"
     assert claim(results, "C6", "all")["verdict"] == "not measured"
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.5, "seen"), (6.0, "not seen")])
+def test_rules_are_compared_at_equally_many_strings_and_within_a_phase(tmp_path, write_run, factor, verdict):
+    """Three rules at one N; 2^18 strings are valid of the first two, 2^16 of the third, whose clock is far away."""
+    for length, group, memory in ((27, 3, 400), (24, 4, 400 * factor), (24, 3, 40000)):
+        for seed in (0, 1):
+            folder = tmp_path / "runs" / f"{length}-{group}-{seed}"
+            write_run(folder, "mlp", group, 64, seed, rule=1e7, memory=memory, length=length)
+    results = measure(read_runs(tmp_path / "runs"), replicates=20)
+    copies_first = claim(results, "C3a", "mlp")
+    assert copies_first["verdict"] == verdict and copies_first["factor"] == pytest.approx(factor, rel=0.05)
+    assert copies_first["runs"] == 4 and claim(results, "C3b", "mlp")["verdict"] == "not measured"
 
 
 def test_runs_that_end_early_leave_claims_censored(tmp_path, write_run):
     for size in (64, 256):
         for group in (3, 4):
-            write_run(tmp_path / "runs" / f"g{group}-{size}", "mlp", group, size, rule=5000, memory=50000, last=500)
+            write_run(tmp_path / "runs" / f"g{group}-{size}", "mlp", group, size, rule=5000, memory=50000, last=427)
     results = measure(read_runs(tmp_path / "runs"), replicates=20)
-    assert {claim(results, name, "mlp")["verdict"] for name in ("C1", "C3", "C4", "C5a", "C5b", "C5c")} == {"censored"}
+    assert {claim(results, name, "mlp")["verdict"] for name in ("C1", "C5a", "C5b", "C5c")} == {"censored"}
+    # Which clock comes first is unknown: these runs belong to neither phase.
+    for name in ("C3a", "C3b", "C4a", "C4b"):
+        assert claim(results, name, "mlp")["verdict"] == "not measured"
+    run = results["runs"]["g3-64"]
+    assert run["first"] == "unknown" and run["memory_censored_by"] == "the last step, 427"
 
 
 def test_basin_changes():
@@ -144,7 +164,7 @@ def test_the_page_holds_every_part_that_the_sweep_can_fill(sweep, tmp_path):
     build(tmp_path / "out")
     assert page.read_text() == before
     results = read_json(tmp_path / "out" / "results.json")
-    assert len(results["claims"]) == 17 and results["kind"] == "clocks"
+    assert len(results["claims"]) == 21 and results["kind"] == "clocks"
 
 
 def test_the_command_and_its_mistakes(tmp_path, capsys):
