@@ -18,6 +18,7 @@ from trainers.es.config import ESConfig
 from trainers.es.engine import memory_demand
 from trainers.es.member import SeededMember
 from trainers.es.memory import (
+    LOW_RANK,
     USABLE,
     Demand,
     ModelShape,
@@ -142,7 +143,7 @@ def test_a_refusal_names_settings_that_fit(name, gigabytes):
         (
             "llama-3.1-8b",
             24,
-            "set master_on_cpu: true, noise: low_rank, rank: 1, rest: frozen, prompts_per_batch: 25, population_gb: 4.597",
+            f"set master_on_cpu: true, {LOW_RANK}, prompts_per_batch: 25, population_gb: 4.597",
         ),
         ("llama-3.1-8b", 16, "no setting here makes it fit; it takes a device with 153.77 GB"),
     ],
