@@ -7,6 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from tests.benchmarks.drivers.training import grpo_options
+from tests.benchmarks.es_memory import GRPO_RUN
 from tests.tiny import random_model
 from trainers.dry_run import grpo_memory_line
 from trainers.es.memory import ModelShape
@@ -82,7 +83,7 @@ def test_the_peak_is_where_activations_or_gradients_are_most():
 
 
 def test_a_dry_run_says_what_a_run_takes(tmp_path):
-    settings = {"model": "recipes/tiny/models/llama-small", "task": "countdown", "use_cpu": True, "bf16": False}
-    arguments, config = grpo_options(settings | {"max_steps": 2, "output_dir": str(tmp_path / "run")})
+    settings = GRPO_RUN | {"model": "recipes/tiny/models/llama-small", "output_dir": str(tmp_path / "run")}
+    arguments, config = grpo_options(settings)
     line = grpo_memory_line(arguments, config, 16)
     assert "on each process, without shards: " in line and "optimizer's moments" in line

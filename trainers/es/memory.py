@@ -136,9 +136,10 @@ def plan_memory(model: ModelShape, demand: Demand) -> Plan:
         "starting weights": 4 * sum(noisy.values()),
     }
     on_host = demand.master_on_cpu and demand.host_apart
-    # One tensor at a time: noise, sum, and the weight beside them; or the check that all of a tensor is finite.
+    # One tensor at a time: noise, sum, and the weight beside them; or the check, where the master lies, that all of a
+    # tensor is finite.
     largest = max(math.prod(shape) for shape in model.searched.values())
-    noise = {"noise": max(12 * max(noisy.values()), 7 * largest)}
+    noise = {"noise": max(12 * max(noisy.values()), 0 if on_host else 7 * largest)}
     return Plan(({} if on_host else master) | noise | engine, master if on_host else {}, together, rows)
 
 

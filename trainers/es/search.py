@@ -192,6 +192,8 @@ class EvolutionStrategy(SearchAlgorithm):
     def _apply(self) -> float:
         squared_norm = 0.0
         for name, weight in self.weights.items():
+            if weight is self.base[name]:
+                continue  # frozen
             here = {name: weight.to(self.device)}
             squared_norm += apply_update(here, {name: self.base[name].to(self.device)}, self.update) ** 2
             if here[name] is not weight:
