@@ -17,6 +17,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from analysis.report.figure_values import Series, values_of
 from analysis.report.results import BASE
+from eval.errors import UserError
 
 
 # Okabe and Ito's colours, which people with the common colour deficiencies tell apart.
@@ -34,6 +35,8 @@ DASHED = (0, (5, 2))
 WIDTH = 5.6
 # Of the PNG files, in dots per inch.
 RESOLUTION = 150
+# Of one figure.
+MOST_PANELS = 1_000
 
 SETTINGS = {
     "font.family": "sans-serif",
@@ -104,7 +107,15 @@ def draw(name: str, painter: Callable[[], Figure]) -> Drawing:
 def canvas(
     height: float, rows: int = 1, columns: int = 1, width: float = WIDTH, **subplots: Any
 ) -> tuple[Figure, Any]:
-    """A figure of the page's width, and its axes as `Figure.subplots` gives them. height, width: in inches."""
+    """A figure of the page's width, and its axes as `Figure.subplots` gives them. height, width: in inches.
+
+    Raises `UserError` for more panels than `MOST_PANELS`, which matplotlib would draw for hours.
+    """
+    if rows * columns > MOST_PANELS:
+        raise UserError(
+            f"results.json asks for a figure of {rows:,} by {columns:,} panels, and at most {MOST_PANELS:,} are drawn; "
+            "it is damaged, or has more runs than one page can show: take some out"
+        )
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, **subplots)
 

@@ -7,6 +7,8 @@ import pytest
 
 from analysis.report import build, build_gallery
 from analysis.report.runs_table import as_csv, as_markdown, runs_table
+from analysis.report.style import canvas
+from eval.errors import UserError
 from tests.analysis.report.conftest import synthetic_results
 
 
@@ -64,3 +66,8 @@ def test_dollar_signs_stand_in_a_figure_as_they_are(tmp_path):
         return figure
 
     assert "$x_2$ and $\\frac" in draw("name", painter).svg
+
+
+def test_figure_with_a_panel_for_each_letter_of_a_damaged_entry_is_refused():
+    with pytest.raises(UserError, match="5,000 by 4 panels"):
+        canvas(2, 5000, 4)

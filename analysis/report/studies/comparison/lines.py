@@ -26,7 +26,7 @@ from analysis.report.results import (
 from analysis.report.section import Section, Terms
 from analysis.report.sentences import join, sentence
 from analysis.report.studies.comparison.learning import numbers
-from analysis.report.style import DOTTED, FURTHER_COLOURS, GREY, INK, WIDTH, canvas, colour, name_rows
+from analysis.report.style import DOTTED, FURTHER_COLOURS, GREY, INK, canvas, colour, name_rows
 from analysis.report.tables import Cell, Table, value
 
 
@@ -214,9 +214,8 @@ def figure(results: Results) -> Figure:
     """Reward and, below it, loss along the straight line between two models; three pairs beside each other."""
     blocks = -(-len(lines(results)) // LINES_PER_ROW)
     columns = min(len(lines(results)), LINES_PER_ROW)
-    drawing = Figure(figsize=(WIDTH, 4.6 * blocks), layout="constrained")
+    drawing, panels = canvas(4.6 * blocks, 2 * blocks, columns, squeeze=False)
     drawing.get_layout_engine().set(wspace=0.09, hspace=0.05)
-    panels = drawing.subplots(2 * blocks, columns, squeeze=False)
     for axes in panels.flat[1:]:
         axes.set_visible(False)
     for i, (pair, line) in enumerate(lines(results).items()):
