@@ -74,7 +74,11 @@ def section(results: Results) -> Section:
 
 def caption(results: Results) -> str:
     """The barrier of every line, and where the test has no power to deny one."""
-    untold = {pair: judged for pair, judged in powerless(results).items() if not has_barrier(lines(results)[pair])}
+    untold = {
+        pair: judged
+        for pair, judged in powerless(results).items()
+        if pair in lines(results) and not has_barrier(lines(results)[pair])
+    }
     by_pair = {pair_label(pair): line for pair, line in lines(results).items()}
     stated = barriers(by_pair, [pair_label(pair) for pair in untold])
     return " ".join([stated, *(cannot_tell(pair, judged) for pair, judged in untold.items())])
