@@ -74,8 +74,14 @@ def section(results: Results) -> Section:
 
 def caption(results: Results) -> str:
     """The barrier of every line, and where the test has no power to deny one."""
-    stated = barriers({pair_label(pair): line for pair, line in lines(results).items()})
-    return " ".join([stated, *(cannot_tell(pair, judged) for pair, judged in powerless(results).items())])
+    untold = {
+        pair: judged
+        for pair, judged in powerless(results).items()
+        if pair in lines(results) and not has_barrier(lines(results)[pair])
+    }
+    by_pair = {pair_label(pair): line for pair, line in lines(results).items()}
+    stated = barriers(by_pair, [pair_label(pair) for pair in untold])
+    return " ".join([stated, *(cannot_tell(pair, judged) for pair, judged in untold.items())])
 
 
 def powerless(results: Results) -> dict[str, dict[str, list[str]]]:
@@ -273,14 +279,18 @@ def barrier_between(line: Line) -> str:
     return "whether a reward barrier lies between them is not known"
 
 
-def barriers(by_pair: Mapping[str, Line]) -> str:
-    """The barrier of every line, reward and loss, in one sentence; `by_pair` by the label of the pair."""
+def barriers(by_pair: Mapping[str, Line], untold: Sequence[str] = ()) -> str:
+    """The barrier of every line, reward and loss, in one sentence; `by_pair` by the label of the pair.
+
+    untold: labels of those of which the test cannot tell.
+    """
     listed = [
-        f"{pair} {points(line['reward_barrier'])} and {significant(line['loss_barrier'], 2)} ({outcome(line)})"
+        f"{pair} {points(line['reward_barrier'])} and {significant(line['loss_barrier'], 2)} "
+        f"({CANNOT_TELL if pair in untold else outcome(line)})"
         for pair, line in by_pair.items()
     ]
     crossed = [pair for pair, line in by_pair.items() if "clear" in (reward_barrier(line), loss_barrier(line))]
-    flat = all(reward_barrier(line) == loss_barrier(line) == "none" for line in by_pair.values())
+    flat = not untold and all(reward_barrier(line) == loss_barrier(line) == "none" for line in by_pair.values())
     if crossed:
         opening = f"A barrier stands on {join(crossed)}"
     else:
