@@ -113,8 +113,8 @@ def canvas(
     """
     if rows * columns > MOST_PANELS:
         raise UserError(
-            f"results.json asks for {rows:,} by {columns:,} panels in one figure, of which {MOST_PANELS:,} at most are "
-            "drawn; it is damaged, or has more runs than a page can show: take some out"
+            f"results.json asks for {rows:,} by {columns:,} panels in one figure, of which at most {MOST_PANELS:,} "
+            "are drawn; it is damaged, or has more runs than a page can show: take some out"
         )
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, **subplots)
