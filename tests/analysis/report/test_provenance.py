@@ -12,6 +12,7 @@ from analysis.circuits.change import ChangeOptions, likeness
 from analysis.claims.judge import CLAIMS, judge
 from analysis.clocks.measure import bootstraps
 from analysis.clocks.runs import read_runs
+from analysis.clocks.phases import phases_section, pooled_section
 from analysis.clocks.study import measure
 from analysis.continual.summary import complete_chains, summarise
 from analysis.report.provenance import FUNCTIONS, function_of
@@ -146,7 +147,8 @@ def test_numbers_of_clocks(tmp_path, rule_run):
     assert at(settings, "0/clocks/tau_mem/median") == at(results, "settings/0/clocks/tau_mem/median") > 0
     fits = computed("clocks", "fits/0/observed", runs, again)
     assert at(fits, "0/observed") == at(results, "fits/0/observed") > 0
-    claims = computed("clocks", "claims/0/runs", runs, fits, {})
+    lines, pooled = phases_section(runs, again), pooled_section(runs, again)
+    claims = computed("clocks", "claims/0/runs", runs, lines, pooled, {})
     assert at(claims, "0/runs") == at(results, "claims/0/runs")
 
 
