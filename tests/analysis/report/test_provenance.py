@@ -11,8 +11,8 @@ from analysis.behaviour.lines import Landscape
 from analysis.circuits.change import ChangeOptions, likeness
 from analysis.claims.judge import CLAIMS, judge
 from analysis.clocks.measure import bootstraps
-from analysis.clocks.runs import read_runs
 from analysis.clocks.phases import phases_section, pooled_section
+from analysis.clocks.runs import read_runs
 from analysis.clocks.study import measure
 from analysis.continual.summary import complete_chains, summarise
 from analysis.report.provenance import FUNCTIONS, function_of
