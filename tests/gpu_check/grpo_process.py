@@ -1,4 +1,4 @@
-"""recipes/grpo.py as `accelerate launch -m` starts it here: each process leaves in a file what it was and took."""
+"""recipes/grpo.py as accelerate starts it here: each process leaves in a file what it was and took."""
 
 import os
 import sys

@@ -11,6 +11,7 @@ from analysis.report import build
 from analysis.report.studies.comparison import headline, lines, matched
 from eval.storage import write_json
 from tests.analysis.claims.test_matched import curve
+from tests.analysis.report.conftest import synthetic_results
 from tests.analysis.report.test_report_build import at_pointer, page_of
 
 
@@ -51,7 +52,7 @@ def matched_results(results: dict, found: bool = True) -> dict:
 def controls(results: dict, clean: bool) -> dict:
     """Controls of the line es|grpo: the line itself (clean), or one with a deep dip."""
     flat = copy.deepcopy(results["connectivity"]["lines"]["base|es"])
-    dip = copy.deepcopy(results["connectivity"]["lines"]["es|grpo"])
+    dip = synthetic_results()["connectivity"]["lines"]["es|grpo"]
     made = {"random": flat if clean else dip, "mirrored": dip}
     return {"lines": {"es|grpo": {"points": 11, "lines": made, "base": {}, **with_controls(flat, made)}}}
 
@@ -72,7 +73,7 @@ def test_both_sections_stand_on_the_page_with_numbers_of_results_json(results, t
     for name in ("cost", "equal-accuracy", "controls"):
         assert (tmp_path / "report" / "figures" / f"{name}.svg").exists(), name
     markdown = (tmp_path / "report" / "report.md").read_text()
-    assert "At the matched budget and at matched accuracy" in markdown
+    assert "At equal accuracy" in markdown and "What accuracy costs" in markdown
     assert page is not None and at_pointer(results, "/matched/stops/matched accuracy/norm/ratio") == pytest.approx(
         4 * results["matched"]["stops"]["matched budget"]["norm"]["ratio"]
     )
