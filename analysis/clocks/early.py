@@ -33,7 +33,9 @@ def score_memory(run: Run) -> dict[str, Any]:
     vertices = {name: repeated(run.data[name], VERTICES) for name in ("train", "held_out")}
     closed = isinstance(rule, Parity | GridParity)
     empirical, clean = empirical_denoiser(train, rule.vocabulary), encode(vertices["held_out"], rule.vocabulary)
-    steps, gaps, index = run.checkpoints, [], []
+    # A run that is still going on removes its newest checkpoint when it writes the next, unless it was evaluated.
+    evaluated = {row["step"] for row in run.rows}
+    steps, gaps, index = [step for step in run.checkpoints if step in evaluated], [], []
     for step in steps:
         denoise = load(run, step).denoise
         train_returns, held_out_returns = (
