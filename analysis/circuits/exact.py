@@ -108,9 +108,7 @@ class _CleanRun:
         self.masks = [mask[:, :, self.start :] for mask in self.masks]
         self.positions = tuple(part[:, self.start :] for part in recorder.positions)
         self.last = recorder.last[:, self.start :]
-        self.losses = _losses(
-            model, batch, self, _Rows(self.last, torch.arange(len(batch), device=model.device), None)
-        )
+        self.losses = _losses(model, batch, self.start, self.last, torch.arange(len(batch), device=model.device))
 
 
 class _Recorder:
@@ -188,7 +186,7 @@ def _sweep(
             place = first + model.heads
             rows = _joining(rows, behind, clean.changes[2 + 2 * number].unsqueeze(2), range(place, place + 1))
     if rows is not None:
-        yield rows.examples, rows.nodes, _losses(model, batch, clean, rows)
+        yield rows.examples, rows.nodes, _losses(model, batch, clean.start, rows.hidden, rows.examples)
 
 
 def _common(one: range, other: range) -> range:
@@ -226,12 +224,14 @@ def _through_mlp(model: CircuitModel, rows: _Rows, number: int) -> _Rows:
     return _Rows(rows.hidden + written, rows.examples, rows.nodes)
 
 
-def _losses(model: CircuitModel, batch: Batch, clean: _CleanRun, rows: _Rows) -> torch.Tensor:
-    """[R] `answer_loss`, of the two logits that it takes alone: the vocabulary is as wide as several layers."""
-    last = last_real_position(batch.attention_mask)[rows.examples] - clean.start
-    hidden = model.backbone.norm(rows.hidden[torch.arange(len(last), device=last.device), last]).float()
+def _losses(
+    model: CircuitModel, batch: Batch, start: int, hidden: torch.Tensor, examples: torch.Tensor
+) -> torch.Tensor:
+    """[R] `answer_loss` of [R, T', d], from two logits alone: a vocabulary is as wide as several layers."""
+    last = last_real_position(batch.attention_mask)[examples] - start
+    hidden = model.backbone.norm(hidden[torch.arange(len(last), device=last.device), last]).float()
     head = model.model.lm_head
-    tokens = torch.stack([batch.wrong_answer, batch.answer])[:, rows.examples]
+    tokens = torch.stack([batch.wrong_answer, batch.answer])[:, examples]
     logits = torch.einsum("rd,srd->sr", hidden, head.weight[tokens].float())
     if head.bias is not None:
         logits = logits + head.bias[tokens].float()
