@@ -7,22 +7,39 @@ helps. All sums are in float32, whatever the model's type, and kept for each exa
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from numpy.polynomial.legendre import leggauss
 from tqdm import tqdm
 
 from analysis.circuits.ablation import ABLATIONS, ablated_run, mean_activations
 from analysis.circuits.batch import Batch, answer_loss
+from analysis.circuits.exact import exact_patching
 from analysis.circuits.nodes import Activations, CircuitModel, Run
+from analysis.circuits.relevance import relevance_rules
 from eval.errors import UserError
 
 
-RULES: dict[str, Callable[[int], list[float]]] = {
-    "left": lambda steps: [k / steps for k in range(steps)],
-    "right": lambda steps: [(k + 1) / steps for k in range(steps)],
-    "midpoint": lambda steps: [(k + 0.5) / steps for k in range(steps)],
+# Points of a path from 0 (knocked out) to 1 (clean), each with its weight relative to the mean one.
+Points = Sequence[tuple[float, float]]
+
+
+def gauss_legendre(steps: int) -> Points:
+    """Exact for polynomials of degree 2 * steps - 1, where the other rules are for degree 0 or 1."""
+    nodes, weights = leggauss(steps)
+    return [
+        ((1 + node) / 2, steps * weight / 2) for node, weight in zip(nodes.tolist(), weights.tolist(), strict=True)
+    ]
+
+
+RULES: dict[str, Callable[[int], Points]] = {
+    "left": lambda steps: [(k / steps, 1.0) for k in range(steps)],
+    "right": lambda steps: [((k + 1) / steps, 1.0) for k in range(steps)],
+    "midpoint": lambda steps: [((k + 0.5) / steps, 1.0) for k in range(steps)],
+    "gauss-legendre": gauss_legendre,
 }
-METHODS = ("nap", "nap-ig-inputs", "nap-ig-activations", "nap-ig-activations-published", "exact")
+METHODS = ("nap", "nap-ig-inputs", "nap-ig-activations", "nap-ig-activations-published", "relp", "exact")
 
 
 @dataclass(frozen=True)
@@ -80,11 +97,12 @@ def attribute(
         the line between a'_v and a_v, everything before it clean (Marks et al. 2024, arXiv 2403.19647).
     nap-ig-activations-published: the same runs as the released EAP-IG code uses them: at every step of every sub-layer
         the products of all nodes are added up, and divided by the number of all steps. Close to nap.
-    exact: L with v knocked out, less L: activation patching, N runs.
+    relp: as nap, with the slopes of layer-wise relevance in place of gradients (see `relevance.py`).
+    exact: L with v knocked out, less L: activation patching (see `exact.py`).
 
     steps, rule: of integrated gradients; alpha = k/steps, for k = 0 to steps-1 ("left"), 1 to steps ("right"), or
-        (k + 1/2)/steps ("midpoint"); alpha = 1 is the clean prompt. The released EAP-IG takes "right" for nodes and
-        "left" for edges, and 5 steps.
+        (k + 1/2)/steps ("midpoint"), or Gauss and Legendre's points; alpha = 1 is the clean prompt. The released
+        EAP-IG takes "right" for nodes and "left" for edges, and 5 steps.
     ablation: "counterfactual", "mean" (`means`, by default those of `batches` themselves) or "zero".
     rows: as many prompts go through the model at once where several variants of one batch do.
 
@@ -97,28 +115,31 @@ def attribute(
     check_options(method, ablation, steps, rule, batches)
     if ablation == "mean" and means is None:
         means = mean_activations(model, batches)
-    alphas = RULES[rule](steps)
+    points = RULES[rule](steps)
     per_batch, changes = [], []
     for batch in tqdm(batches, desc=method, unit="batch", leave=False):
         batch = batch.to(model.device)
         removed = ablated_run(model, batch, ablation, means)
         if method == "nap":
             scores = nap(model, batch, removed)
+        elif method == "relp":
+            with relevance_rules(model):
+                scores = nap(model, batch, removed)
         elif method == "nap-ig-inputs":
-            scores, change = nap_ig_inputs(model, batch, removed, alphas)
+            scores, change = nap_ig_inputs(model, batch, removed, points)
             changes.append(change)
         elif method == "nap-ig-activations":
-            scores, change = nap_ig_activations(model, batch, removed, alphas)
+            scores, change = nap_ig_activations(model, batch, removed, points)
             changes.append(change)
         elif method == "nap-ig-activations-published":
-            scores = nap_ig_activations_published(model, batch, removed, alphas)
+            scores = nap_ig_activations_published(model, batch, removed, points)
         else:
-            scores = exact_patching(model, batch, removed, rows)
+            scores = exact_patching(model, batch, removed.activations, rows)
         per_batch.append(scores.cpu())
     per_example = torch.cat(per_batch)
     completeness = None
     if changes:
-        path = f"{method} ({len(alphas)} steps, {rule})"
+        path = f"{method} ({steps} steps, {rule})"
         completeness = _completeness(path, *(torch.cat(parts) for parts in zip(*changes, strict=True)))
         tqdm.write(str(completeness))
     return Attribution(method, ablation, model.nodes, per_example.double().mean(0), per_example, completeness)
@@ -132,41 +153,42 @@ def nap(model: CircuitModel, batch: Batch, removed: Run) -> torch.Tensor:
 
 
 def nap_ig_inputs(
-    model: CircuitModel, batch: Batch, removed: Run, alphas: Sequence[float]
+    model: CircuitModel, batch: Batch, removed: Run, points: Points
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-    """[B, N] scores by the mean gradient over embeddings at `alphas`, and ([B] attributed to `input`, [B] actual)."""
+    """[B, N] scores by the mean gradient over embeddings at `points`, and ([B] attributed to `input`, [B] actual)."""
     scores, clean_loss, change = 0.0, None, None
-    for run, loss in input_path(model, batch, removed, alphas):
+    for run, loss, weight in input_path(model, batch, removed, points):
         if change is None:
             clean_loss, change = loss, differences(removed.activations, run.activations)
         if run.logits.requires_grad:
-            scores = scores + products(model, gradients(run, batch), change) / len(alphas)
+            scores = scores + weight * products(model, gradients(run, batch), change) / len(points)
     actual = answer_loss(removed.logits, batch) - clean_loss
     return scores, (scores[:, 0].cpu(), actual.cpu())
 
 
 def input_path(
-    model: CircuitModel, batch: Batch, removed: Run, alphas: Sequence[float]
-) -> Iterator[tuple[Run, torch.Tensor]]:
-    """Yield (run, [B] loss) on the clean prompt, then at each alpha < 1 between corrupted and clean embeddings.
+    model: CircuitModel, batch: Batch, removed: Run, points: Points
+) -> Iterator[tuple[Run, torch.Tensor, float]]:
+    """Yield (run, [B] loss, weight) on the clean prompt, then at each point < 1 between corrupted and clean prompt.
 
     Each run is recorded and has a graph, so that gradients can be taken, except for the clean one if 1 is not among
-    `alphas`: that one is for its activations only.
+    `points`: that one is for its activations only.
     """
     clean, corrupted = model.embed(batch.clean_ids), removed.activations.input
-    if 1.0 in alphas:
+    at_the_end = [weight for alpha, weight in points if alpha == 1.0]
+    if at_the_end:
         run = gradient_run(model, batch, clean.requires_grad_())
     else:
         run = model.record(batch.clean_ids, batch.attention_mask)
-    yield run, answer_loss(run.logits.detach(), batch)
-    for alpha in alphas:
+    yield run, answer_loss(run.logits.detach(), batch), sum(at_the_end)
+    for alpha, weight in points:
         if alpha < 1.0:
             run = gradient_run(model, batch, torch.lerp(corrupted, clean.detach(), alpha).requires_grad_())
-            yield run, answer_loss(run.logits.detach(), batch)
+            yield run, answer_loss(run.logits.detach(), batch), weight
 
 
 def nap_ig_activations(
-    model: CircuitModel, batch: Batch, removed: Run, alphas: Sequence[float]
+    model: CircuitModel, batch: Batch, removed: Run, points: Points
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
     """[B, N] scores, and ([B * (2L + 1)] attributed, actual) of each sub-layer's path.
 
@@ -176,14 +198,15 @@ def nap_ig_activations(
     examples, count = len(batch), len(model.nodes)
     with torch.no_grad():
         clean_loss = answer_loss(model.run(batch.clean_ids, batch.attention_mask).logits, batch)
+    alphas, weights = torch.tensor(points, device=model.device)[:, :, None, None].unbind(1)
     columns, attributed, actual = [], [], []
     for part in sublayers(model):
-        gates = torch.ones(len(alphas), examples, count, device=model.device)
-        gates[..., part] = torch.tensor(alphas, device=model.device)[:, None, None]
+        gates = torch.ones(len(points), examples, count, device=model.device)
+        gates[..., part] = alphas
         gates.requires_grad_()
         run = model.run(batch.clean_ids, batch.attention_mask, gates=gates, replacement=removed.activations)
         (slope,) = torch.autograd.grad(answer_loss(run.logits, batch).sum(), gates)
-        columns.append(-slope[..., part].mean(0))
+        columns.append(-(weights * slope[..., part]).mean(0))
         without = torch.ones(count, device=model.device)
         without[part] = 0.0
         with torch.no_grad():
@@ -193,26 +216,24 @@ def nap_ig_activations(
     return torch.cat(columns, dim=1), (torch.cat(attributed), torch.cat(actual))
 
 
-def nap_ig_activations_published(
-    model: CircuitModel, batch: Batch, removed: Run, alphas: Sequence[float]
-) -> torch.Tensor:
+def nap_ig_activations_published(model: CircuitModel, batch: Batch, removed: Run, points: Points) -> torch.Tensor:
     """[B, N] scores; every sub-layer's path counts for every node."""
     clean = model.record(batch.clean_ids, batch.attention_mask)
     change = differences(removed.activations, clean.activations)
-    runs = activation_path(model, batch, clean, removed, alphas)
-    scores = [products(model, gradients(run, batch), change) for run in runs]
+    runs = activation_path(model, batch, clean, removed, points)
+    scores = [weight * products(model, gradients(run, batch), change) for run, weight in runs]
     return torch.stack(scores).mean(0)
 
 
 def activation_path(
-    model: CircuitModel, batch: Batch, clean: Run, removed: Run, alphas: Sequence[float]
-) -> Iterator[Run]:
-    """Recorded clean runs with one sub-layer at alpha between knocked out and clean, for each sub-layer and alpha."""
+    model: CircuitModel, batch: Batch, clean: Run, removed: Run, points: Points
+) -> Iterator[tuple[Run, float]]:
+    """Recorded clean runs with one sub-layer between knocked out and clean, and their weights; for each in turn."""
     for part in sublayers(model):
-        for alpha in alphas:
+        for alpha, weight in points:
             gates = torch.ones(len(model.nodes), device=model.device)
             gates[part] = alpha
-            yield model.run(
+            run = model.run(
                 batch.clean_ids,
                 batch.attention_mask,
                 gates=gates,
@@ -220,15 +241,7 @@ def activation_path(
                 embeddings=clean.activations.input.detach().requires_grad_(),
                 record=True,
             )
-
-
-def exact_patching(model: CircuitModel, batch: Batch, removed: Run, rows: int) -> torch.Tensor:
-    """[B, N] changes of the loss when each node alone is knocked out, at most `rows` rows at once."""
-    count = len(model.nodes)
-    all_but_one = 1.0 - torch.eye(count, device=model.device)
-    with torch.no_grad():
-        clean_loss = answer_loss(model.run(batch.clean_ids, batch.attention_mask).logits, batch)
-        return (circuit_losses(model, batch, removed.activations, all_but_one, rows) - clean_loss).T
+            yield run, weight
 
 
 def circuit_losses(
@@ -251,10 +264,10 @@ def sublayers(model: CircuitModel) -> Iterator[slice]:
         yield slice(start + model.heads, start + model.heads + 1)
 
 
-def gradient_run(model: CircuitModel, batch: Batch, embeddings: torch.Tensor) -> Run:
-    """A recorded run from `embeddings`, a leaf that requires gradients."""
+def gradient_run(model: CircuitModel, batch: Batch, embeddings: torch.Tensor, **gated: Any) -> Run:
+    """A recorded run from `embeddings`, a leaf that requires gradients; gated: `gates` and `replacement`."""
     with torch.enable_grad():
-        return model.run(batch.clean_ids, batch.attention_mask, embeddings=embeddings, record=True)
+        return model.run(batch.clean_ids, batch.attention_mask, embeddings=embeddings, record=True, **gated)
 
 
 def gradients(run: Run, batch: Batch) -> Sequence[torch.Tensor]:

@@ -12,18 +12,27 @@ reader becomes one vector [T, d] in the residual stream, each writer another, an
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
 from analysis.circuits.ablation import ablated_run, mean_activations
-from analysis.circuits.attribution import RULES, check_choice, check_options, differences, gradient_run
+from analysis.circuits.attribution import (
+    RULES,
+    Points,
+    check_choice,
+    check_options,
+    differences,
+    gradient_run,
+    sublayers,
+)
 from analysis.circuits.batch import Batch, answer_loss
 from analysis.circuits.nodes import Activations, CircuitModel, Run, head_outputs, hooks
 
 
-EDGE_METHODS = ("nap", "nap-ig-inputs")
+EDGE_METHODS = ("nap", "nap-ig-inputs", "nap-ig-activations")
 
 # Bytes that the changes of all writers of the examples in work may take.
 MEMORY = 2**30
@@ -61,9 +70,11 @@ def attribute_edges(
     means: Activations | None = None,
     per_example: bool = False,
 ) -> EdgeAttribution:
-    """Score every edge by "nap" (EAP; Syed et al. 2023, arXiv 2310.10348) or "nap-ig-inputs" (EAP-IG; Hanna et al.
-    2024, arXiv 2403.17806).
+    """Score every edge by one of EDGE_METHODS; `exact_edges.patch_edges` cuts them one by one.
 
+    nap: EAP (Syed et al. 2023, arXiv 2310.10348). nap-ig-inputs: EAP-IG (Hanna et al. 2024, arXiv 2403.17806).
+    nap-ig-activations: the gradient is averaged while the writer's sub-layer moves from knocked out to clean, as for
+        nodes; as many backward passes for each step as the model has sub-layers.
     ablation, steps, rule, means: as in `attribute`.
     per_example: keep the scores of each example, N * R numbers each.
 
@@ -73,13 +84,14 @@ def attribute_edges(
     check_options(method, ablation, steps, rule, batches)
     if ablation == "mean" and means is None:
         means = mean_activations(model, batches)
-    alphas = RULES[rule](steps) if method == "nap-ig-inputs" else [1.0]
+    points = [(1.0, 1.0)] if method == "nap" else RULES[rule](steps)
+    score = _edge_scores_along_activations if method == "nap-ig-activations" else _edge_scores
     readers, exists = reader_names(model), existing_edges(model)
     total = torch.zeros(exists.shape, dtype=torch.float64)
     kept = []
     for batch in tqdm(batches, desc=f"{method} (edges)", unit="batch", leave=False):
         for part in batch.to(model.device).split(_examples_at_once(model, batch)):
-            scores = _edge_scores(model, part, ablated_run(model, part, ablation, means), alphas).cpu()
+            scores = score(model, part, ablated_run(model, part, ablation, means), points).cpu()
             total += scores.double().sum(0)
             if per_example:
                 kept.append(scores)
@@ -118,19 +130,40 @@ def _examples_at_once(model: CircuitModel, batch: Batch) -> int:
     return max(1, MEMORY // (4 * len(model.nodes) * length * model.width))
 
 
-def _edge_scores(model: CircuitModel, batch: Batch, removed: Run, alphas: Sequence[float]) -> torch.Tensor:
-    """[B, N, R], the gradient averaged over embeddings at `alphas` between corrupted (0) and clean (1)."""
+def _edge_scores(model: CircuitModel, batch: Batch, removed: Run, points: Points) -> torch.Tensor:
+    """[B, N, R], the gradient averaged over embeddings at `points` between corrupted (0) and clean (1)."""
     clean = model.record(batch.clean_ids, batch.attention_mask).activations
     writers = writer_changes(model, differences(removed.activations, clean))
     scores = torch.zeros(len(batch), len(model.nodes), len(reader_names(model)), device=model.device)
-    for alpha in alphas:
+    for alpha, weight in points:
         # At alpha = 1 nothing of `removed` enters: with mean and zero ablation it has no embeddings of its own.
         start = clean.input if alpha == 1 else torch.lerp(removed.activations.input, clean.input, alpha)
         first = 0
         for (count, size), vectors in zip(_reader_blocks(model), reader_vectors(model, batch, start), strict=True):
             products = writers[:, :count].flatten(2) @ vectors.flatten(2).transpose(1, 2)
-            scores[:, :count, first : first + size] += products / len(alphas)
+            scores[:, :count, first : first + size] += weight * products / len(points)
             first += size
+    return scores
+
+
+def _edge_scores_along_activations(model: CircuitModel, batch: Batch, removed: Run, points: Points) -> torch.Tensor:
+    """[B, N, R], the gradient averaged while the writer's sub-layer is at `points`, everything before it clean."""
+    clean = model.record(batch.clean_ids, batch.attention_mask).activations
+    writers = writer_changes(model, differences(removed.activations, clean))
+    scores = torch.zeros(len(batch), len(model.nodes), len(reader_names(model)), device=model.device)
+    for part in sublayers(model):
+        for alpha, weight in points:
+            gates = torch.ones(len(model.nodes), device=model.device)
+            gates[part] = alpha
+            gated = {"gates": gates, "replacement": removed.activations}
+            first = 0
+            for (count, size), vectors in zip(
+                _reader_blocks(model), reader_vectors(model, batch, clean.input, **gated), strict=True
+            ):
+                if count > part.start:
+                    products = writers[:, part].flatten(2) @ vectors.flatten(2).transpose(1, 2)
+                    scores[:, part, first : first + size] += weight * products / len(points)
+                first += size
     return scores
 
 
@@ -142,8 +175,13 @@ def writer_changes(model: CircuitModel, change: Sequence[torch.Tensor]) -> torch
     return torch.cat(parts, dim=1)
 
 
-def reader_vectors(model: CircuitModel, batch: Batch, embeddings: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Yield [B, readers, T, d] float32 for each block of readers: dL/dx through this reader alone, x the residual."""
+def reader_vectors(
+    model: CircuitModel, batch: Batch, embeddings: torch.Tensor, **gated: Any
+) -> Iterator[torch.Tensor]:
+    """Yield [B, readers, T, d] float32 for each block of readers: dL/dx through this reader alone, x the residual.
+
+    gated: `gates` and `replacement` of the run in which slopes are taken.
+    """
     seen: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
     layers = model.layers
     norms = [norm for layer in layers for norm in (layer.input_layernorm, layer.post_attention_layernorm)]
@@ -158,7 +196,7 @@ def reader_vectors(model: CircuitModel, batch: Batch, embeddings: torch.Tensor) 
 
     watched = [*norms, *projections, model.backbone.norm]
     with hooks([module.register_forward_hook(keep) for module in watched]):
-        run = gradient_run(model, batch, embeddings.detach().requires_grad_())
+        run = gradient_run(model, batch, embeddings.detach().requires_grad_(), **gated)
     wanted = [seen[projection][1] for projection in projections]
     wanted += [seen[layer.post_attention_layernorm][1] for layer in layers]
     wanted.append(seen[model.backbone.norm][0])

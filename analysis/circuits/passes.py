@@ -32,13 +32,19 @@ class Passes:
 def count_passes(model: CircuitModel) -> Iterator[Passes]:
     """Count every prompt that passes the model while the context is open, whoever sends it.
 
-    A backward pass is counted where it enters the decoder, so that only those really made are.
+    A run of some layers counts as their share of the layers, whatever its length. A backward pass is counted where it
+    enters the decoder, so that only those really made are.
     """
     passes = Passes()
+    layers_run = 0
 
-    def count_forward(_module, _arguments, output) -> None:
+    def count_layer(_module, _arguments, output) -> None:
+        nonlocal layers_run
+        layers_run += len(output[0])
+        passes.forward = -(-layers_run // len(model.layers))
+
+    def watch_backward(_module, _arguments, output) -> None:
         hidden = output.last_hidden_state
-        passes.forward += len(hidden)
 
         def count_backward(gradient: torch.Tensor) -> None:
             passes.backward += len(gradient)
@@ -46,5 +52,6 @@ def count_passes(model: CircuitModel) -> Iterator[Passes]:
         if hidden.requires_grad:
             hidden.register_hook(count_backward)
 
-    with hooks([model.backbone.register_forward_hook(count_forward)]):
+    counted = [layer.self_attn.register_forward_hook(count_layer) for layer in model.layers]
+    with hooks([model.backbone.register_forward_hook(watch_backward), *counted]):
         yield passes

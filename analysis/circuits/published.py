@@ -37,7 +37,7 @@ def published_scores(
     """
     check_choice("method", method, METHODS)
     check_choice("mlp gradient", mlp_gradient, ("input", "output"))
-    alphas = [1.0] if method == "nap" else RULES["right"](steps)
+    path = [(1.0, 1.0)] if method == "nap" else RULES["right"](steps)
     per_example = []
     for batch in tqdm(batches, desc=f"{method} as released", unit="batch", leave=False):
         removed = ablated_run(model, batch, "counterfactual")
@@ -45,11 +45,11 @@ def published_scores(
         if method == "nap-ig-activations-published":
             clean = model.record(batch.clean_ids, batch.attention_mask)
             change = differences(removed.activations, clean.activations)
-            runs = activation_path(model, batch, clean, removed, alphas)
+            runs = activation_path(model, batch, clean, removed, path)
         else:
-            runs = (run for run, _ in input_path(model, batch, removed, alphas))
+            runs = ((run, weight) for run, _, weight in input_path(model, batch, removed, path))
         with watched_mlp_inputs(model) as mlp_inputs:
-            for run in runs:
+            for run, _ in runs:  # the right sum gives all the same weight
                 if change is None:  # the path over inputs begins with the clean run
                     change = differences(removed.activations, run.activations)
                 slopes = _slopes(run, batch, mlp_inputs if mlp_gradient == "input" else run.activations.mlps)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from analysis.circuits.ablation import ABLATIONS, ablated_run, mean_activations
-from analysis.circuits.attribution import METHODS, attribute
+from analysis.circuits.attribution import METHODS, RULES, attribute
 from analysis.circuits.batch import Batch, answer_loss
 from analysis.circuits.nodes import ARCHITECTURES, CircuitModel
 from analysis.circuits.planted import model_batch, plant, planted_llama
@@ -167,6 +167,24 @@ def test_rules_bracket_the_integral():
     left, right = (scores(model, [batch], "nap-ig-inputs", steps=64, rule=rule) for rule in ("left", "right"))
     error = ((left + right) / 2 - exact).norm()
     assert error < 0.1 * (left - exact).norm() and error < 0.1 * (right - exact).norm()
+
+
+def test_gauss_and_legendre_integrate_polynomials_exactly_and_attributions_best_with_many_steps():
+    for steps in (1, 2, 5):
+        points = RULES["gauss-legendre"](steps)
+        for degree in range(2 * steps):
+            integral = sum(weight * alpha**degree for alpha, weight in points) / steps
+            assert integral == pytest.approx(1 / (degree + 1), abs=1e-12)
+    model = CircuitModel(random_model()[0])
+    batch = model_batch(model, 3, 6)
+    for method in ("nap-ig-inputs", "nap-ig-activations"):
+        exact = scores(model, [batch], method, steps=256, rule="midpoint")
+        errors = {
+            rule: (scores(model, [batch], method, steps=64, rule=rule) - exact).norm()
+            for rule in ("right", "midpoint", "gauss-legendre")
+        }
+        # With 8 steps the midpoints are nearer: the path is no polynomial of a low degree.
+        assert errors["gauss-legendre"] < errors["midpoint"] < errors["right"]
 
 
 def test_exact_patching_by_zero_is_the_loss_without_the_weights():
