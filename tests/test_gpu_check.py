@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.gpu_check import __main__ as check
-from tests.gpu_check.grpo import answering, answers, bytes_per_parameter, free_port
+from tests.gpu_check.grpo import answering, answers, free_port, of_each_process
 from tests.gpu_check.machine import Machine, no_device
 from tests.gpu_check.parts import Part, all_parts
 from tests.gpu_check.processes import clean, cleaned, error_line, run
@@ -95,7 +95,8 @@ def test_a_server_is_waited_for_and_ended():
 
 def test_shares_of_a_sharded_launch():
     # ZeRO-2 shards gradients and moments, FSDP2 the weights as well; DDP nothing.
-    assert [bytes_per_parameter(name, 4) for name in ("zero2", "fsdp2", "multi_gpu")] == [7, 4, 16]
+    parts = {"weights": 40, "gradients": 40, "optimizer's moments": 80, "activations and logits": 8}
+    assert [of_each_process(parts, name, 4) for name in ("zero2", "fsdp2", "multi_gpu")] == [78, 48, 168]
 
 
 ROWS = [

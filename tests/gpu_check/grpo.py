@@ -9,7 +9,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,25 @@ import torch
 
 from eval.rollout.gguf import local_model_name
 from eval.storage import read_json, read_jsonl
+from eval.tasks import get_task
 from tests.gpu_check.machine import Machine
 from tests.gpu_check.processes import RANKS, run, started
 from tests.gpu_check.reward import TASK_NAME
 from tests.gpu_check.shapes import model_of
+from trainers.arguments import from_yaml
+from trainers.es.engine import longest_prompt_of
 from trainers.es.memory import model_shape
+from trainers.grpo import GRPOArguments, GRPOConfig
+from trainers.grpo_memory import grpo_demand, plan_grpo_memory
 
 
 # Completions of each process in a step, answers to a problem, and tokens of each.
 BATCH, ANSWERS, TOKENS = {"cuda": 32, "cpu": 8}, 4, {"cuda": 64, "cpu": 8}
-# Bytes for each parameter: float32 weights, gradients and two moments.
-WEIGHTS, GRADIENTS, MOMENTS = 4, 4, 8
+# What of the plan's parts the processes of a launch have between them.
+SHARED = {
+    "zero2": ("gradients", "optimizer's moments"),
+    "fsdp2": ("weights", "gradients", "optimizer's moments"),
+}
 # What accelerate calls a launch that shards.
 KINDS = {"zero2": "DEEPSPEED", "fsdp2": "FSDP"}
 COLOCATE = {
@@ -134,10 +142,10 @@ def grpo(
     print(ending.text, flush=True)
     if ending.status:
         sys.exit(ending.status)
-    return figures(folder, model, config, processes)
+    return figures(folder, config, processes)
 
 
-def figures(folder: Path, model: str, config: str, processes: int) -> dict[str, Any]:
+def figures(folder: Path, config: str, processes: int) -> dict[str, Any]:
     """What a run that is complete has to say."""
     rows = read_jsonl(folder / "run" / "metrics.jsonl")
     seconds = [after["seconds"] - before["seconds"] for before, after in itertools.pairwise(rows)]
@@ -148,20 +156,23 @@ def figures(folder: Path, model: str, config: str, processes: int) -> dict[str, 
         "steps": len(rows),
         "completions": rows[-1]["completions"],
         "seconds_per_step": statistics.median(seconds),
-        "memory_planned_bytes": model_shape(model).parameters * bytes_per_parameter(config, processes),
+        "memory_planned_bytes": of_each_process(planned_parts(folder / "run" / "config.yaml"), config, processes),
         "memory_peak_bytes": max(rank["peak"] for rank in ranks),
         **({"sharded": all(rank["kind"] == KINDS[config] for rank in ranks)} if config in KINDS else {}),
         **gap,
     }
 
 
-def bytes_per_parameter(config: str, processes: int) -> float:
-    """On each process; activations and logits, and vLLM, come on top of it."""
-    if config == "fsdp2":
-        return (WEIGHTS + GRADIENTS + MOMENTS) / processes
-    if config == "zero2":
-        return WEIGHTS + (GRADIENTS + MOMENTS) / processes
-    return WEIGHTS + GRADIENTS + MOMENTS
+def planned_parts(file: Path) -> dict[str, int]:
+    """The plan of `--dry-run` for the run with this config.yaml: {part: bytes}."""
+    arguments, config = from_yaml(str(file), (GRPOArguments, GRPOConfig), {})
+    prompt_tokens = longest_prompt_of(arguments.model, [get_task(arguments.task)], 32, config.seed)
+    return plan_grpo_memory(model_shape(arguments.model), grpo_demand(arguments, config, prompt_tokens)).device
+
+
+def of_each_process(parts: Mapping[str, int], config: str, processes: int) -> float:
+    """Bytes of all parts on one process; vLLM comes on top of it."""
+    return sum(size / processes if name in SHARED.get(config, ()) else size for name, size in parts.items())
 
 
 def visible_gpus() -> list[str]:
